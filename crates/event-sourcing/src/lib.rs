@@ -1,0 +1,30 @@
+//! The nouns of event sourcing as Souk uses them: what a log, a stream, a position and a decision are.
+//! Nothing here knows commerce, a database or a wire format.
+//!
+//! # Layout
+//! - `log`: where an event lies: [`Region`], [`Partition`], [`Position`], [`Epoch`], the running [`LogHash`]
+//! - `stream`: one entity's events: [`StreamId`], [`Version`], [`Etag`]
+//! - `event`: [`NewEvent`] before, [`RecordedEvent`] after it was stored
+//! - `request`: [`RequestId`], the key of idempotency
+//! - `token`: consistency [`Token`]s and their signature
+//! - `clock`: the hybrid logical clock, [`Hlc`]
+//! - `decider`: the [`Decider`] of one aggregate
+//! - `given`: given/when/then for tests of deciders
+
+mod clock;
+mod decider;
+mod event;
+mod given;
+mod log;
+mod request;
+mod stream;
+mod token;
+
+pub use clock::{Hlc, HlcClock, UnixMillis};
+pub use decider::Decider;
+pub use event::{EventId, MAX_PAYLOAD_BYTES, NewEvent, RecordedEvent};
+pub use given::{Given, When, given};
+pub use log::{Epoch, LogHash, LogId, LogPosition, Partition, Position, Region, partition_of, routing_hash};
+pub use request::{InvalidRequestId, RequestId};
+pub use stream::{Etag, InvalidEtag, InvalidStreamId, StreamId, Version};
+pub use token::{InvalidToken, Token, TokenKey};
