@@ -8,6 +8,12 @@ use serde::{Deserialize, Serialize};
 pub struct UnixMillis(pub i64);
 
 impl UnixMillis {
+    /// Now, by this machine's clock. Not for `decide` and `evolve`: time comes to them with the command.
+    pub fn now() -> Self {
+        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        Self(since.as_millis() as i64)
+    }
+
     /// This many milliseconds later.
     pub const fn plus_ms(self, ms: i64) -> Self {
         Self(self.0.saturating_add(ms))

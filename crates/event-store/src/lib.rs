@@ -1,1 +1,26 @@
+//! The write store: logs of events, the ledger of commands, snapshots and leases. Payloads are opaque here.
+//!
+//! # Layout
+//! - `batch`: the [`Lane`] port through which a committer appends and loads, and what goes in and out of it
+//! - `log`: the [`EventLog`] port through which everybody else reads
+//! - `ledger`: how long request ids are remembered and where ([`Retention`])
+//! - `postgres`: both ports on Postgres, with migrations, placement and ownership ([`PostgresStore`])
+//! - `memory`: both ports in memory ([`MemoryStore`])
+//! - `conformance`: the law of the ports as tests that every adapter runs
 
+mod batch;
+mod error;
+mod ledger;
+mod log;
+mod memory;
+mod postgres;
+
+#[cfg(feature = "conformance")]
+pub mod conformance;
+
+pub use batch::{BatchOutcome, Belief, Fingerprint, Lane, LedgerEntry, LogBatch, StoredReply, StoredSnapshot, StoredStream, StreamAdvance};
+pub use error::StoreError;
+pub use ledger::{Bucket, Retention, UntimelyRequestId};
+pub use log::{EpochStart, EventLog, Head};
+pub use memory::MemoryStore;
+pub use postgres::{DatabaseConfig, Ownership, PostgresLane, PostgresStore, Taken, migrate_guarded};

@@ -1,1 +1,47 @@
+//! The views of the shop: what queries read, made of events by pure projections. The only crate of the read side that
+//! knows commerce.
+//!
+//! # The tables
+//! Every row belongs to one log and its key begins with (`region`, `partition`). `position` is the position of the last
+//! event in the row, `revision` that of the projection. `region` and `partition` are stored as smallint and int, positions,
+//! versions and epochs as bigint, times as Unix milliseconds.
+//!
+//! | table | key | body | further columns | indexes for lists |
+//! |---|---|---|---|---|
+//! | `product_view` | product id | `souk.catalog.v1.Product` | `state`, `category`, `tags text[]` | key; (state, key); (category, key); GIN (tags) |
+//! | `availability_view` | product id | `souk.stock.v1.Availability` | | |
+//! | `cart_view` | customer id | `souk.cart.v1.Cart` | | |
+//! | `order_view` | order id | `souk.orders.v1.Order` | `customer_id`, `state`, `placed_ms` | (placed_ms desc, key desc), the same after customer_id, after state |
+//! | `order_timeline` | order id, version | `souk.orders.v1.TimelineEntry` | `projected_ms` | |
+//! | `sales_day` | day, product id, currency | | `units`, `revenue` | (day, product_id, currency), (product_id, day, currency) |
+//!
+//! The first four share `version`, `stale_since`, `parked_at`, `updated_ms` and `body` and are read by
+//! [`souk_read_store::ReadStore::read_row`] with [`PRODUCT_VIEW`] and its sisters, which answers the row together with the
+//! checkpoint of the same snapshot. `sales_day` has one row per contributing log: add up (`sum(units)::bigint`) when reading.
+//!
+//! # What audit compares
+//! Each row is a pure function of the events of its log, times included (they are the events'), except `projected_ms` of
+//! `order_timeline`, which says when the row was written, and `stale_since` and `parked_at`, which say what could not be
+//! applied. [`Reference`] folds events into the rows that must be stored; [`souk_read_store::ViewStore::scan`] reads what is.
+//!
+//! # Sales
+//! An order counts when its payment is recorded as valid, on the day (UTC) of that event: units and line totals of every
+//! line, under the line's product and currency. A payment that is owed back at once (`refund_due`) never counts, and a paid
+//! order that is cancelled later stays counted: the summary tells what was sold, the order tells what is owed back.
+//!
+//! # Layout
+//! - `tables`, `migration`, `entity`: the tables as written, as created, as SeaORM reads them
+//! - `day`: [`Day`], a day in UTC
+//! - `read`: queries over the tables
 
+mod day;
+pub mod entity;
+mod migration;
+pub mod read;
+mod tables;
+
+pub use day::{Day, InvalidDay};
+pub use migration::ViewsMigrator;
+pub use tables::{
+    AVAILABILITY, AVAILABILITY_VIEW, CART, CART_VIEW, ORDER, ORDER_TIMELINE, ORDER_VIEW, PRODUCT, PRODUCT_VIEW, SALES_DAY, TABLES,
+};

@@ -1,0 +1,84 @@
+//! Free TCP ports on the loopback interface.
+
+use std::collections::HashSet;
+use std::fs;
+use std::net::{Ipv4Addr, TcpListener};
+use std::sync::{LazyLock, Mutex};
+
+use anyhow::{Result, bail};
+
+/// The numbers searched. They end below what Linux and macOS give to outgoing connections: in that range a client that keeps
+/// reconnecting to a killed server can be given the server's own port, and the server cannot come back to it.
+const LOWEST: u16 = 20_000;
+const HIGHEST: u16 = 32_000;
+
+static HANDED_OUT: LazyLock<Mutex<HashSet<u16>>> = LazyLock::new(Mutex::default);
+
+/// Which port a server takes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Port {
+    /// Any free one; the server keeps it over restarts.
+    #[default]
+    Free,
+    /// This one; starting fails if it is taken.
+    Fixed(u16),
+}
+
+impl Port {
+    /// The number to use: the fixed one, or a free one found now.
+    ///
+    /// # Errors
+    /// If no free port is found.
+    pub fn choose(self) -> Result<u16> {
+        match self {
+            Port::Fixed(port) => Ok(port),
+            Port::Free => free_port(),
+        }
+    }
+}
+
+/// A port nothing listens on and this process has not been given before.
+///
+/// # Errors
+/// If no port between 20,000 and 32,000 is free.
+pub fn free_port() -> Result<u16> {
+    let mut handed_out = HANDED_OUT.lock().expect("no holder of this lock panics");
+    let range = HIGHEST.min(first_outgoing_port()).max(LOWEST + 1_000) - LOWEST;
+    // Processes started together begin at different places.
+    let start = (uuid::Uuid::new_v4().as_u128() % u128::from(range)) as u16;
+    let candidates = (0..range).map(|step| LOWEST + (start + step) % range);
+    for port in candidates {
+        if !handed_out.contains(&port) && is_free(port) {
+            handed_out.insert(port);
+            return Ok(port);
+        }
+    }
+    bail!("no free port between {LOWEST} and {HIGHEST}")
+}
+
+/// Whether a server could listen on this port of 127.0.0.1 now.
+pub fn is_free(port: u16) -> bool {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok()
+}
+
+fn first_outgoing_port() -> u16 {
+    let range = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
+    range.split_whitespace().next().and_then(|first| first.parse().ok()).unwrap_or(32_768)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_is_handed_out_once() {
+        let ports: HashSet<u16> = (0..20).map(|_| free_port().unwrap()).collect();
+        assert_eq!(ports.len(), 20);
+    }
+
+    #[test]
+    fn a_port_somebody_listens_on_is_not_free() {
+        let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        assert!(!is_free(taken.local_addr().unwrap().port()));
+    }
+}

@@ -1,0 +1,251 @@
+use std::{fmt, str::FromStr, sync::Arc};
+
+use souk_event_sourcing::{Region, RequestId, StreamId, routing_hash};
+
+use crate::InvalidValue;
+
+/// Longest id a caller may choose.
+pub const MAX_ID_CHARS: usize = 64;
+
+fn caller_id(text: &str) -> Result<Arc<str>, InvalidValue> {
+    let bytes = text.as_bytes();
+    let begins_well = bytes.first().is_some_and(u8::is_ascii_alphanumeric);
+    let plain = bytes.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'));
+    if begins_well && plain && bytes.len() <= MAX_ID_CHARS {
+        Ok(text.into())
+    } else {
+        Err(InvalidValue("want 1–64 letters, digits, '-' or '_', beginning with a letter or digit"))
+    }
+}
+
+/// An id of the caller's choice: `[A-Za-z0-9][A-Za-z0-9_-]{0,63}`. '.' is kept free for a home prefix.
+macro_rules! caller_id {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(Arc<str>);
+
+        impl $name {
+            /// # Errors
+            /// Anything but 1–64 letters, digits, '-' or '_', beginning with a letter or digit.
+            pub fn new(text: &str) -> Result<Self, InvalidValue> {
+                caller_id(text).map(Self)
+            }
+
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = InvalidValue;
+
+            fn from_str(text: &str) -> Result<Self, Self::Err> {
+                Self::new(text)
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+    };
+}
+
+caller_id!(
+    /// A product, named by the caller who creates it.
+    ProductId
+);
+caller_id!(
+    /// A customer, named by the caller; Souk knows nothing else of people.
+    CustomerId
+);
+caller_id!(
+    /// What units are held for: an order, or whatever a caller of ReserveStock names.
+    ReservationId
+);
+
+impl ProductId {
+    /// Stream of the product itself.
+    pub fn stream(&self) -> StreamId {
+        StreamId::new(crate::product::CATEGORY, &self.0)
+    }
+
+    /// Stream of the product's stock, in the same partition.
+    pub fn stock_stream(&self) -> StreamId {
+        StreamId::new(crate::stock::CATEGORY, &self.0)
+    }
+
+    /// Decides the partition of product and stock.
+    pub fn routing_hash(&self) -> u32 {
+        routing_hash(&self.0)
+    }
+}
+
+impl CustomerId {
+    /// Stream of the customer's cart.
+    pub fn cart_stream(&self) -> StreamId {
+        StreamId::new(crate::cart::CATEGORY, &self.0)
+    }
+
+    /// Decides the partition of the cart and of the customer's orders.
+    pub fn routing_hash(&self) -> u32 {
+        routing_hash(&self.0)
+    }
+}
+
+const ORDER_ID_BYTES: usize = 20;
+const ORDER_ID_CHARS: usize = 32;
+/// Crockford's base32 in lower case: no i, l, o, u (crockford.com/base32.html).
+const ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
+
+/// An order: 6 bytes time prefix of the request id, 2 bytes home region, 4 bytes routing hash of the customer, 8 bytes
+/// that follow from request id, caller, customer and RPC. So a repeated command lands on the same order, and whoever
+/// holds the id can route it. Written as 32 characters of base32.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct OrderId([u8; ORDER_ID_BYTES]);
+
+impl OrderId {
+    /// The order that `caller` places by `rpc` for `customer` with `request_id`, at the customer's home region.
+    pub fn mint(request_id: RequestId, caller: &str, customer: &CustomerId, rpc: &str, region: Region) -> Self {
+        let derived = request_id.derive(&format!("order/{caller}/{customer}/{rpc}"));
+        let mut bytes = [0; ORDER_ID_BYTES];
+        bytes[..6].copy_from_slice(&request_id.0.as_bytes()[..6]);
+        bytes[6..8].copy_from_slice(&region.0.to_be_bytes());
+        bytes[8..12].copy_from_slice(&customer.routing_hash().to_be_bytes());
+        bytes[12..].copy_from_slice(&derived.0.as_bytes()[8..]);
+        Self(bytes)
+    }
+
+    /// Home region of the customer when the order was placed.
+    pub fn region(&self) -> Region {
+        Region(u16::from_be_bytes([self.0[6], self.0[7]]))
+    }
+
+    /// Routing hash of the customer: decides the order's partition.
+    pub fn routing_hash(&self) -> u32 {
+        u32::from_be_bytes([self.0[8], self.0[9], self.0[10], self.0[11]])
+    }
+
+    pub fn stream(&self) -> StreamId {
+        StreamId::new(crate::order::CATEGORY, &self.to_string())
+    }
+}
+
+impl From<OrderId> for ReservationId {
+    fn from(order: OrderId) -> Self {
+        Self(order.to_string().into())
+    }
+}
+
+impl FromStr for OrderId {
+    type Err = InvalidValue;
+
+    /// Only the spelling `Display` writes.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        const WRONG: InvalidValue = InvalidValue("want an order id: 32 characters of lower-case base32");
+        if text.len() != ORDER_ID_CHARS {
+            return Err(WRONG);
+        }
+        let mut bytes = [0; ORDER_ID_BYTES];
+        let (mut bits, mut held, mut at) = (0u32, 0u32, 0);
+        for char in text.bytes() {
+            let digit = ALPHABET.iter().position(|letter| *letter == char).ok_or(WRONG)?;
+            bits = bits << 5 | digit as u32;
+            held += 5;
+            if held >= 8 {
+                held -= 8;
+                bytes[at] = (bits >> held) as u8;
+                at += 1;
+                bits &= (1 << held) - 1;
+            }
+        }
+        Ok(Self(bytes))
+    }
+}
+
+impl fmt::Display for OrderId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut text = [0; ORDER_ID_CHARS];
+        let (mut bits, mut held, mut at) = (0u32, 0u32, 0);
+        for byte in self.0 {
+            bits = bits << 8 | u32::from(byte);
+            held += 8;
+            while held >= 5 {
+                held -= 5;
+                text[at] = ALPHABET[(bits >> held) as usize];
+                at += 1;
+                bits &= (1 << held) - 1;
+            }
+        }
+        f.write_str(std::str::from_utf8(&text).expect("the alphabet is ASCII"))
+    }
+}
+
+impl fmt::Debug for OrderId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mint(request_id: &str, caller: &str, customer: &str, rpc: &str) -> OrderId {
+        OrderId::mint(request_id.parse().unwrap(), caller, &customer.parse().unwrap(), rpc, Region(1))
+    }
+
+    const REQUEST: &str = "01890a5d-ac96-774b-bcce-b302099a8057";
+
+    #[test]
+    fn an_order_id_is_pinned_and_tells_where_it_lives() {
+        let id = mint(REQUEST, "shop", "c-1", "PlaceOrder");
+        assert_eq!(id.to_string(), include_str!("../golden/order_id.txt").trim());
+        assert_eq!(id.to_string().parse(), Ok(id));
+        assert_eq!((id.region(), id.routing_hash()), (Region(1), routing_hash("c-1")));
+        assert_eq!(id.stream().as_str(), format!("order-{id}"));
+    }
+
+    #[test]
+    fn another_request_caller_customer_or_rpc_is_another_order() {
+        let id = mint(REQUEST, "shop", "c-1", "PlaceOrder");
+        assert_eq!(id, mint(REQUEST, "shop", "c-1", "PlaceOrder"));
+        for other in [
+            mint("01890a5d-ac96-774b-bcce-b302099a8058", "shop", "c-1", "PlaceOrder"),
+            mint(REQUEST, "app", "c-1", "PlaceOrder"),
+            mint(REQUEST, "shop", "c-2", "PlaceOrder"),
+            mint(REQUEST, "shop", "c-1", "Checkout"),
+        ] {
+            assert_ne!(id, other);
+        }
+    }
+
+    #[test]
+    fn an_order_id_has_one_spelling() {
+        let text = mint(REQUEST, "shop", "c-1", "PlaceOrder").to_string();
+        for bad in ["", "x", &text.to_uppercase(), &text[1..], &format!("{text}0"), &text.replacen('0', "o", 1), &"é".repeat(16)] {
+            assert!(bad.parse::<OrderId>().is_err(), "{bad:?}");
+        }
+        for edge in ["0".repeat(32), "z".repeat(32)] {
+            assert_eq!(edge.parse::<OrderId>().unwrap().to_string(), edge);
+        }
+    }
+
+    #[test]
+    fn ids_of_callers_are_plain() {
+        for good in ["a", "0", "p-1", "A_b-c", &"x".repeat(64)] {
+            assert_eq!(ProductId::new(good).unwrap().as_str(), good);
+        }
+        for bad in ["", "-a", "_a", "a.b", "a b", "ä", "a\0", "a/b", &"x".repeat(65)] {
+            assert!(ProductId::new(bad).is_err(), "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,55 @@
+use sea_orm_migration::{
+    prelude::*,
+    sea_orm::{Database, DatabaseConnection},
+};
+use sqlx::{Connection, PgConnection};
+
+use crate::StoreError;
+
+/// Any number: the same for all who migrate one database, so that two starting at once wait for each other.
+const MIGRATION_LOCK: i64 = 0x736f_756b_6d69_6772;
+
+pub(super) struct Migrator;
+
+#[async_trait::async_trait]
+impl MigratorTrait for Migrator {
+    fn migrations() -> Vec<Box<dyn MigrationTrait>> {
+        vec![Box::new(Log)]
+    }
+
+    fn migration_table_name() -> DynIden {
+        "souk_write_migration".into_iden()
+    }
+}
+
+struct Log;
+
+impl MigrationName for Log {
+    fn name(&self) -> &str {
+        "m0001_log"
+    }
+}
+
+#[async_trait::async_trait]
+impl MigrationTrait for Log {
+    async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        manager.get_connection().execute_unprepared(include_str!("migration/m0001_log.sql")).await.map(drop)
+    }
+}
+
+/// Runs the pending migrations of `M` on the database at `url`, one process at a time. The session lock needs a
+/// connection of its own that bypasses poolers in transaction mode.
+///
+/// # Errors
+/// When the database cannot be reached or a migration fails.
+pub async fn migrate_guarded<M: MigratorTrait>(url: &str) -> Result<(), StoreError> {
+    let mut guard = PgConnection::connect(url).await?;
+    sqlx::query("select pg_advisory_lock($1)").bind(MIGRATION_LOCK).execute(&mut guard).await?;
+    let mut options = sea_orm_migration::sea_orm::ConnectOptions::new(url);
+    options.max_connections(1).sqlx_logging(false);
+    let database: DatabaseConnection = Database::connect(options).await?;
+    let outcome = M::up(&database, None).await;
+    database.close().await?;
+    guard.close().await?;
+    Ok(outcome?)
+}

@@ -1,0 +1,22 @@
+//! Both ports on Postgres.
+//!
+//! # Layout
+//! - `append.sql`, `lane`: the fenced append and everything on its dedicated connection
+//! - `load`: histories of streams; `reader`: the event log; `row`: event rows
+//! - `setup`: connecting, migrations, installation and placement
+//! - `ownership`: taking logs over, heartbeats and leases
+//! - `upkeep`: children of partitioned tables, snapshots
+
+mod lane;
+mod load;
+mod migration;
+mod ownership;
+mod reader;
+mod row;
+mod setup;
+mod upkeep;
+
+pub use lane::PostgresLane;
+pub use migration::migrate_guarded;
+pub use ownership::{Ownership, Taken};
+pub use setup::{DatabaseConfig, PostgresStore};

@@ -1,0 +1,42 @@
+use souk_event_sourcing::{Epoch, LogId, Position, RecordedEvent};
+use sqlx::AssertSqlSafe;
+
+use super::{PostgresStore, lane, row};
+use crate::{EpochStart, EventLog, Head, StoreError};
+
+#[async_trait::async_trait]
+impl EventLog for PostgresStore {
+    async fn read(&self, log: LogId, from: Position, limit: usize) -> Result<Vec<RecordedEvent>, StoreError> {
+        let sql = format!(
+            "select {} from event e where e.region = $1 and e.partition = $2 and e.position >= $3 and e.position < $4 order by e.position",
+            row::COLUMNS
+        );
+        let end = from.0.saturating_add(limit as u64);
+        let rows = sqlx::query(AssertSqlSafe(sql))
+            .bind(log.region.0 as i16)
+            .bind(i32::from(log.partition.0))
+            .bind(from.0 as i64)
+            .bind(end.min(i64::MAX as u64) as i64)
+            .fetch_all(self.pool(log)?)
+            .await?;
+        rows.iter().map(row::event).collect()
+    }
+
+    async fn head(&self, log: LogId) -> Result<Head, StoreError> {
+        let pool = self.pool(log)?;
+        let head = sqlx::query("select epoch, batch, position, hash from partition_head where region = $1 and partition = $2")
+            .bind(log.region.0 as i16)
+            .bind(i32::from(log.partition.0))
+            .fetch_one(pool)
+            .await?;
+        let epochs = sqlx::query("select epoch, first_position from epoch_start where region = $1 and partition = $2 order by epoch")
+            .bind(log.region.0 as i16)
+            .bind(i32::from(log.partition.0))
+            .fetch_all(pool)
+            .await?;
+        let belief = lane::belief(&head)?;
+        let epochs = epochs.iter().map(|start| Ok::<_, StoreError>(EpochStart { epoch: Epoch(row::number(start, "epoch")?), first: Position(row::number(start, "first_position")?) }));
+        Ok(Head { epoch: belief.epoch, position: belief.position, hash: belief.hash, epochs: epochs.collect::<Result<_, StoreError>>()? })
+    }
+}
+

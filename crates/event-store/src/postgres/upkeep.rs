@@ -1,0 +1,95 @@
+use souk_event_sourcing::{LogId, Position, StreamId, UnixMillis};
+
+use super::PostgresStore;
+use crate::{Retention, StoreError, StoredSnapshot};
+
+/// Positions one child of the event table holds.
+const CHILD_POSITIONS: u64 = 1_000_000;
+/// Children that exist beyond the one being written.
+const CHILDREN_AHEAD: u64 = 2;
+
+impl PostgresStore {
+    /// Sees to it that the event table has children for what comes next in each log of a database, and the ledger for
+    /// the days around `now`. Called at start and again whenever a log passes [`Self::next_upkeep`].
+    ///
+    /// # Errors
+    /// When the database cannot be reached or a lock was not granted within two seconds; call again.
+    pub async fn prepare(&self, logs: &[(LogId, Position)], retention: Retention, now: UnixMillis) -> Result<(), StoreError> {
+        for (name, pool) in self.pools() {
+            let here = logs.iter().filter(|(log, _)| self.database_of(log.partition) == Some(name));
+            let (mut partitions, mut lows) = (Vec::new(), Vec::new());
+            for (log, position) in here {
+                let current = position.0 / CHILD_POSITIONS;
+                for child in current..=current + CHILDREN_AHEAD {
+                    partitions.push(i32::from(log.partition.0));
+                    lows.push((child * CHILD_POSITIONS) as i64);
+                }
+            }
+            let mut transaction = pool.begin().await?;
+            sqlx::query("set local lock_timeout = '2s'").execute(&mut *transaction).await?;
+            sqlx::query("select souk_add_event_child($1, p, low, low + $2) from unnest($3::int[], $4::bigint[]) i(p, low)")
+                .bind(i32::from(self.region().0))
+                .bind(CHILD_POSITIONS as i64)
+                .bind(&partitions)
+                .bind(&lows)
+                .execute(&mut *transaction)
+                .await?;
+            let buckets: Vec<i32> = retention.wanted(now).map(|bucket| bucket.0).collect();
+            sqlx::query("select souk_add_ledger_child(b) from unnest($1::int[]) b").bind(&buckets).execute(&mut *transaction).await?;
+            transaction.commit().await?;
+        }
+        Ok(())
+    }
+
+    /// The position of a log at which [`Self::prepare`] is due again.
+    pub const fn next_upkeep(position: Position) -> Position {
+        Position((position.0 / CHILD_POSITIONS + 1) * CHILD_POSITIONS)
+    }
+
+    /// Drops the ledger's buckets whose request ids are refused by their time.
+    ///
+    /// # Errors
+    /// When a database cannot be reached.
+    pub async fn forget(&self, retention: Retention, now: UnixMillis) -> Result<(), StoreError> {
+        let oldest = retention.oldest(now).0;
+        for (_, pool) in self.pools() {
+            let names: Vec<String> = sqlx::query_scalar(
+                "select relname::text from pg_inherits join pg_class on pg_class.oid = inhrelid \
+                 where inhparent = 'ledger'::regclass and substr(relname, 8)::int < $1",
+            )
+            .bind(oldest)
+            .fetch_all(pool)
+            .await?;
+            for name in names {
+                let mut connection = pool.acquire().await?;
+                sqlx::query("set lock_timeout = '2s'").execute(&mut *connection).await?;
+                let dropped = sqlx::query(sqlx::AssertSqlSafe(format!("drop table {name}"))).execute(&mut *connection).await;
+                sqlx::query("reset lock_timeout").execute(&mut *connection).await?;
+                dropped?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Keeps a snapshot unless a later one is there.
+    ///
+    /// # Errors
+    /// When the database cannot be reached; snapshots are disposable, so the caller may ignore it.
+    pub async fn keep_snapshot(&self, log: LogId, stream: &StreamId, snapshot: &StoredSnapshot) -> Result<(), StoreError> {
+        sqlx::query(
+            "insert into snapshot as s (region, partition, stream, version, position, fold_version, state) values ($1, $2, $3, $4, $5, $6, $7) \
+             on conflict (region, partition, stream) do update set version = excluded.version, position = excluded.position, \
+             fold_version = excluded.fold_version, state = excluded.state where (excluded.fold_version, excluded.version) > (s.fold_version, s.version)",
+        )
+        .bind(log.region.0 as i16)
+        .bind(i32::from(log.partition.0))
+        .bind(stream.as_str())
+        .bind(snapshot.version.0 as i64)
+        .bind(snapshot.position.0 as i64)
+        .bind(snapshot.fold_version as i32)
+        .bind(snapshot.state.as_ref())
+        .execute(self.pool(log)?)
+        .await?;
+        Ok(())
+    }
+}

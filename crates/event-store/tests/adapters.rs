@@ -1,0 +1,66 @@
+//! Both adapters against the law of the ports.
+
+use souk_event_sourcing::{LogId, UnixMillis};
+use souk_event_store::{
+    Belief, DatabaseConfig, MemoryStore, PostgresLane, PostgresStore, Retention,
+    conformance::{self, Adapter},
+};
+
+#[derive(Default)]
+struct Memory(MemoryStore);
+
+impl Adapter for Memory {
+    type Lane = MemoryStore;
+    type Log = MemoryStore;
+
+    fn lane(&self) -> MemoryStore {
+        self.0.clone()
+    }
+
+    fn log(&self) -> &MemoryStore {
+        &self.0
+    }
+
+    async fn take(&self, log: LogId) -> Belief {
+        self.0.take(log, 0)
+    }
+}
+
+struct Postgres(PostgresStore);
+
+impl Adapter for Postgres {
+    type Lane = PostgresLane;
+    type Log = PostgresStore;
+
+    fn lane(&self) -> PostgresLane {
+        self.0.lane("w1").expect("configured")
+    }
+
+    fn log(&self) -> &PostgresStore {
+        &self.0
+    }
+
+    async fn take(&self, log: LogId) -> Belief {
+        let taken = self.0.ownership("conformance").take("w1", &[log.partition], std::time::Duration::ZERO).await.expect("take");
+        taken.first().expect("placed").belief
+    }
+}
+
+#[tokio::test]
+async fn memory_keeps_the_law() {
+    conformance::all(&Memory::default()).await;
+}
+
+#[tokio::test]
+async fn postgres_keeps_the_law() {
+    let url = std::env::var("SOUK_TEST_DATABASE").unwrap();
+    let configs = [DatabaseConfig { name: "w1".into(), url, max_connections: 4 }];
+    let (first, second) = tokio::join!(PostgresStore::migrate(&configs), PostgresStore::migrate(&configs));
+    first.and(second).expect("two migrations at once");
+    let started = std::time::Instant::now();
+    let store = PostgresStore::connect(&configs, souk_event_sourcing::Region(1), 16).await.expect("connect");
+    let logs: Vec<_> = (0..16).map(|partition| (conformance::log(partition), souk_event_sourcing::Position(0))).collect();
+    store.prepare(&logs, Retention { days: 7 }, UnixMillis::now()).await.expect("prepare");
+    eprintln!("prepared in {:?}", started.elapsed());
+    conformance::all(&Postgres(store)).await;
+}

@@ -1,0 +1,167 @@
+use futures::future::try_join_all;
+use sea_orm::{ActiveValue::Set, ConnectionTrait, EntityTrait, Statement, TransactionTrait, sea_query::OnConflict};
+use sea_orm_migration::MigratorTrait;
+use souk_event_sourcing::{LogId, Region, UnixMillis};
+use sqlx::PgPool;
+use uuid::Uuid;
+
+use crate::{
+    Access, Database, DatabaseConfig, ReadStore, ReadStoreError,
+    entity::{checkpoint, installation, placement},
+    migration::StoreMigrator,
+    store::connect,
+};
+
+/// What all read databases of a region must agree on, for ever.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Installation {
+    /// The region these databases serve.
+    pub region: Region,
+    /// Number of partitions of every log.
+    pub partitions: u16,
+}
+
+/// Key of the lock that serialises migrations of one database; any constant of ours will do.
+const MIGRATION_LOCK: i64 = 0x736f_756b_5f72_6431;
+
+impl ReadStore {
+    /// Connects for writing and brings the databases up to date: the store's own tables, then those of `M`, the
+    /// installation's id, the placement of every log and its checkpoint. Safe to run by several processes at once and
+    /// again at every start.
+    ///
+    /// Logs are placed round robin over the databases known at the first start. A database added later stays empty until
+    /// a log is moved there.
+    ///
+    /// # Errors
+    /// As [`ReadStore::open`].
+    pub async fn install<M: MigratorTrait>(
+        configs: &[DatabaseConfig],
+        installation: Installation,
+        now: UnixMillis,
+    ) -> Result<Self, ReadStoreError> {
+        if installation.partitions == 0 {
+            return Err(ReadStoreError::BadConfiguration);
+        }
+        let databases = connect(configs, Access::Write).await?;
+        // One after the other, the first one first: it mints the id that the others take.
+        let mut id = None;
+        for database in &databases {
+            id = Some(migrate::<M>(database, installation, id, now).await?);
+        }
+        seed_placement(&databases, installation).await?;
+        let store = Self::with(databases, installation).await?;
+        try_join_all(store.databases().iter().map(|database| seed_checkpoints(database, store.logs_of(database.name()), now))).await?;
+        Ok(store)
+    }
+}
+
+/// Migrates one database under a lock and a transaction; returns its installation id, which is `id` if it had none.
+async fn migrate<M: MigratorTrait>(
+    database: &Database,
+    installation: Installation,
+    id: Option<Uuid>,
+    now: UnixMillis,
+) -> Result<Uuid, ReadStoreError> {
+    let orm = ReadStoreError::orm;
+    let name = database.name();
+    let transaction = database.orm().begin().await.map_err(orm(name))?;
+    let lock = Statement::from_sql_and_values(
+        transaction.get_database_backend(),
+        "select pg_advisory_xact_lock($1)",
+        [MIGRATION_LOCK.into()],
+    );
+    transaction.execute_raw(lock).await.map_err(orm(name))?;
+    // Unlike rows, tables and ids must not go back after a crash.
+    transaction.execute_unprepared("set local synchronous_commit = on").await.map_err(orm(name))?;
+    StoreMigrator::up(&transaction, None).await.map_err(orm(name))?;
+    M::up(&transaction, None).await.map_err(orm(name))?;
+    let row = installation::ActiveModel {
+        only: Set(true),
+        id: Set(id.unwrap_or_else(Uuid::new_v4)),
+        region: Set(installation.region.0 as i16),
+        partitions: Set(i32::from(installation.partitions)),
+        created_ms: Set(now.0),
+    };
+    installation::Entity::insert(row)
+        .on_conflict(OnConflict::column(installation::Column::Only).do_nothing().to_owned())
+        .exec_without_returning(&transaction)
+        .await
+        .map_err(orm(name))?;
+    let stored = installation::Entity::find().one(&transaction).await.map_err(orm(name))?;
+    transaction.commit().await.map_err(orm(name))?;
+    stored.map(|row| row.id).ok_or_else(|| ReadStoreError::NotInstalled(name.to_owned()))
+}
+
+/// Places the region's logs in the first database, unless they are placed.
+async fn seed_placement(databases: &[Database], installation: Installation) -> Result<(), ReadStoreError> {
+    let first = &databases[0];
+    let rows = (0..installation.partitions).map(|partition| placement::ActiveModel {
+        region: Set(installation.region.0 as i16),
+        partition: Set(i32::from(partition)),
+        database: Set(databases[usize::from(partition) % databases.len()].name().to_owned()),
+        version: Set(1),
+    });
+    // All logs or none: where one is placed, a first start has placed them all.
+    let transaction = first.orm().begin().await.map_err(ReadStoreError::orm(first.name()))?;
+    transaction.execute_unprepared("set local synchronous_commit = on").await.map_err(ReadStoreError::orm(first.name()))?;
+    placement::Entity::insert_many(rows)
+        .on_conflict(OnConflict::columns([placement::Column::Region, placement::Column::Partition]).do_nothing().to_owned())
+        .exec_without_returning(&transaction)
+        .await
+        .map_err(ReadStoreError::orm(first.name()))?;
+    transaction.commit().await.map_err(ReadStoreError::orm(first.name()))
+}
+
+/// Gives every log placed in `database` a checkpoint before its first event.
+async fn seed_checkpoints(database: &Database, logs: Vec<LogId>, now: UnixMillis) -> Result<(), ReadStoreError> {
+    if logs.is_empty() {
+        return Ok(());
+    }
+    let rows = logs.into_iter().map(|log| checkpoint::ActiveModel {
+        region: Set(log.region.0 as i16),
+        partition: Set(i32::from(log.partition.0)),
+        fence: Set(0),
+        epoch: Set(0),
+        position: Set(0),
+        hash: Set(vec![0; 16]),
+        revision: Set(0),
+        updated_ms: Set(now.0),
+    });
+    checkpoint::Entity::insert_many(rows)
+        .on_conflict(OnConflict::columns([checkpoint::Column::Region, checkpoint::Column::Partition]).do_nothing().to_owned())
+        .exec_without_returning(database.orm())
+        .await
+        .map(|_| ())
+        .map_err(ReadStoreError::orm(database.name()))
+}
+
+/// Compares what the databases say of themselves with each other and with the configuration.
+pub(crate) async fn check(databases: &[Database], configured: Installation) -> Result<(), ReadStoreError> {
+    let mut first = None;
+    for database in databases {
+        let stored = read(database.pool()).await.map_err(ReadStoreError::database(database.name()))?;
+        let (id, stored) = stored.ok_or_else(|| ReadStoreError::NotInstalled(database.name().to_owned()))?;
+        let (first_name, first_id) = *first.get_or_insert((database.name(), id));
+        if id != first_id {
+            return Err(ReadStoreError::ForeignDatabase { database: database.name().to_owned(), first: first_name.to_owned() });
+        }
+        if stored.partitions != configured.partitions {
+            return Err(ReadStoreError::PartitionCount { stored: stored.partitions, configured: configured.partitions });
+        }
+        if stored.region != configured.region {
+            return Err(ReadStoreError::WrongRegion { stored: stored.region, configured: configured.region });
+        }
+    }
+    Ok(())
+}
+
+/// The installation row; `None` when there is no table or no row yet.
+async fn read(pool: &PgPool) -> Result<Option<(Uuid, Installation)>, sqlx::Error> {
+    let exists: bool = sqlx::query_scalar("select to_regclass('read_installation') is not null").fetch_one(pool).await?;
+    if !exists {
+        return Ok(None);
+    }
+    let row: Option<(Uuid, i16, i32)> =
+        sqlx::query_as("select id, region, partitions from read_installation").fetch_optional(pool).await?;
+    Ok(row.map(|(id, region, partitions)| (id, Installation { region: Region(region as u16), partitions: partitions as u16 })))
+}

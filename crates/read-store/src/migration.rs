@@ -1,0 +1,63 @@
+//! Migrations of the read store's own tables. Expand first, contract in a later release.
+
+use sea_orm_migration::{
+    MigrationName, MigrationTrait, MigratorTrait, SchemaManager, async_trait,
+    sea_orm::{ConnectionTrait, DbErr, DynIden, sea_query::{Alias, IntoIden}},
+};
+
+pub(crate) struct StoreMigrator;
+
+impl MigratorTrait for StoreMigrator {
+    fn migrations() -> Vec<Box<dyn MigrationTrait>> {
+        vec![Box::new(M0001Foundation)]
+    }
+
+    fn migration_table_name() -> DynIden {
+        Alias::new("read_store_migration").into_iden()
+    }
+}
+
+struct M0001Foundation;
+
+impl MigrationName for M0001Foundation {
+    fn name(&self) -> &str {
+        "m0001_foundation"
+    }
+}
+
+#[async_trait::async_trait]
+impl MigrationTrait for M0001Foundation {
+    async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        manager.get_connection().execute_unprepared(FOUNDATION).await?;
+        Ok(())
+    }
+}
+
+/// The checkpoint is updated in every transaction: room on its pages keeps those updates heap-only.
+const FOUNDATION: &str = r#"
+create table read_installation (
+    only boolean primary key default true check (only),
+    id uuid not null,
+    region smallint not null,
+    partitions int not null check (partitions > 0),
+    created_ms bigint not null
+);
+create table read_placement (
+    region smallint not null,
+    partition int not null,
+    database text collate "C" not null,
+    version bigint not null,
+    primary key (region, partition)
+);
+create table read_checkpoint (
+    region smallint not null,
+    partition int not null,
+    fence bigint not null,
+    epoch bigint not null,
+    position bigint not null,
+    hash bytea not null,
+    revision int not null,
+    updated_ms bigint not null,
+    primary key (region, partition)
+) with (fillfactor = 20);
+"#;

@@ -1,0 +1,78 @@
+use std::collections::BTreeMap;
+
+use async_trait::async_trait;
+use souk_event_sourcing::{Epoch, LogHash, LogId, Position, UnixMillis};
+
+use crate::{Checkpoint, Fence, ReadStoreError, Row, RowKey, Table};
+
+/// What a projector needs of one read database.
+///
+/// Laws, kept by every adapter and tested by one suite:
+/// 1. [`write`](Self::write) of one log is all or nothing: its rows and its checkpoint, or neither. It happens exactly when
+///    the stored checkpoint has the fence, epoch and position the advance starts from.
+/// 2. One log that lost does not hinder the others of the same batch.
+/// 3. [`claim`](Self::claim) makes every earlier fence of those logs lose, for ever.
+/// 4. Within a log a row never goes back: it is replaced only by one of a later position.
+#[async_trait]
+pub trait ViewStore: Send + Sync {
+    /// Takes logs over: raises their fences and returns their checkpoints. Logs without a checkpoint are left out.
+    async fn claim(&self, logs: &[LogId], now: UnixMillis) -> Result<Vec<Checkpoint>, ReadStoreError>;
+
+    /// The checkpoints of logs, whoever holds them.
+    async fn checkpoints(&self, logs: &[LogId]) -> Result<Vec<Checkpoint>, ReadStoreError>;
+
+    /// The rows of `keys` that exist, in any order.
+    async fn load(&self, table: &'static Table, keys: &[RowKey]) -> Result<Vec<Row>, ReadStoreError>;
+
+    /// Writes rows and checkpoints of many logs in one transaction.
+    async fn write(&self, batch: &Batch) -> Result<Written, ReadStoreError>;
+
+    /// Deletes every row of a log and sets its checkpoint before the first event; `false` when `fence` does not hold it
+    /// any more.
+    async fn rewind(&self, log: LogId, fence: Fence, now: UnixMillis) -> Result<bool, ReadStoreError>;
+
+    /// A page of a log's rows in order of key, with the checkpoint of the same snapshot: for comparison with a fold.
+    async fn scan(&self, table: &'static Table, log: LogId, after: Option<&RowKey>, limit: usize) -> Result<Page, ReadStoreError>;
+}
+
+/// One transaction of a projector.
+#[derive(Debug, Clone, Default)]
+pub struct Batch {
+    /// At most one per log.
+    pub advances: Vec<Advance>,
+    /// Rows by the name of their table, each key at most once. Only rows of logs that advance are written.
+    pub rows: BTreeMap<&'static str, Vec<Row>>,
+    /// Revision of all projections as one number.
+    pub revision: u32,
+    /// The wall clock: what checkpoints and [`crate::Kind::WrittenMs`] columns say.
+    pub now: UnixMillis,
+}
+
+/// A step of one log's checkpoint: what the projector believes is stored, and what shall be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Advance {
+    pub log: LogId,
+    pub fence: Fence,
+    pub from_epoch: Epoch,
+    pub from_position: Position,
+    pub epoch: Epoch,
+    pub position: Position,
+    pub hash: LogHash,
+}
+
+/// What became of a batch.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Written {
+    /// Logs whose stored checkpoint was another one: somebody else writes them, or a crash took the checkpoint back.
+    /// Nothing of theirs was written. Drop their rows from memory and read the checkpoint again.
+    pub lost: Vec<LogId>,
+}
+
+/// Some rows of one log and table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Page {
+    /// Of the snapshot the rows were read in.
+    pub checkpoint: Checkpoint,
+    /// In order of key; fewer than asked for on the last page.
+    pub rows: Vec<Row>,
+}

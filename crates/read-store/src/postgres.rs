@@ -1,0 +1,140 @@
+use std::{collections::HashSet, sync::Arc};
+
+use async_trait::async_trait;
+use souk_event_sourcing::{Epoch, LogHash, LogId, Position, UnixMillis};
+use sqlx::{AssertSqlSafe, Row as _, postgres::PgRow};
+
+use crate::{
+    Batch, Checkpoint, Database, Fence, Page, ReadStoreError, Row, RowKey, Table, ViewStore, Written,
+    checkpoint::log_id,
+    sql::{self, CLAIM},
+};
+
+/// [`ViewStore`] over one read database.
+#[derive(Debug, Clone)]
+pub struct PostgresViews {
+    database: Database,
+    tables: &'static [&'static Table],
+    write: Arc<str>,
+    rewind: Arc<str>,
+}
+
+impl PostgresViews {
+    /// Writes `tables`, and no others, in `database`.
+    pub fn new(database: Database, tables: &'static [&'static Table]) -> Self {
+        Self { database, tables, write: sql::write(tables).into(), rewind: sql::rewind(tables).into() }
+    }
+
+    pub fn database(&self) -> &Database {
+        &self.database
+    }
+
+    fn failed(&self, error: sqlx::Error) -> ReadStoreError {
+        ReadStoreError::database(self.database.name())(error)
+    }
+}
+
+fn regions(logs: impl Iterator<Item = LogId>) -> Vec<i16> {
+    logs.map(|log| log.region.0 as i16).collect()
+}
+
+fn partitions(logs: impl Iterator<Item = LogId>) -> Vec<i32> {
+    logs.map(|log| i32::from(log.partition.0)).collect()
+}
+
+#[async_trait]
+impl ViewStore for PostgresViews {
+    async fn claim(&self, logs: &[LogId], now: UnixMillis) -> Result<Vec<Checkpoint>, ReadStoreError> {
+        let query = sqlx::query(CLAIM).bind(regions(logs.iter().copied())).bind(partitions(logs.iter().copied())).bind(now.0);
+        let rows = query.fetch_all(self.database.pool()).await.map_err(|error| self.failed(error))?;
+        rows.iter().map(|row| decode_checkpoint(row, log_id(row.try_get(0)?, row.try_get(1)?), 2)).collect::<Result<_, _>>().map_err(|error| self.failed(error))
+    }
+
+    async fn checkpoints(&self, logs: &[LogId]) -> Result<Vec<Checkpoint>, ReadStoreError> {
+        let query = sqlx::query(
+            "select c.region, c.partition, c.fence, c.epoch, c.position, c.hash, c.revision, c.updated_ms \
+             from unnest($1::smallint[], $2::int[]) i(region, partition) \
+             join read_checkpoint c on c.region = i.region and c.partition = i.partition",
+        );
+        let query = query.bind(regions(logs.iter().copied())).bind(partitions(logs.iter().copied()));
+        let rows = query.fetch_all(self.database.pool()).await.map_err(|error| self.failed(error))?;
+        rows.iter().map(|row| decode_checkpoint(row, log_id(row.try_get(0)?, row.try_get(1)?), 2)).collect::<Result<_, _>>().map_err(|error| self.failed(error))
+    }
+
+    async fn load(&self, table: &'static Table, keys: &[RowKey]) -> Result<Vec<Row>, ReadStoreError> {
+        if keys.is_empty() {
+            return Ok(Vec::new());
+        }
+        let query = sqlx::query(AssertSqlSafe(sql::load(table)));
+        let query = sql::bind_keys(query, table, &keys.iter().collect::<Vec<_>>());
+        let rows = query.fetch_all(self.database.pool()).await.map_err(|error| self.failed(error))?;
+        rows.iter().map(|row| sql::decode_row(table, row, 0)).collect()
+    }
+
+    async fn write(&self, batch: &Batch) -> Result<Written, ReadStoreError> {
+        if batch.advances.is_empty() {
+            return Ok(Written::default());
+        }
+        let advances = &batch.advances;
+        let mut query = sqlx::query(AssertSqlSafe(self.write.clone()))
+            .bind(regions(advances.iter().map(|advance| advance.log)))
+            .bind(partitions(advances.iter().map(|advance| advance.log)))
+            .bind(advances.iter().map(|advance| advance.fence.0 as i64).collect::<Vec<_>>())
+            .bind(advances.iter().map(|advance| advance.from_epoch.0 as i64).collect::<Vec<_>>())
+            .bind(advances.iter().map(|advance| advance.from_position.0 as i64).collect::<Vec<_>>())
+            .bind(advances.iter().map(|advance| advance.epoch.0 as i64).collect::<Vec<_>>())
+            .bind(advances.iter().map(|advance| advance.position.0 as i64).collect::<Vec<_>>())
+            .bind(advances.iter().map(|advance| advance.hash.0.to_vec()).collect::<Vec<_>>())
+            .bind(batch.revision as i32)
+            .bind(batch.now.0);
+        for table in self.tables {
+            query = sql::bind_rows(query, table, batch.rows.get(table.name).map_or(&[], Vec::as_slice));
+        }
+        let rows = query.fetch_all(self.database.pool()).await.map_err(|error| self.failed(error))?;
+        let moved = rows.iter().map(|row| Ok(log_id(row.try_get(0)?, row.try_get(1)?))).collect::<Result<HashSet<_>, _>>();
+        let moved = moved.map_err(|error| self.failed(error))?;
+        Ok(Written { lost: advances.iter().map(|advance| advance.log).filter(|log| !moved.contains(log)).collect() })
+    }
+
+    async fn rewind(&self, log: LogId, fence: Fence, now: UnixMillis) -> Result<bool, ReadStoreError> {
+        let done = sqlx::query(AssertSqlSafe(self.rewind.clone()))
+            .bind(log.region.0 as i16)
+            .bind(i32::from(log.partition.0))
+            .bind(fence.0 as i64)
+            .bind(LogHash::EMPTY.0.to_vec())
+            .bind(now.0)
+            .fetch_optional(self.database.pool())
+            .await
+            .map_err(|error| self.failed(error))?;
+        Ok(done.is_some())
+    }
+
+    async fn scan(&self, table: &'static Table, log: LogId, after: Option<&RowKey>, limit: usize) -> Result<Page, ReadStoreError> {
+        let query = sqlx::query(AssertSqlSafe(sql::scan(table, after.is_some())))
+            .bind(log.region.0 as i16)
+            .bind(i32::from(log.partition.0))
+            .bind(limit as i64);
+        let query = after.into_iter().fold(query, sql::bind_key);
+        let rows = query.fetch_all(self.database.pool()).await.map_err(|error| self.failed(error))?;
+        let first = rows.first().ok_or(ReadStoreError::NotPlaced(log))?;
+        let checkpoint = decode_checkpoint(first, log, 0).map_err(|error| self.failed(error))?;
+        let empty = first.try_get::<Option<i16>, _>(6).map_err(|error| self.failed(error))?.is_none();
+        let rows = if empty { Vec::new() } else { rows.iter().map(|row| sql::decode_row(table, row, 6)).collect::<Result<_, _>>()? };
+        Ok(Page { checkpoint, rows })
+    }
+}
+
+/// Reads fence, epoch, position, hash, revision and time from column `first` on.
+fn decode_checkpoint(row: &PgRow, log: LogId, first: usize) -> Result<Checkpoint, sqlx::Error> {
+    let number = |index: usize| row.try_get::<i64, _>(first + index);
+    let hash: Vec<u8> = row.try_get(first + 3)?;
+    Ok(Checkpoint {
+        log,
+        fence: Fence(number(0)? as u64),
+        epoch: Epoch(number(1)? as u64),
+        position: Position(number(2)? as u64),
+        hash: LogHash::from_slice(&hash).ok_or_else(|| sqlx::Error::Decode("hash of another length than 16".into()))?,
+        revision: row.try_get::<i32, _>(first + 4)? as u32,
+        written: UnixMillis(number(5)?),
+    })
+}

@@ -1,0 +1,221 @@
+use std::path::{Path, PathBuf};
+
+use figment::{
+    Figment, Metadata,
+    error::{Actual, Kind},
+    providers::{Env, Format, Toml},
+};
+
+use super::{Settings, validate};
+
+const PREFIX: &str = "SOUK_";
+
+/// What is wrong with the settings: one line that names the file or the environment key, and the value unless it is
+/// secret.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct ConfigError(String);
+
+impl ConfigError {
+    pub(crate) fn new(line: impl Into<String>) -> Self {
+        Self(line.into())
+    }
+}
+
+impl Settings {
+    /// Reads `file`, then the environment over it, and checks every value.
+    pub fn load(file: Option<&Path>) -> Result<Self, ConfigError> {
+        let sources = Sources::new(file)?;
+        let settings: Self = sources.figment.extract().map_err(|error| sources.explain(error))?;
+        validate::check(&settings).map_err(|problem| sources.locate(&problem.key, &problem.complaint))?;
+        Ok(settings)
+    }
+}
+
+struct Sources {
+    figment: Figment,
+    file: Option<PathBuf>,
+}
+
+impl Sources {
+    fn new(file: Option<&Path>) -> Result<Self, ConfigError> {
+        let mut figment = Figment::new();
+        if let Some(path) = file {
+            std::fs::metadata(path).map_err(|error| ConfigError::new(format!("{}: {error}", path.display())))?;
+            figment = figment.merge(Toml::file_exact(path));
+        }
+        // Every setting lies in a section, so its key has two underscores. Kubernetes puts SOUK_COMMAND_PORT and the
+        // like beside ours for services of these names: those are not settings.
+        let environment = Env::prefixed(PREFIX).filter(|key| key.as_str().contains("__")).split("__");
+        Ok(Self { figment: figment.merge(environment), file: file.map(Path::to_owned) })
+    }
+
+    /// Names the place where `key` (with dots) was set.
+    fn locate(&self, key: &str, complaint: &str) -> ConfigError {
+        let section = key.split(['[', ']']).next().unwrap_or(key);
+        self.line(self.figment.find_metadata(section), key, complaint)
+    }
+
+    fn line(&self, source: Option<&Metadata>, key: &str, complaint: &str) -> ConfigError {
+        let environment = format!("{PREFIX}{}", key.replace('.', "__"));
+        let place = match (source, &self.file) {
+            (Some(source), _) if source.name.contains("environment") => environment,
+            (Some(_), Some(file)) => format!("{}: {key}", file.display()),
+            (_, Some(file)) => format!("{}: {key} (or {environment})", file.display()),
+            (_, None) => environment,
+        };
+        ConfigError(format!("{place}: {complaint}"))
+    }
+
+    fn explain(&self, error: figment::Error) -> ConfigError {
+        let mut key = error.path.join(".");
+        let secret = error.path.iter().any(|part| part == "token_key" || part == "url" || part == "databases");
+        let complaint = match &error.kind {
+            Kind::MissingField(field) => {
+                key = join(&key, field);
+                "is missing".to_owned()
+            }
+            Kind::UnknownField(field, known) => {
+                if error.path.last().is_none_or(|last| last != field) {
+                    key = join(&key, field);
+                }
+                format!("unknown key; known here: {}", known.join(", "))
+            }
+            Kind::InvalidType(_, want) | Kind::InvalidValue(_, want) if secret => format!("want {want} (value not shown)"),
+            Kind::InvalidType(found, want) | Kind::InvalidValue(found, want) => format!("{} is not {want}", shown(found)),
+            Kind::UnknownVariant(found, known) => format!("{found:?} is none of {}", known.join(", ")),
+            Kind::Message(_) if secret => "malformed (value not shown)".to_owned(),
+            Kind::Message(message) => one_line(message),
+            other => one_line(&other.to_string()),
+        };
+        if key.is_empty() {
+            let file = self.file.as_ref().map_or_else(|| "settings".to_owned(), |file| file.display().to_string());
+            return ConfigError(format!("{file}: {complaint}"));
+        }
+        self.line(error.metadata.as_ref(), &key, &complaint)
+    }
+}
+
+fn join(path: &str, field: &str) -> String {
+    if path.is_empty() { field.to_owned() } else { format!("{path}.{field}") }
+}
+
+fn shown(found: &Actual) -> String {
+    match found {
+        Actual::Bool(value) => value.to_string(),
+        Actual::Unsigned(value) => value.to_string(),
+        Actual::Signed(value) => value.to_string(),
+        Actual::Float(value) => value.to_string(),
+        Actual::Str(value) => format!("{value:?}"),
+        other => other.to_string(),
+    }
+}
+
+/// A TOML error quotes the line it stumbled over, which may hold a password: those lines carry a '|'.
+fn one_line(message: &str) -> String {
+    let lines: Vec<_> = message.lines().map(str::trim).filter(|line| !line.is_empty() && !line.contains('|')).collect();
+    lines.join(": ")
+}
+
+#[cfg(test)]
+mod tests {
+    use figment::Jail;
+
+    use super::*;
+
+    const KEY: &str = "0101010101010101010101010101010101010101010101010101010101010101";
+
+    /// Loads `toml` and `environment` in a jail and gives the line it is refused with.
+    fn refusal(toml: &str, environment: &[(&str, &str)]) -> String {
+        load(toml, environment).expect_err("accepted")
+    }
+
+    #[expect(clippy::result_large_err, reason = "the signature is figment's")]
+    fn load(toml: &str, environment: &[(&str, &str)]) -> Result<Settings, String> {
+        let mut result = Err(String::new());
+        Jail::expect_with(|jail| {
+            jail.create_file("souk.toml", toml)?;
+            environment.iter().for_each(|(key, value)| jail.set_env(key, value));
+            result = Settings::load(Some(Path::new("souk.toml"))).map_err(|error| error.to_string());
+            Ok(())
+        });
+        result
+    }
+
+    fn minimal() -> String {
+        format!("[installation]\ntoken_key = \"{KEY}\"\n")
+    }
+
+    #[test]
+    fn a_file_and_the_environment_over_it_make_the_settings() {
+        let toml = format!("{}[grpc]\ndefault_deadline = \"2s\"\nmax_connections = 7\n", minimal());
+        let environment = [
+            ("SOUK_grpc__default_deadline", "3s"),
+            ("SOUK_WRITE__DATABASES", r#"[{name="w0", url="postgres://u:hunter2@h/d"}]"#),
+            ("SOUK_COMMAND_PORT", "tcp://10.0.0.1:50051"),
+        ];
+        let settings = load(&toml, &environment).unwrap();
+        assert_eq!(settings.grpc.default_deadline.as_secs(), 3);
+        assert_eq!(settings.grpc.max_connections, 7);
+        assert_eq!(settings.grpc.max_concurrent_streams, 256);
+        assert_eq!((settings.write.databases.len(), settings.write.databases[0].max_connections), (1, 10));
+        assert!(settings.installation.token_key() .mac("x", b"y") == souk_event_sourcing::TokenKey::new([1; 32]).mac("x", b"y"));
+        let printed = format!("{settings:?}");
+        assert!(!printed.contains(KEY) && !printed.contains("hunter2"), "{printed}");
+    }
+
+    #[test]
+    fn an_unknown_key_is_named_with_its_place() {
+        let line = refusal(&format!("{}[grpc]\nmax_conections = 7\n", minimal()), &[]);
+        assert!(line.starts_with("souk.toml: grpc.max_conections: unknown key; known here: max_concurrent_streams, "), "{line}");
+        let line = refusal(&minimal(), &[("SOUK_grpc__tiemout", "3s")]);
+        assert!(line.starts_with("SOUK_grpc__tiemout: unknown key; known here: "), "{line}");
+        let line = refusal(&format!("colour = 1\n{}", minimal()), &[]);
+        assert!(line.starts_with("souk.toml: colour: unknown key; known here: installation, process, listen, "), "{line}");
+    }
+
+    #[test]
+    fn a_bad_value_is_named_with_its_place() {
+        let cases = [
+            ("grpc.max_connections", "[grpc]\nmax_connections = \"many\"\n", r#"souk.toml: grpc.max_connections: "many" is not usize"#),
+            ("grpc.default_deadline", "[grpc]\ndefault_deadline = \"5 parsecs\"\n", "souk.toml: grpc.default_deadline: "),
+            ("telemetry", "[telemetry]\nlog_format = \"xml\"\n", "souk.toml: telemetry.log_format: \"xml\" is none of human, json"),
+            ("listen", "[listen]\ncommand = \"here\"\n", "souk.toml: listen.command: "),
+        ];
+        for (name, toml, start) in cases {
+            let line = refusal(&format!("{}{toml}", minimal()), &[]);
+            assert!(line.starts_with(start), "{name}: {line}");
+            assert!(!line.contains('\n'));
+        }
+        let line = refusal(&minimal(), &[("SOUK_installation__partitions", "0")]);
+        assert_eq!(line, "SOUK_installation__partitions: 0 is not in 1..=4096");
+        let line = refusal(&format!("{}[command]\nlease_ttl = \"1s\"\n", minimal()), &[]);
+        assert_eq!(line, "souk.toml: command.lease_ttl: 1s is not at least twice the heartbeat_interval of 2s");
+    }
+
+    #[test]
+    fn secrets_are_never_printed() {
+        for (toml, start) in [
+            ("[installation]\ntoken_key = \"c0ffee\"\n".to_owned(), "souk.toml: installation.token_key: want 64 hexadecimal digits"),
+            ("[installation]\ntoken_key = 12345678\n".to_owned(), "souk.toml: installation.token_key: want a string"),
+            (format!("{}[write]\ndatabases = [{{name=\"w\", url=\"c0ffee\"}}]\n", minimal()), "souk.toml: write.databases[0].url: "),
+            (format!("{}[nats]\nurl = \"c0ffee:12345678\"\n", minimal()), "souk.toml: nats.url: "),
+            ("[installation]\ntoken_key = c0ffee\n".to_owned(), "souk.toml: TOML parse error at line 2"),
+        ] {
+            let line = refusal(&toml, &[]);
+            assert!(line.starts_with(start), "{line}");
+            assert!(!line.contains("c0ffee") && !line.contains("12345678") && !line.contains('\n'), "{line}");
+        }
+    }
+
+    #[test]
+    fn what_is_missing_is_named() {
+        assert_eq!(refusal("", &[]), "souk.toml: installation (or SOUK_installation): is missing");
+        assert_eq!(
+            refusal("[installation]\n", &[]),
+            "souk.toml: installation.token_key (or SOUK_installation__token_key): is missing"
+        );
+        let line = Settings::load(Some(Path::new("/nonexistent/souk.toml"))).unwrap_err().to_string();
+        assert_eq!(line, "/nonexistent/souk.toml: No such file or directory (os error 2)");
+    }
+}

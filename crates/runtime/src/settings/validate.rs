@@ -1,0 +1,185 @@
+use std::{fmt, ops::RangeInclusive, time::Duration};
+
+use souk_event_sourcing::TokenKey;
+
+use super::{DatabasesSettings, Settings};
+
+/// A value that has the right type and is wrong all the same.
+pub(super) struct Problem {
+    pub key: String,
+    pub complaint: String,
+}
+
+type Checked = Result<(), Problem>;
+
+/// Checks what types cannot say; the first problem is the answer.
+pub(super) fn check(settings: &Settings) -> Checked {
+    installation(settings)?;
+    databases("write", &settings.write)?;
+    databases("read", &settings.read)?;
+    nats(settings)?;
+    peers(settings)?;
+    grpc(settings)?;
+    telemetry(settings)?;
+    command(settings)?;
+    query(settings)?;
+    projector_and_saga(settings)
+}
+
+fn installation(settings: &Settings) -> Checked {
+    let installation = &settings.installation;
+    within("installation.partitions", installation.partitions, 1..=4096)?;
+    within("installation.region_number", installation.region_number, 1..=u16::MAX)?;
+    want(label(&installation.region), "installation.region", format_args!("{:?}", installation.region), "a label of 1–32 letters, digits or '-'")?;
+    if TokenKey::from_hex(&installation.token_key).is_none() {
+        return Err(problem("installation.token_key", "want 64 hexadecimal digits (value not shown)"));
+    }
+    Ok(())
+}
+
+fn databases(side: &str, settings: &DatabasesSettings) -> Checked {
+    for (index, database) in settings.databases.iter().enumerate() {
+        let key = |field: &str| format!("{side}.databases[{index}].{field}");
+        want(label(&database.name), &key("name"), format_args!("{:?}", database.name), "a name of 1–32 letters, digits or '-'")?;
+        if settings.databases[..index].iter().any(|other| other.name == database.name) {
+            return Err(problem(key("name"), format!("{:?} is there twice", database.name)));
+        }
+        if !["postgres://", "postgresql://"].iter().any(|scheme| database.url.starts_with(scheme)) {
+            return Err(problem(key("url"), "want postgres://… (value not shown)"));
+        }
+        within(&key("max_connections"), database.max_connections, 1..=1000)?;
+    }
+    Ok(())
+}
+
+fn nats(settings: &Settings) -> Checked {
+    let nats = &settings.nats;
+    let url = |url: &str| ["nats://", "tls://"].iter().any(|scheme| url.trim().starts_with(scheme));
+    if !nats.url.is_empty() && !nats.url.split(',').all(url) {
+        return Err(problem("nats.url", "want nats://… or tls://…, several separated by commas (value not shown)"));
+    }
+    want(label(&nats.prefix), "nats.prefix", format_args!("{:?}", nats.prefix), "1–32 letters, digits or '-'")?;
+    within("nats.stream_replicas", nats.stream_replicas, 1..=5)?;
+    within("nats.stream_max_bytes", nats.stream_max_bytes, 1 << 20..=1 << 50)?;
+    positive("nats.stream_max_age", nats.stream_max_age)
+}
+
+fn peers(settings: &Settings) -> Checked {
+    let peers = &settings.peers;
+    for (name, url) in [
+        ("command", &peers.command),
+        ("command_internal", &peers.command_internal),
+        ("query", &peers.query),
+        ("query_internal", &peers.query_internal),
+        ("projector_internal", &peers.projector_internal),
+        ("saga_internal", &peers.saga_internal),
+    ] {
+        http_url(&format!("peers.{name}"), url)?;
+    }
+    Ok(())
+}
+
+fn grpc(settings: &Settings) -> Checked {
+    let grpc = &settings.grpc;
+    within("grpc.max_concurrent_streams", grpc.max_concurrent_streams, 1..=100_000)?;
+    within("grpc.max_local_error_resets", grpc.max_local_error_resets, 1..=1_000_000)?;
+    within("grpc.max_message_bytes", grpc.max_message_bytes, 1024..=64 << 20)?;
+    within("grpc.max_header_list_bytes", grpc.max_header_list_bytes, 1024..=1 << 20)?;
+    within("grpc.max_connections", grpc.max_connections, 1..=1_000_000)?;
+    within("grpc.max_concurrent_calls", grpc.max_concurrent_calls, 1..=1_000_000)?;
+    within("grpc.max_open_streams", grpc.max_open_streams, 1..=1_000_000)?;
+    within("grpc.connection_age_jitter", grpc.connection_age_jitter, 0.0..=0.9)?;
+    for (name, value) in [
+        ("keepalive_interval", grpc.keepalive_interval),
+        ("keepalive_timeout", grpc.keepalive_timeout),
+        ("max_connection_age", grpc.max_connection_age),
+        ("default_deadline", grpc.default_deadline),
+        ("max_deadline", grpc.max_deadline),
+    ] {
+        positive(&format!("grpc.{name}"), value)?;
+    }
+    Ok(())
+}
+
+fn telemetry(settings: &Settings) -> Checked {
+    let telemetry = &settings.telemetry;
+    if let Err(error) = tracing_subscriber::EnvFilter::try_new(&telemetry.log_filter) {
+        return Err(problem("telemetry.log_filter", format!("{:?}: {error}", telemetry.log_filter)));
+    }
+    within("telemetry.trace_sample", telemetry.trace_sample, 0.0..=1.0)?;
+    telemetry.otlp_endpoint.as_ref().map_or(Ok(()), |url| http_url("telemetry.otlp_endpoint", url))
+}
+
+fn command(settings: &Settings) -> Checked {
+    let command = &settings.command;
+    within("command.queue_length", command.queue_length, 1..=1_000_000)?;
+    within("command.batch_commands", command.batch_commands, 1..=10_000)?;
+    within("command.batch_bytes", command.batch_bytes, 64 * 1024..=64 << 20)?;
+    within("command.append_retries", command.append_retries, 1..=1000)?;
+    within("command.snapshot_every", command.snapshot_every, 1..=1_000_000)?;
+    within("command.ring_capacity", command.ring_capacity, 1..=10_000_000)?;
+    // More publishes in flight starve consumers of one connection (async-nats issue 1285).
+    within("command.relay_window", command.relay_window, 1..=1000)?;
+    for (name, value) in [
+        ("relay_check_interval", command.relay_check_interval),
+        ("head_interval", command.head_interval),
+        ("payment_window", command.payment_window),
+        ("heartbeat_interval", command.heartbeat_interval),
+        ("takeover_wait", command.takeover_wait),
+        ("ledger_retention", command.ledger_retention),
+        ("upkeep_interval", command.upkeep_interval),
+    ] {
+        positive(&format!("command.{name}"), value)?;
+    }
+    let heartbeat = format!("at least twice the heartbeat_interval of {}", shown(command.heartbeat_interval));
+    want(command.lease_ttl >= command.heartbeat_interval * 2, "command.lease_ttl", format_args!("{}", shown(command.lease_ttl)), &heartbeat)
+}
+
+fn query(settings: &Settings) -> Checked {
+    let query = &settings.query;
+    within("query.change_buckets", query.change_buckets, 1..=1 << 20)?;
+    positive("query.unproven_after", query.unproven_after)?;
+    positive("query.watch_heartbeat", query.watch_heartbeat)
+}
+
+fn projector_and_saga(settings: &Settings) -> Checked {
+    within("projector.batch_events", settings.projector.batch_events, 1..=100_000)?;
+    within("projector.batch_bytes", settings.projector.batch_bytes, 64 * 1024..=256 << 20)?;
+    positive("projector.feed_interval", settings.projector.feed_interval)?;
+    positive("projector.retry_backoff", settings.projector.retry_backoff)?;
+    within("saga.parallel_orders", settings.saga.parallel_orders, 1..=100_000)?;
+    within("saga.batch_events", settings.saga.batch_events, 1..=100_000)?;
+    positive("saga.step_deadline", settings.saga.step_deadline)?;
+    positive("saga.retry_backoff", settings.saga.retry_backoff)?;
+    positive("saga.timer_interval", settings.saga.timer_interval)
+}
+
+fn label(text: &str) -> bool {
+    (1..=32).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+}
+
+fn http_url(key: &str, url: &str) -> Checked {
+    let parsed = url.parse::<http::Uri>().ok();
+    let fine = parsed.is_some_and(|uri| matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some_and(|host| !host.is_empty()));
+    want(fine, key, format_args!("{url:?}"), "a url like http://host:port")
+}
+
+fn positive(key: &str, value: Duration) -> Checked {
+    want(value > Duration::ZERO, key, format_args!("{}", shown(value)), "longer than zero")
+}
+
+fn within<T: PartialOrd + fmt::Debug + fmt::Display>(key: &str, value: T, range: RangeInclusive<T>) -> Checked {
+    if range.contains(&value) { Ok(()) } else { Err(problem(key, format!("{value} is not in {range:?}"))) }
+}
+
+fn want(fine: bool, key: &str, value: fmt::Arguments<'_>, wanted: &str) -> Checked {
+    if fine { Ok(()) } else { Err(problem(key, format!("{value} is not {wanted}"))) }
+}
+
+fn problem(key: impl Into<String>, complaint: impl Into<String>) -> Problem {
+    Problem { key: key.into(), complaint: complaint.into() }
+}
+
+fn shown(duration: Duration) -> String {
+    humantime::format_duration(duration).to_string()
+}

@@ -1,0 +1,96 @@
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use souk_event_sourcing::{Etag, EventId, LogId, LogPosition, RequestId, StreamId, UnixMillis, Version};
+use souk_event_store::Fingerprint;
+use tokio::sync::oneshot;
+use tracing::Span;
+use uuid::Uuid;
+
+use super::Model;
+
+/// What a decision may rest on: the entities named by the job, in its order.
+pub type Decide<M> = Box<dyn Fn(&[&<M as Model>::Entity]) -> Result<Vec<(usize, <M as Model>::Event)>, Refusal> + Send>;
+/// Makes the encoded response, without its token, from the entities as the decision left them.
+pub type Respond<M> = Box<dyn Fn(&[(&<M as Model>::Entity, Version)]) -> Bytes + Send>;
+
+/// One command on its way through the committer.
+pub struct Job<M: Model> {
+    pub log: LogId,
+    /// All of one partition, the one that names the ledger entry first.
+    pub streams: Vec<StreamId>,
+    pub etag: Option<Etag>,
+    pub request: Request,
+    pub decide: Decide<M>,
+    pub respond: Respond<M>,
+    pub answer: oneshot::Sender<Result<Answer, CommandError>>,
+}
+
+/// Who asked for what, and under which name.
+#[derive(Debug, Clone)]
+pub struct Request {
+    pub id: RequestId,
+    /// Full name of the RPC.
+    pub method: &'static str,
+    /// The caller's request, canonically encoded.
+    pub body: Bytes,
+    pub fingerprint: Fingerprint,
+    pub actor: String,
+    pub received: UnixMillis,
+    pub traceparent: String,
+    pub causation_id: Option<EventId>,
+    pub correlation_id: Option<Uuid>,
+    /// The server's span of this call.
+    pub span: Span,
+}
+
+/// An accepted command: durable, or a repeat of one that is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    /// Encoded response without its token.
+    pub response: Bytes,
+    /// Its last event, or the head it was decided at when it led to none.
+    pub at: LogPosition,
+}
+
+/// A rule refused on the state of the entities; remembered like a reply.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    pub class: RefusalClass,
+    pub reason: String,
+    pub message: String,
+    pub metadata: BTreeMap<String, String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RefusalClass {
+    NotFound,
+    AlreadyExists,
+    Rule,
+}
+
+/// Why a command was not carried out.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum CommandError {
+    #[error("{}", .0.message)]
+    Refused(Refusal),
+    #[error("request id {0} was used before for another command")]
+    RequestIdReused(RequestId),
+    #[error("the etag is stale: {stream} is at version {current}")]
+    StaleEtag { stream: StreamId, current: Version },
+    #[error("others were faster {attempts} times")]
+    Conflict { attempts: u32 },
+    #[error("this process does not own log {0}")]
+    NotOwner(LogId),
+    /// Refused at the door.
+    #[error("the queue of this lane is full")]
+    Overloaded,
+    /// Not carried out, or not known to be: repeat under the same id.
+    #[error("write store unavailable")]
+    Unavailable,
+    /// The database refused the data of this one command.
+    #[error("the command's data cannot be stored: {0}")]
+    Unstorable(String),
+    #[error(transparent)]
+    Damaged(#[from] super::DamagedHistory),
+}

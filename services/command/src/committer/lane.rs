@@ -1,0 +1,413 @@
+use std::{
+    collections::{BTreeMap, HashMap},
+    num::NonZeroUsize,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use metrics::{counter, gauge, histogram};
+use souk_event_sourcing::{Epoch, HlcClock, LogId, LogPosition, Position, RecordedEvent, StreamId, UnixMillis, Version};
+use souk_event_store::{BatchOutcome, Belief, Lane, LogBatch, StoreError, StoredReply, StoredSnapshot, Taken};
+use tokio::sync::{mpsc, oneshot};
+use tracing::{Instrument, error, info, warn};
+
+use super::{
+    Answer, CommandError, Job, Model, Watchers,
+    entities::{Entities, Entity, fold},
+    plan::{Plan, Planned},
+    replies,
+};
+
+/// Where committed events go next; must not block.
+pub type Outlet = Box<dyn Fn(&Arc<RecordedEvent>) + Send>;
+/// Takes snapshots to be kept; must not block.
+pub type SnapshotSink = Box<dyn Fn(LogId, StreamId, StoredSnapshot) + Send>;
+
+/// What a lane is asked to do.
+pub enum Work<M: Model> {
+    Command(Box<Job<M>>),
+    /// The entities as of now, for look-ups and for callers who wait for an outcome.
+    Read { log: LogId, streams: Vec<StreamId>, reply: oneshot::Sender<Result<Vec<(M::Entity, Version)>, CommandError>> },
+    /// A log was taken over: commands on it are welcome from now on.
+    Own { taken: Taken, outlet: Outlet },
+}
+
+/// Bounds of one committer.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    pub batch_commands: usize,
+    pub batch_bytes: usize,
+    /// How often a command may meet a conflict before it is answered with it.
+    pub attempts: u32,
+    pub cached_entities: NonZeroUsize,
+    /// A snapshot is kept whenever a stream has grown by this many events.
+    pub snapshot_every: u64,
+}
+
+/// A log this lane may append to.
+pub(super) struct Owned {
+    pub belief: Belief,
+    /// Epoch of the event at the head.
+    pub written: Epoch,
+    outlet: Outlet,
+}
+
+impl Owned {
+    pub fn head(&self, log: LogId) -> LogPosition {
+        LogPosition { log, epoch: self.written, position: self.belief.position }
+    }
+}
+
+/// A command that is not answered yet, with the repeats of it that arrived in the same batch.
+pub(super) struct Pending<M: Model> {
+    pub job: Box<Job<M>>,
+    pub repeats: Vec<oneshot::Sender<Result<Answer, CommandError>>>,
+    pub attempts: u32,
+}
+
+impl<M: Model> Pending<M> {
+    pub fn answer(self, answer: &Result<Answer, CommandError>) {
+        for caller in self.repeats.into_iter().chain([self.job.answer]) {
+            // A caller that has gone repeats under the same id if it wants to know.
+            let _ = caller.send(answer.clone());
+        }
+    }
+}
+
+type Queue<M> = BTreeMap<LogId, Vec<Pending<M>>>;
+
+/// The committer of one lane: drain → load → decide → append → reply, one statement in flight.
+pub struct Committer<M: Model, L: Lane> {
+    store: L,
+    limits: Limits,
+    entities: Entities<M>,
+    owned: HashMap<LogId, Owned>,
+    clock: HlcClock,
+    watchers: Arc<Watchers>,
+    snapshots: SnapshotSink,
+    /// The heads must be read before the next append: a statement's outcome is unknown.
+    unsure: bool,
+}
+
+impl<M: Model, L: Lane> Committer<M, L> {
+    pub fn new(store: L, limits: Limits, watchers: Arc<Watchers>, snapshots: SnapshotSink) -> Self {
+        let entities = Entities::new(limits.cached_entities);
+        Self { store, limits, entities, owned: HashMap::new(), clock: HlcClock::default(), watchers, snapshots, unsure: false }
+    }
+
+    /// Works until every sender of `queue` is gone and what it held is answered.
+    pub async fn run(mut self, mut queue: mpsc::Receiver<Work<M>>) {
+        while let Some(first) = queue.recv().await {
+            let mut commands: Queue<M> = BTreeMap::new();
+            let mut reads = Vec::new();
+            let (mut count, mut bytes) = (0, 0);
+            let mut next = Some(first);
+            while let Some(work) = next {
+                match work {
+                    Work::Command(job) => {
+                        (count, bytes) = (count + 1, bytes + job.request.body.len());
+                        commands.entry(job.log).or_default().push(Pending { job, repeats: Vec::new(), attempts: 0 });
+                    }
+                    Work::Read { log, streams, reply } => reads.push((log, streams, reply)),
+                    Work::Own { taken, outlet } => self.own(taken, outlet),
+                }
+                let full = count >= self.limits.batch_commands || bytes >= self.limits.batch_bytes;
+                next = if full { None } else { queue.try_recv().ok() };
+            }
+            gauge!("souk_command_queue_length").set(queue.len() as f64);
+            self.commit(commands).await;
+            for (log, streams, reply) in reads {
+                let _ = reply.send(self.read(log, &streams).await);
+            }
+        }
+    }
+
+    fn own(&mut self, taken: Taken, outlet: Outlet) {
+        self.entities.forget_log(taken.log);
+        self.owned.insert(taken.log, Owned { belief: taken.belief, written: taken.written, outlet });
+    }
+
+    fn disown(&mut self, log: LogId) {
+        self.entities.forget_log(log);
+        if self.owned.remove(&log).is_some() {
+            warn!(%log, "another replica took this log over");
+            counter!("souk_leases_lost_total").increment(1);
+        }
+    }
+
+    /// Brings every command of the queue to an answer.
+    async fn commit(&mut self, mut queue: Queue<M>) {
+        let mut lost_connections = 0;
+        while !queue.is_empty() {
+            if self.unsure && !self.refresh().await {
+                return answer_all(queue, &CommandError::Unavailable);
+            }
+            self.drop_foreign(&mut queue);
+            if let Err(error) = self.load(&mut queue).await {
+                warn!(%error, "loading entities failed");
+                return answer_all(queue, &CommandError::Unavailable);
+            }
+            let (batches, plans) = self.decide(&mut queue);
+            if batches.is_empty() {
+                continue;
+            }
+            match self.append(&batches, &plans).await {
+                Ok(outcomes) => {
+                    for ((batch, plan), outcome) in batches.into_iter().zip(plans).zip(outcomes) {
+                        self.settle(&mut queue, batch, plan, outcome);
+                    }
+                }
+                Err(StoreError::Data { sqlstate, message }) => {
+                    plans.into_iter().for_each(|plan| plan.give_back(&mut queue));
+                    return self.isolate(queue, &sqlstate, message).await;
+                }
+                Err(error) => {
+                    warn!(%error, "append failed; its outcome is asked for");
+                    plans.into_iter().for_each(|plan| plan.give_back(&mut queue));
+                    self.unsure = true;
+                    lost_connections += 1;
+                    if lost_connections > self.limits.attempts || !error.retryable() {
+                        return answer_all(queue, &CommandError::Unavailable);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Reads the heads again after an unknown outcome. What was believed of a head that moved is forgotten.
+    async fn refresh(&mut self) -> bool {
+        let logs: Vec<_> = self.owned.keys().copied().collect();
+        let heads = match self.store.heads(&logs).await {
+            Ok(heads) => heads,
+            Err(error) => {
+                warn!(%error, "heads cannot be read");
+                return false;
+            }
+        };
+        for (log, belief) in heads {
+            self.adopt_head(log, belief);
+        }
+        self.unsure = false;
+        true
+    }
+
+    fn adopt_head(&mut self, log: LogId, stored: Belief) {
+        let Some(owned) = self.owned.get_mut(&log) else { return };
+        if stored.epoch != owned.belief.epoch {
+            return self.disown(log);
+        }
+        if stored != owned.belief {
+            if stored.position > owned.belief.position {
+                owned.written = stored.epoch;
+            }
+            owned.belief = stored;
+            self.entities.forget_log(log);
+        }
+    }
+
+    fn drop_foreign(&self, queue: &mut Queue<M>) {
+        let foreign: Vec<_> = queue.keys().filter(|log| !self.owned.contains_key(log)).copied().collect();
+        for log in foreign {
+            for pending in queue.remove(&log).into_iter().flatten() {
+                pending.answer(&Err(CommandError::NotOwner(log)));
+            }
+        }
+    }
+
+    /// Loads the entities that the queue names and the cache lacks. A history that cannot be read fails its commands.
+    async fn load(&mut self, queue: &mut Queue<M>) -> Result<(), StoreError> {
+        let mut missing: Vec<(LogId, StreamId)> = Vec::new();
+        for (log, pending) in &*queue {
+            for stream in pending.iter().flat_map(|pending| &pending.job.streams) {
+                if self.entities.get(*log, stream).is_none() && !missing.iter().any(|(_, known)| known == stream) {
+                    missing.push((*log, stream.clone()));
+                }
+            }
+        }
+        let damaged = self.fetch(missing).await?;
+        for (stream, error) in damaged {
+            for pending in queue.values_mut() {
+                for hopeless in pending.extract_if(.., |pending| pending.job.streams.contains(&stream)) {
+                    hopeless.answer(&Err(error.clone()));
+                }
+            }
+        }
+        queue.retain(|_, pending| !pending.is_empty());
+        Ok(())
+    }
+
+    /// Loads streams into the cache; returns those whose history is damaged.
+    async fn fetch(&mut self, missing: Vec<(LogId, StreamId)>) -> Result<Vec<(StreamId, CommandError)>, StoreError> {
+        if missing.is_empty() {
+            return Ok(Vec::new());
+        }
+        let stored = match self.store.load(&missing, M::FOLD_VERSION).await {
+            // The first use of a connection that broke while idle.
+            Err(error) if error.retryable() => self.store.load(&missing, M::FOLD_VERSION).await?,
+            loaded => loaded?,
+        };
+        let mut damaged = Vec::new();
+        for ((log, stream), stored) in missing.into_iter().zip(stored) {
+            for event in &stored.events {
+                self.clock.observe(event.hlc);
+            }
+            match fold::<M>(&stream, stored) {
+                Ok(entity) => self.entities.put(log, stream, entity),
+                Err(error) => {
+                    error!(%error, "entity cannot be loaded");
+                    damaged.push((stream, error.into()));
+                }
+            }
+        }
+        Ok(damaged)
+    }
+
+    /// Decides the whole queue in order; what came of it is in the plans, the queue is empty but for its logs.
+    fn decide(&mut self, queue: &mut Queue<M>) -> (Vec<LogBatch>, Vec<Plan<M>>) {
+        let now = UnixMillis::now();
+        let (mut batches, mut plans) = (Vec::new(), Vec::new());
+        for (log, pending) in std::mem::take(queue) {
+            let owned = &self.owned[&log];
+            let (batch, plan) = Plan::of(log, owned, pending, &mut self.entities, &self.clock, now);
+            if !plan.is_empty() {
+                batches.push(batch);
+                plans.push(plan);
+            }
+        }
+        (batches, plans)
+    }
+
+    async fn append(&mut self, batches: &[LogBatch], plans: &[Plan<M>]) -> Result<Vec<BatchOutcome>, StoreError> {
+        let commands: usize = plans.iter().map(Plan::len).sum();
+        let span = replies::append_span(plans.iter().flat_map(Plan::spans), commands);
+        let started = Instant::now();
+        let outcomes = self.store.append(batches).instrument(span).await;
+        histogram!("souk_commit_seconds").record(started.elapsed());
+        histogram!("souk_commit_batch_commands").record(commands as f64);
+        outcomes
+    }
+
+    fn settle(&mut self, queue: &mut Queue<M>, batch: LogBatch, plan: Plan<M>, outcome: BatchOutcome) {
+        match outcome {
+            BatchOutcome::Done => self.done(batch, plan),
+            BatchOutcome::Refused { repeats, stale } => {
+                for (stream, _) in &stale {
+                    self.entities.forget(stream);
+                }
+                counter!("souk_conflicts_total").increment(stale.len() as u64);
+                self.again(queue, batch.log, plan, repeats, !stale.is_empty());
+            }
+            BatchOutcome::Fenced => {
+                counter!("souk_fenced_total").increment(1);
+                self.unsure = true;
+                self.again(queue, batch.log, plan, Vec::new(), true);
+            }
+        }
+    }
+
+    /// Everything of this log is durable: remember, publish, answer.
+    fn done(&mut self, batch: LogBatch, plan: Plan<M>) {
+        let owned = self.owned.get_mut(&batch.log).expect("only owned logs are decided on");
+        owned.belief.batch += 1;
+        if let Some(last) = batch.events.last() {
+            owned.belief.position = last.position;
+            owned.belief.hash = last.hash;
+            owned.written = last.epoch;
+        }
+        for event in &batch.events {
+            (owned.outlet)(event);
+        }
+        let (entities, planned) = plan.into_parts();
+        for (stream, entity, before) in entities {
+            if entity.version.0 / self.limits.snapshot_every > before.0 / self.limits.snapshot_every {
+                self.snapshot(batch.log, &stream, &entity, owned_position(&batch, &stream));
+            }
+            self.watchers.notify(&stream);
+            self.entities.put(batch.log, stream, entity);
+        }
+        for Planned { pending, answer, .. } in planned {
+            pending.answer(&answer);
+        }
+    }
+
+    fn snapshot(&self, log: LogId, stream: &StreamId, entity: &Entity<M::Entity>, position: Position) {
+        let state = M::encode_snapshot(&entity.state);
+        (self.snapshots)(log, stream.clone(), StoredSnapshot { version: entity.version, position, fold_version: M::FOLD_VERSION, state });
+    }
+
+    /// Puts the commands of a refused part back, but for those whose earlier reply is known.
+    fn again(&mut self, queue: &mut Queue<M>, log: LogId, plan: Plan<M>, repeats: Vec<(usize, StoredReply)>, conflict: bool) {
+        let mut known: HashMap<usize, StoredReply> = repeats.into_iter().collect();
+        let (_, planned) = plan.into_parts();
+        let mut left = Vec::new();
+        for Planned { mut pending, ledger, .. } in planned {
+            if let Some(stored) = ledger.and_then(|index| known.remove(&index)) {
+                let answer = replies::stored(log, &pending.job.request, &stored);
+                pending.answer(&answer);
+                continue;
+            }
+            pending.attempts += u32::from(conflict);
+            if pending.attempts >= self.limits.attempts {
+                let attempts = pending.attempts;
+                pending.answer(&Err(CommandError::Conflict { attempts }));
+            } else {
+                left.push(pending);
+            }
+        }
+        if !left.is_empty() {
+            queue.insert(log, left);
+        }
+    }
+
+    /// A statement was refused for its data: send log by log, then command by command, and fail only the culprit.
+    async fn isolate(&mut self, queue: Queue<M>, sqlstate: &str, message: String) {
+        let commands: usize = queue.values().map(Vec::len).sum();
+        // No child for this position or day: everybody's trouble, and mended by upkeep.
+        if sqlstate == "23514" {
+            error!(message, "a partition of the event table or the ledger is missing");
+            return answer_all(queue, &CommandError::Unavailable);
+        }
+        if commands == 1 {
+            warn!(sqlstate, message, "a command's data cannot be stored");
+            return answer_all(queue, &CommandError::Unstorable(sqlstate.to_owned()));
+        }
+        info!(sqlstate, commands, "data refused; looking for the culprit");
+        let single_log = queue.len() == 1;
+        for (log, pending) in queue {
+            let parts = if single_log { pending.into_iter().map(|one| vec![one]).collect() } else { vec![pending] };
+            for part in parts {
+                Box::pin(self.commit(BTreeMap::from([(log, part)]))).await;
+            }
+        }
+    }
+
+    async fn read(&mut self, log: LogId, streams: &[StreamId]) -> Result<Vec<(M::Entity, Version)>, CommandError> {
+        if !self.owned.contains_key(&log) {
+            return Err(CommandError::NotOwner(log));
+        }
+        let missing = streams.iter().filter(|stream| self.entities.get(log, stream).is_none()).map(|stream| (log, stream.clone())).collect();
+        let damaged = self.fetch(missing).await.map_err(|error| {
+            warn!(%error, "loading entities failed");
+            CommandError::Unavailable
+        })?;
+        if let Some((_, error)) = damaged.into_iter().next() {
+            return Err(error);
+        }
+        let found = streams.iter().map(|stream| self.entities.get(log, stream).map(|entity| (entity.state.clone(), entity.version)));
+        found.collect::<Option<_>>().ok_or(CommandError::Overloaded)
+    }
+}
+
+/// Position of the last event of a stream in a batch.
+fn owned_position(batch: &LogBatch, stream: &StreamId) -> Position {
+    batch.events.iter().rev().find(|event| event.stream == *stream).map_or(batch.belief.position, |event| event.position)
+}
+
+fn answer_all<M: Model>(queue: Queue<M>, error: &CommandError) {
+    for pending in queue.into_values().flatten() {
+        pending.answer(&Err(error.clone()));
+    }
+}
+
+/// How long a caller should wait before it repeats a command that met [`CommandError::Unavailable`].
+pub const RETRY_AFTER: Duration = Duration::from_millis(500);

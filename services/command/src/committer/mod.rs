@@ -1,0 +1,21 @@
+//! Drain → load → decide → append → reply, for entities it knows nothing about.
+//!
+//! # Layout
+//! - `model`: what it must be told of the entities ([`Model`])
+//! - `job`: a command on its way, and what may become of it
+//! - `lane`: the loop ([`Committer`])
+//! - `plan`: one log's commands decided in memory, before the append
+//! - `entities`: the entity cache; `replies`: the ledger's encoding; `watchers`: who waits for an entity
+
+mod entities;
+mod job;
+mod lane;
+mod model;
+mod plan;
+mod replies;
+mod watchers;
+
+pub use job::{Answer, CommandError, Job, Refusal, RefusalClass, Request};
+pub use lane::{Committer, Limits, Outlet, RETRY_AFTER, SnapshotSink, Work};
+pub use model::{DamagedHistory, Model};
+pub use watchers::Watchers;

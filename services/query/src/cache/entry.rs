@@ -1,0 +1,57 @@
+use bytes::Bytes;
+use souk_event_sourcing::{Epoch, Position, UnixMillis};
+use souk_read_store::RowRead;
+
+use super::{
+    freshness::{Mark, Provenance},
+    key::RowKey,
+};
+
+/// What the cache holds of a row: the row itself, or that there is none.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Entry {
+    pub row: Option<CachedRow>,
+    pub provenance: Provenance,
+}
+
+/// A row as it goes into a reply.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct CachedRow {
+    /// The encoded view message.
+    pub body: Bytes,
+    /// Position of the last event in it; of a row that came with the feed, that of the whole transaction.
+    pub position: Position,
+    /// Since when an event of this entity could not be applied.
+    pub stale_since: Option<UnixMillis>,
+    /// Position of that event: tokens at or past it cannot be served.
+    pub parked_at: Option<Position>,
+}
+
+/// What an entry costs beside key and body: moka's own nodes, the key, the `Arc` and the allocations.
+const OVERHEAD_BYTES: usize = 320;
+
+impl Entry {
+    /// From a snapshot of the store; `history` is the horizon's before the reading began.
+    pub fn read(read: RowRead, history: u64) -> Self {
+        let as_of = Mark { epoch: read.as_of.position.epoch, position: read.as_of.position.position };
+        let row = read.row.map(|row| CachedRow {
+            body: row.body,
+            position: row.position,
+            stale_since: row.stale_since,
+            parked_at: row.parked_at,
+        });
+        Self { row, provenance: Provenance { as_of, revision: read.as_of.revision, history } }
+    }
+
+    /// A row carried by the feed.
+    pub fn carried(body: Bytes, epoch: Epoch, position: Position, revision: u32, history: u64) -> Self {
+        let provenance = Provenance { as_of: Mark { epoch, position }, revision, history };
+        Self { row: Some(CachedRow { body, position, stale_since: None, parked_at: None }), provenance }
+    }
+
+    /// Bytes it takes in the cache.
+    pub fn weight(&self, key: &RowKey) -> u32 {
+        let bytes = OVERHEAD_BYTES + key.key.len() + self.row.as_ref().map_or(0, |row| row.body.len());
+        u32::try_from(bytes).unwrap_or(u32::MAX)
+    }
+}
