@@ -1,1 +1,38 @@
+//! Real Postgres and NATS, and the services over them, for development and tests. Nothing in here is deployed.
+//!
+//! Everything started here ends with the process that started it, even if that is killed: the kernel is asked for it on Linux, and the next
+//! start ends what is recorded as left over.
+//!
+//! # Layout
+//!
+//! - `stack`: Postgres, NATS and services together, with the settings file; what `souk up` and the tests start
+//! - `service`: one service as a process of its own, killed, restarted, waited for
+//! - `postgres`, over `cluster` (the data folder: initdb, crash clean-up); `nats`
+//! - `run_file`: `.souk/run.json`, by which commands find the running system
+//! - `installation`: what a data folder fixes for ever (partitions, shards, token key)
+//! - `folder`: locks and temporary folders; `account`: whom Postgres runs as under root, and where that user can reach its data
+//! - `child`, `identity`: processes that end with this one, told apart from later ones with the same pid; `ports`; `tools`: the programs
 
+mod account;
+mod child;
+mod cluster;
+mod folder;
+mod identity;
+mod installation;
+mod nats;
+mod ports;
+mod postgres;
+mod run_file;
+mod service;
+mod stack;
+mod tools;
+
+pub use folder::{FolderLock, TemporaryFolder};
+pub use identity::ProcessIdentity;
+pub use nats::{MAX_PAYLOAD, Nats, NatsOptions};
+pub use ports::{Port, free_port, is_free};
+pub use postgres::{Postgres, PostgresOptions};
+pub use run_file::{Addresses, DatabaseUrl, RunFile, Server};
+pub use service::{Service, ServiceProcess, readiness};
+pub use stack::{Stack, StackOptions, StackPorts};
+pub use tools::souk_folder;

@@ -48,7 +48,7 @@ impl PostgresTools {
             }
             seen.push(format!("{major} in {}", bin.display()));
             let fits = major >= POSTGRES_AT_LEAST && data_version.is_none_or(|version| version == major);
-            if fits && let Some(bin) = within_reach(&bin, major, account)? {
+            if fits && let Some(bin) = within_reach(&bin, account)? {
                 return Ok(Self { bin, major });
             }
         }
@@ -123,17 +123,21 @@ fn folders(downloaded: PathBuf, packaged: &[PathBuf]) -> Vec<PathBuf> {
     folders
 }
 
-/// The folder with its links resolved, because Postgres looks for its libraries beside its programs; copied if the account cannot reach it.
-fn within_reach(bin: &Path, major: u32, account: Option<&Account>) -> Result<Option<PathBuf>> {
-    let bin = fs::canonicalize(bin.join("postgres"))?.parent().context("a program lies in a folder")?.to_owned();
+/// The folder with its links resolved, because Postgres looks for its libraries beside its programs; a copy of it if the account cannot
+/// reach a downloaded one; `None` if it cannot reach one of the machine's.
+fn within_reach(bin: &Path, account: Option<&Account>) -> Result<Option<PathBuf>> {
+    let program = fs::canonicalize(bin.join("postgres")).with_context(|| format!("cannot resolve {}", bin.display()))?;
+    let bin = program.parent().context("a program lies in a folder")?.to_owned();
     let Some(account) = account.filter(|account| !account.reaches(&bin)) else { return Ok(Some(bin)) };
-    let downloaded = fs::canonicalize(souk_folder().join("tools/postgres")).ok();
-    let Some((root, inner)) = downloaded.as_ref().and_then(|root| Some((root.parent()?, bin.strip_prefix(root).ok()?))) else {
+    let tools = fs::canonicalize(souk_folder().join("tools")).unwrap_or_default();
+    let Ok(inner) = bin.strip_prefix(&tools) else {
         tracing::debug!(bin = %bin.display(), user = account.name, "passed over a Postgres the user cannot reach");
         return Ok(None);
     };
-    let _ = (root, inner, major);
-    Ok(None)
+    let mut inner = inner.components();
+    let download = inner.next().context("a downloaded program lies in a folder of its own")?;
+    let copy = copy_within_reach(&tools.join(download), &download.as_os_str().to_string_lossy())?;
+    Ok(Some(copy.join(inner.as_path())))
 }
 
 /// Major and minor number out of what `program --version` prints; `None` if it cannot be run.
@@ -150,4 +154,17 @@ fn parse_version(text: &str) -> Option<(u32, u32)> {
         let mut numbers = word.trim_start_matches('v').split('.').map(|part| part.trim_end_matches(|c: char| !c.is_ascii_digit()).parse());
         Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_read_from_what_the_programs_print() {
+        assert_eq!(parse_version("postgres (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)\n"), Some((15, 18)));
+        assert_eq!(parse_version("nats-server: v2.15.1\n"), Some((2, 15)));
+        assert_eq!(parse_version("nats-server: v2.12.0-RC.1\n"), Some((2, 12)));
+        assert_eq!(parse_version("command not found"), None);
+    }
 }

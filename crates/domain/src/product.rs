@@ -14,10 +14,15 @@ pub struct Product;
 /// What happened to a product.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
-    ProductCreated { details: Details, price: Option<Money> },
+    ProductCreated {
+        details: Details,
+        price: Option<Money>,
+    },
     /// Only what changed.
     ProductDetailsChanged(Changes),
-    PriceSet { price: Money },
+    PriceSet {
+        price: Money,
+    },
     ProductPublished,
     ProductDiscontinued,
 }

@@ -6,7 +6,9 @@ use crate::{Money, OrderStatus, ProductId};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Rejection {
     /// No such product. `products` names them when a command is about several.
-    ProductNotFound { products: Vec<ProductId> },
+    ProductNotFound {
+        products: Vec<ProductId>,
+    },
     ProductAlreadyExists,
     /// Publishing needs a title, and a title that was set cannot be cleared.
     TitleRequired,
@@ -16,42 +18,67 @@ pub enum Rejection {
 
     /// The stock of a product that is not published reserves nothing.
     NotForSale,
-    InsufficientStock { available: i64 },
+    InsufficientStock {
+        available: i64,
+    },
     /// The reservation came after its own `valid_until`.
     ReservationExpired,
     /// A release overtook the reservation.
     ReservationReleased,
     /// Held for the same order already, with another quantity.
-    ReservationDiffers { held: i64 },
+    ReservationDiffers {
+        held: i64,
+    },
     ReservationNotFound,
-    BelowReserved { on_hand: i64, reserved: i64 },
+    BelowReserved {
+        on_hand: i64,
+        reserved: i64,
+    },
     /// A figure of the stock would leave 64 bits.
     StockOutOfRange,
 
     CartEmpty,
     CartFull,
     /// A line would exceed 999 units.
-    QuantityLimit { in_cart: i64 },
+    QuantityLimit {
+        in_cart: i64,
+    },
     ItemNotInCart,
 
     OrderNotFound,
     OrderAlreadyExists,
-    ProductNotForSale { products: Vec<ProductId> },
+    ProductNotForSale {
+        products: Vec<ProductId>,
+    },
     CurrencyMismatch,
     TotalOutOfRange,
     /// The prices add up to another total than the caller expects.
-    TotalChanged { total: Money },
+    TotalChanged {
+        total: Money,
+    },
     /// The cart changed between the look-up of its products and the decision: look up again.
-    LookUpIncomplete { products: Vec<ProductId> },
+    LookUpIncomplete {
+        products: Vec<ProductId>,
+    },
     /// Stock is still being reserved.
-    NotAwaitingPayment { status: OrderStatus },
+    NotAwaitingPayment {
+        status: OrderStatus,
+    },
     AlreadyPaid,
-    PaymentMismatch { total: Money },
+    PaymentMismatch {
+        total: Money,
+    },
     TooManyPayments,
-    NotCancellable { status: OrderStatus },
-    NotPaid { status: OrderStatus },
+    NotCancellable {
+        status: OrderStatus,
+    },
+    NotPaid {
+        status: OrderStatus,
+    },
     AlreadyShipped,
-    NotShipped { status: OrderStatus },
+    NotShipped {
+        status: OrderStatus,
+    },
 }
 
 /// Kinds of rejection, as far as callers act differently on them.
@@ -168,7 +195,10 @@ impl Rejection {
             Self::TotalChanged { total } | Self::PaymentMismatch { total } => {
                 vec![("total_minor_units", total.minor.to_string()), ("total_currency", total.currency.to_string())]
             }
-            Self::NotAwaitingPayment { status } | Self::NotCancellable { status } | Self::NotPaid { status } | Self::NotShipped { status } => {
+            Self::NotAwaitingPayment { status }
+            | Self::NotCancellable { status }
+            | Self::NotPaid { status }
+            | Self::NotShipped { status } => {
                 vec![("state", status.to_string())]
             }
             _ => vec![],

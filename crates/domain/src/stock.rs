@@ -18,14 +18,32 @@ pub enum Event {
     StockOpened,
     SaleOpened,
     SaleClosed,
-    StockReceived { quantity: Receipt },
-    StockAdjusted { delta: Correction, note: Note },
+    StockReceived {
+        quantity: Receipt,
+    },
+    StockAdjusted {
+        delta: Correction,
+        note: Note,
+    },
     StockReserved(Reserved),
     /// Without a quantity it came before its reservation: a tombstone until `valid_until`.
-    ReservationReleased { reservation: ReservationId, quantity: Option<Quantity>, valid_until: UnixMillis, decided: UnixMillis },
+    ReservationReleased {
+        reservation: ReservationId,
+        quantity: Option<Quantity>,
+        valid_until: UnixMillis,
+        decided: UnixMillis,
+    },
     /// The units left the house.
-    ReservationCommitted { reservation: ReservationId, quantity: Quantity, decided: UnixMillis },
-    ReservationExpired { reservation: ReservationId, quantity: Quantity, decided: UnixMillis },
+    ReservationCommitted {
+        reservation: ReservationId,
+        quantity: Quantity,
+        decided: UnixMillis,
+    },
+    ReservationExpired {
+        reservation: ReservationId,
+        quantity: Quantity,
+        decided: UnixMillis,
+    },
 }
 
 /// Units held from now on.
@@ -190,12 +208,30 @@ pub enum Command {
     OpenSale,
     CloseSale,
     Receive(Receipt),
-    Adjust { delta: Correction, note: Note },
-    Reserve { reservation: ReservationId, hold: Hold, now: UnixMillis },
-    Release { reservation: ReservationId, valid_until: UnixMillis, now: UnixMillis },
-    Commit { reservation: ReservationId, now: UnixMillis },
+    Adjust {
+        delta: Correction,
+        note: Note,
+    },
+    Reserve {
+        reservation: ReservationId,
+        hold: Hold,
+        now: UnixMillis,
+    },
+    Release {
+        reservation: ReservationId,
+        valid_until: UnixMillis,
+        now: UnixMillis,
+    },
+    Commit {
+        reservation: ReservationId,
+        now: UnixMillis,
+    },
     /// `needed`: an open order still counts on the units.
-    Expire { reservation: ReservationId, needed: bool, now: UnixMillis },
+    Expire {
+        reservation: ReservationId,
+        needed: bool,
+        now: UnixMillis,
+    },
 }
 
 impl Decider for Stock {
@@ -327,5 +363,4 @@ fn expire(state: &State, reservation: &ReservationId, needed: bool, now: UnixMil
 }
 
 #[cfg(test)]
-#[path = "stock_tests.rs"]
 mod tests;

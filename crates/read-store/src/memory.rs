@@ -6,11 +6,14 @@ use std::{
 use async_trait::async_trait;
 use souk_event_sourcing::{Epoch, LogHash, LogId, Position, UnixMillis};
 
-use crate::{Advance, Batch, Checkpoint, Fence, Page, ReadStoreError, Row, RowKey, Table, ViewStore, Written};
+use crate::{Advance, Batch, Checkpoint, Fence, Kind, Page, ReadStoreError, Row, RowKey, Table, Value, ViewStore, Written};
 
 /// [`ViewStore`] in memory, for tests of what is built on it.
 #[derive(Debug)]
-pub struct MemoryViews(Mutex<Tables>);
+pub struct MemoryViews {
+    tables: &'static [&'static Table],
+    state: Mutex<Tables>,
+}
 
 #[derive(Debug, Default)]
 struct Tables {
@@ -19,19 +22,32 @@ struct Tables {
 }
 
 impl MemoryViews {
-    /// An empty store in which `logs` are placed.
-    pub fn new(logs: impl IntoIterator<Item = LogId>) -> Self {
+    /// An empty store of `tables` in which `logs` are placed.
+    pub fn new(logs: impl IntoIterator<Item = LogId>, tables: &'static [&'static Table]) -> Self {
         let checkpoints = logs.into_iter().map(|log| (log, start(log, Fence(0), UnixMillis(0)))).collect();
-        Self(Mutex::new(Tables { checkpoints, rows: BTreeMap::new() }))
+        Self { tables, state: Mutex::new(Tables { checkpoints, rows: BTreeMap::new() }) }
     }
 
     fn lock(&self) -> MutexGuard<'_, Tables> {
-        self.0.lock().expect("no code panics while it holds this lock")
+        self.state.lock().expect("no code panics while it holds this lock")
     }
 }
 
 fn start(log: LogId, fence: Fence, written: UnixMillis) -> Checkpoint {
     Checkpoint { log, fence, epoch: Epoch(0), position: Position(0), hash: LogHash::EMPTY, revision: 0, written }
+}
+
+/// The row as it is after writing `row` over `before`.
+fn merge(table: &Table, before: Option<&Row>, row: &Row) -> Row {
+    let mut merged = row.clone();
+    for (index, column) in table.value_columns().enumerate() {
+        if let (Kind::Sum, Some(Value::Int(sum)), Value::Int(more)) =
+            (column.kind, before.map(|before| &before.values[index]), &row.values[index])
+        {
+            merged.values[index] = Value::Int(sum.saturating_add(*more));
+        }
+    }
+    merged
 }
 
 #[async_trait]
@@ -71,11 +87,15 @@ impl ViewStore for MemoryViews {
             }
         }
         let won = |log: LogId| !lost.contains(&log) && batch.advances.iter().any(|advance| advance.log == log);
-        for (name, rows) in &batch.rows {
-            let stored = tables.rows.entry(name).or_default();
-            for row in rows.iter().filter(|row| won(row.key.log)) {
-                if stored.get(&row.key).is_none_or(|before| before.position < row.position) {
-                    stored.insert(row.key.clone(), row.clone());
+        for table in self.tables {
+            let stored = tables.rows.entry(table.name).or_default();
+            for row in batch.rows.get(table.name).into_iter().flatten().filter(|row| won(row.key.log)) {
+                match stored.get(&row.key) {
+                    Some(before) if before.position >= row.position => {}
+                    before => {
+                        let merged = merge(table, before, row);
+                        stored.insert(row.key.clone(), merged);
+                    }
                 }
             }
         }

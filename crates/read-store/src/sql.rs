@@ -14,7 +14,7 @@ impl Column {
     /// flatten an array of arrays.
     fn array(self) -> &'static str {
         match self.kind {
-            Kind::Small | Kind::Int | Kind::Big => "bigint[]",
+            Kind::Small | Kind::Int | Kind::Big | Kind::Sum => "bigint[]",
             Kind::Text | Kind::Texts => "text[]",
             Kind::Bytes => "bytea[]",
             Kind::WrittenMs => unreachable!("not bound"),
@@ -26,7 +26,7 @@ impl Column {
             Kind::Small => "::smallint",
             Kind::Int => "::int",
             Kind::Texts => "::text[]",
-            Kind::Big | Kind::Text | Kind::Bytes | Kind::WrittenMs => "",
+            Kind::Big | Kind::Sum | Kind::Text | Kind::Bytes | Kind::WrittenMs => "",
         }
     }
 }
@@ -89,7 +89,11 @@ fn upsert(table: &Table, next: &mut usize) -> String {
         .into_iter()
         .chain(table.value_columns())
         .chain(written.clone())
-        .map(|column| format!("{0} = excluded.{0}", column.name))
+        .map(|column| match column.kind {
+            // Saturates like the fold: an overflow would fail the transaction of every log.
+            Kind::Sum => format!("{0} = least(t.{0}::numeric + excluded.{0}, {1})::bigint", column.name, i64::MAX),
+            _ => format!("{0} = excluded.{0}", column.name),
+        })
         .collect();
     format!(
         "insert into {name} as t (region, partition, {columns}) select i.region, i.partition, {values} from {input} \
@@ -191,7 +195,7 @@ pub(crate) fn bind_rows<'q>(query: Prepared<'q>, table: &Table, rows: &[Row]) ->
 
 fn bind_column<'q, 'v>(query: Prepared<'q>, column: Column, values: impl Iterator<Item = &'v Value>) -> Prepared<'q> {
     match column.kind {
-        Kind::Small | Kind::Int | Kind::Big => query.bind(values.map(Value::as_int).collect::<Vec<_>>()),
+        Kind::Small | Kind::Int | Kind::Big | Kind::Sum => query.bind(values.map(Value::as_int).collect::<Vec<_>>()),
         Kind::Text => query.bind(values.map(|value| value.as_text().map(str::to_owned)).collect::<Vec<_>>()),
         Kind::Bytes => query.bind(values.map(|value| value.as_bytes().map(|bytes| bytes.to_vec())).collect::<Vec<_>>()),
         Kind::Texts => query.bind(values.map(array_literal).collect::<Vec<_>>()),
@@ -241,7 +245,7 @@ fn decode_value(kind: Kind, row: &PgRow, index: usize) -> Result<Value, sqlx::Er
     let value = match kind {
         Kind::Small => row.try_get::<Option<i16>, _>(index)?.map(|number| Value::Int(number.into())),
         Kind::Int => row.try_get::<Option<i32>, _>(index)?.map(|number| Value::Int(number.into())),
-        Kind::Big | Kind::WrittenMs => row.try_get::<Option<i64>, _>(index)?.map(Value::Int),
+        Kind::Big | Kind::Sum | Kind::WrittenMs => row.try_get::<Option<i64>, _>(index)?.map(Value::Int),
         Kind::Text => row.try_get::<Option<String>, _>(index)?.map(Value::Text),
         Kind::Bytes => row.try_get::<Option<Vec<u8>>, _>(index)?.map(|bytes| Value::Bytes(bytes.into())),
         Kind::Texts => row.try_get::<Option<Vec<String>>, _>(index)?.map(Value::Texts),

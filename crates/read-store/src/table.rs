@@ -28,6 +28,9 @@ pub enum Kind {
     Int,
     /// bigint
     Big,
+    /// bigint that adds up, never negative: a written row carries what its batch adds. Exact, because a batch is written once and only by
+    /// whoever moves the checkpoint.
+    Sum,
     /// text collate "C"
     Text,
     /// bytea

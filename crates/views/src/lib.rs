@@ -31,17 +31,47 @@
 //!
 //! # Layout
 //! - `tables`, `migration`, `entity`: the tables as written, as created, as SeaORM reads them
+//! - `product`, `availability`, `cart`, `order`: one view each: its events and how they change a row
+//! - `timeline`, `sales`: rows that come of an order's events besides the order itself
+//! - `entity_view`: what the views of one entity share
+//! - `payload`: decoding of events, [`Poison`]
+//! - `rows`: rows in memory that events are folded into; `generations`: what bounds them
+//! - `folder`: [`Folder`], batches over a store, as the projector runs them
+//! - `reference`: [`fold_reference`], a whole log from nothing, as audit compares
 //! - `day`: [`Day`], a day in UTC
 //! - `read`: queries over the tables
 
+mod availability;
+mod cart;
 mod day;
 pub mod entity;
+mod entity_view;
+mod folder;
+mod generations;
 mod migration;
+mod order;
+mod payload;
+mod product;
 pub mod read;
+mod reference;
+mod rows;
+mod sales;
 mod tables;
+mod timeline;
 
 pub use day::{Day, InvalidDay};
+pub use folder::Folder;
 pub use migration::ViewsMigrator;
+pub use payload::{Poison, PoisonReason};
+pub use reference::{Reference, comparable, fold_reference};
 pub use tables::{
     AVAILABILITY, AVAILABILITY_VIEW, CART, CART_VIEW, ORDER, ORDER_TIMELINE, ORDER_VIEW, PRODUCT, PRODUCT_VIEW, SALES_DAY, TABLES,
 };
+
+/// Revisions of all projections as one number. Each only grows, hence so does their sum, and no two sets of revisions that
+/// were ever released share one.
+pub fn revision() -> u32 {
+    use entity_view::EntityView;
+    use souk_proto::{cart::v1::Cart, catalog::v1::Product, orders::v1::Order, stock::v1::Availability};
+    [Product::REVISION, Availability::REVISION, Cart::REVISION, Order::REVISION, timeline::REVISION, sales::REVISION].iter().sum()
+}

@@ -4,7 +4,7 @@ use std::sync::LazyLock;
 
 use souk_read_store::{
     Column,
-    Kind::{Big, Bytes, Int, Small, Text, Texts, WrittenMs},
+    Kind::{Big, Bytes, Int, Small, Sum, Text, Texts, WrittenMs},
     PointView, Table,
 };
 
@@ -63,7 +63,7 @@ pub static ORDER_TIMELINE: Table =
 pub static SALES_DAY: Table = Table {
     name: "sales_day",
     key: &[Column::new("day", Int), Column::new("product_id", Text), Column::new("currency", Text)],
-    columns: &[Column::new("units", Big), Column::new("revenue", Big)],
+    columns: &[Column::new("units", Sum), Column::new("revenue", Sum)],
 };
 
 /// All view tables, in the order they are written.

@@ -1,1 +1,2 @@
-
+//! The query service.
+mod cache;

@@ -53,7 +53,7 @@ pub struct Answer {
     pub at: LogPosition,
 }
 
-/// A rule refused on the state of the entities; remembered like a reply.
+/// A rule refused on the state of the entities; remembered like a reply, but for conflicts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
     pub class: RefusalClass,
@@ -62,11 +62,21 @@ pub struct Refusal {
     pub metadata: BTreeMap<String, String>,
 }
 
+impl Refusal {
+    /// Whether the facts that came with the command must be gathered again.
+    pub fn is_conflict(&self) -> bool {
+        self.class == RefusalClass::Conflict
+    }
+}
+
+/// Kinds of refusal, as far as they are answered and remembered differently.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RefusalClass {
     NotFound,
     AlreadyExists,
     Rule,
+    /// The facts that came with the command do not fit any more; not remembered.
+    Conflict,
 }
 
 /// Why a command was not carried out.

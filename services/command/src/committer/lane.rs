@@ -20,6 +20,8 @@ use super::{
 
 /// Where committed events go next; must not block.
 pub type Outlet = Box<dyn Fn(&Arc<RecordedEvent>) + Send>;
+/// Told of a log that another replica took over; must not block.
+pub type LostLog = Box<dyn Fn(LogId) + Send>;
 /// Takes snapshots to be kept; must not block.
 pub type SnapshotSink = Box<dyn Fn(LogId, StreamId, StoredSnapshot) + Send>;
 
@@ -27,9 +29,15 @@ pub type SnapshotSink = Box<dyn Fn(LogId, StreamId, StoredSnapshot) + Send>;
 pub enum Work<M: Model> {
     Command(Box<Job<M>>),
     /// The entities as of now, for look-ups and for callers who wait for an outcome.
-    Read { log: LogId, streams: Vec<StreamId>, reply: oneshot::Sender<Result<Vec<(M::Entity, Version)>, CommandError>> },
+    Read { log: LogId, streams: Vec<StreamId>, reply: oneshot::Sender<Result<Seen<M>, CommandError>> },
     /// A log was taken over: commands on it are welcome from now on.
     Own { taken: Taken, outlet: Outlet },
+}
+
+/// Entities as they were when their log ended at `head`.
+pub struct Seen<M: Model> {
+    pub head: LogPosition,
+    pub entities: Vec<(M::Entity, Version)>,
 }
 
 /// Bounds of one committer.
@@ -85,14 +93,15 @@ pub struct Committer<M: Model, L: Lane> {
     clock: HlcClock,
     watchers: Arc<Watchers>,
     snapshots: SnapshotSink,
+    lost: LostLog,
     /// The heads must be read before the next append: a statement's outcome is unknown.
     unsure: bool,
 }
 
 impl<M: Model, L: Lane> Committer<M, L> {
-    pub fn new(store: L, limits: Limits, watchers: Arc<Watchers>, snapshots: SnapshotSink) -> Self {
+    pub fn new(store: L, limits: Limits, watchers: Arc<Watchers>, snapshots: SnapshotSink, lost: LostLog) -> Self {
         let entities = Entities::new(limits.cached_entities);
-        Self { store, limits, entities, owned: HashMap::new(), clock: HlcClock::default(), watchers, snapshots, unsure: false }
+        Self { store, limits, entities, owned: HashMap::new(), clock: HlcClock::default(), watchers, snapshots, lost, unsure: false }
     }
 
     /// Works until every sender of `queue` is gone and what it held is answered.
@@ -132,6 +141,7 @@ impl<M: Model, L: Lane> Committer<M, L> {
         if self.owned.remove(&log).is_some() {
             warn!(%log, "another replica took this log over");
             counter!("souk_leases_lost_total").increment(1);
+            (self.lost)(log);
         }
     }
 
@@ -381,10 +391,8 @@ impl<M: Model, L: Lane> Committer<M, L> {
         }
     }
 
-    async fn read(&mut self, log: LogId, streams: &[StreamId]) -> Result<Vec<(M::Entity, Version)>, CommandError> {
-        if !self.owned.contains_key(&log) {
-            return Err(CommandError::NotOwner(log));
-        }
+    async fn read(&mut self, log: LogId, streams: &[StreamId]) -> Result<Seen<M>, CommandError> {
+        let head = self.owned.get(&log).ok_or(CommandError::NotOwner(log))?.head(log);
         let missing = streams.iter().filter(|stream| self.entities.get(log, stream).is_none()).map(|stream| (log, stream.clone())).collect();
         let damaged = self.fetch(missing).await.map_err(|error| {
             warn!(%error, "loading entities failed");
@@ -394,7 +402,8 @@ impl<M: Model, L: Lane> Committer<M, L> {
             return Err(error);
         }
         let found = streams.iter().map(|stream| self.entities.get(log, stream).map(|entity| (entity.state.clone(), entity.version)));
-        found.collect::<Option<_>>().ok_or(CommandError::Overloaded)
+        let entities = found.collect::<Option<_>>().ok_or(CommandError::Overloaded)?;
+        Ok(Seen { head, entities })
     }
 }
 

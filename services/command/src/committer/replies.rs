@@ -24,6 +24,7 @@ pub(super) fn remembered(error: &CommandError) -> Option<Bytes> {
         RefusalClass::NotFound => Code::NotFound,
         RefusalClass::AlreadyExists => Code::AlreadyExists,
         RefusalClass::Rule => Code::FailedPrecondition,
+        RefusalClass::Conflict => return None,
     };
     let refused = wire::Refused {
         code: code as i32,

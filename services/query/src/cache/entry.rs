@@ -1,5 +1,6 @@
 use bytes::Bytes;
 use souk_event_sourcing::{Epoch, Position, UnixMillis};
+use souk_proto::log::v1::ChangeFeed;
 use souk_read_store::RowRead;
 
 use super::{
@@ -12,6 +13,8 @@ use super::{
 pub(crate) struct Entry {
     pub row: Option<CachedRow>,
     pub provenance: Provenance,
+    /// When the checkpoint of that snapshot was written.
+    pub written: UnixMillis,
 }
 
 /// A row as it goes into a reply.
@@ -40,13 +43,15 @@ impl Entry {
             stale_since: row.stale_since,
             parked_at: row.parked_at,
         });
-        Self { row, provenance: Provenance { as_of, revision: read.as_of.revision, history } }
+        Self { row, provenance: Provenance { as_of, revision: read.as_of.revision, history }, written: read.as_of.written }
     }
 
-    /// A row carried by the feed.
-    pub fn carried(body: Bytes, epoch: Epoch, position: Position, revision: u32, history: u64) -> Self {
-        let provenance = Provenance { as_of: Mark { epoch, position }, revision, history };
-        Self { row: Some(CachedRow { body, position, stale_since: None, parked_at: None }), provenance }
+    /// A row carried by a message of the feed, taken in under `history`.
+    pub fn carried(body: Bytes, message: &ChangeFeed, history: u64) -> Self {
+        let as_of = Mark { epoch: Epoch(message.epoch), position: Position(message.position) };
+        let row = CachedRow { body, position: as_of.position, stale_since: None, parked_at: None };
+        let provenance = Provenance { as_of, revision: message.revision, history };
+        Self { row: Some(row), provenance, written: UnixMillis(message.time_ms) }
     }
 
     /// Bytes it takes in the cache.

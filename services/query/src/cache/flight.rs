@@ -1,5 +1,5 @@
 use std::{
-    collections::{HashMap, hash_map},
+    collections::HashMap,
     hash::Hash,
     sync::{
         Arc, Mutex, PoisonError,
@@ -38,7 +38,7 @@ pub(crate) enum Boarding<T, H> {
 #[error("the load was broken off")]
 pub(crate) struct Crashed;
 
-impl<K: Hash + Eq + Clone + Send + 'static, T: Clone + Send + 'static> Flights<K, T> {
+impl<K: Hash + Eq + Clone + Send + 'static, T: Clone + Send + Sync + 'static> Flights<K, T> {
     pub fn new() -> Self {
         Self(Arc::new(Inner { under_way: Mutex::default(), clock: AtomicU64::new(1) }))
     }
@@ -55,26 +55,24 @@ impl<K: Hash + Eq + Clone + Send + 'static, T: Clone + Send + 'static> Flights<K
         F: Future<Output = T> + Send + 'static,
     {
         let mut under_way = self.0.under_way.lock().unwrap_or_else(PoisonError::into_inner);
-        match under_way.entry(key.clone()) {
-            hash_map::Entry::Occupied(flight) => Boarding::Flight(flight.get().clone()),
-            hash_map::Entry::Vacant(place) => {
-                if let Some(found) = find() {
-                    return Boarding::Found(found);
-                }
-                let (land, landing) = oneshot::channel();
-                let began = self.0.clock.fetch_add(1, Ordering::SeqCst) + 1;
-                let flight = place.insert(Flight { began, landing: landing.shared() }).clone();
-                let under_way = UnderWay { inner: self.0.clone(), key: key.clone() };
-                let load = load();
-                tokio::spawn(async move {
-                    let result = load.await;
-                    // Whoever comes now begins anew.
-                    drop(under_way);
-                    let _ = land.send(result);
-                });
-                Boarding::Flight(flight)
-            }
+        if let Some(flight) = under_way.get(key) {
+            return Boarding::Flight(flight.clone());
         }
+        if let Some(found) = find() {
+            return Boarding::Found(found);
+        }
+        let (land, landing) = oneshot::channel();
+        let began = self.0.clock.fetch_add(1, Ordering::SeqCst) + 1;
+        let flight = Flight { began, landing: landing.shared() };
+        under_way.insert(key.clone(), flight.clone());
+        let (place, load) = (UnderWay { inner: self.0.clone(), key: key.clone() }, load());
+        tokio::spawn(async move {
+            let result = load.await;
+            // Whoever comes now begins anew.
+            drop(place);
+            let _ = land.send(result);
+        });
+        Boarding::Flight(flight)
     }
 }
 

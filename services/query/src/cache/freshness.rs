@@ -179,7 +179,7 @@ impl Horizon {
 
     /// Whether positions of the row and of the horizon mean the same, and no change after the row may have been missed.
     fn comparable(&self, row: Provenance) -> bool {
-        row.history == self.history && row.revision == self.revision && row.as_of >= self.floor
+        row.revision == self.revision && row.as_of >= self.floor
     }
 
     /// Changes are named since the last jump only, and a new epoch is a jump.
@@ -217,5 +217,139 @@ impl Changed {
 }
 
 #[cfg(test)]
-#[path = "freshness_tests.rs"]
-mod tests;
+mod tests {
+    use super::*;
+
+    const REVISION: u32 = 7;
+
+    fn mark(epoch: u64, position: u64) -> Mark {
+        Mark { epoch: Epoch(epoch), position: Position(position) }
+    }
+
+    fn advance(epoch: u64, from: u64, to: u64) -> Advance {
+        Advance { epoch: Epoch(epoch), from: Position(from), to: Position(to), revision: REVISION }
+    }
+
+    fn row(as_of: Mark, history: u64) -> Provenance {
+        Provenance { as_of, revision: REVISION, history }
+    }
+
+    /// A horizon that heard of `epoch`, `position` at `now`.
+    fn at(epoch: u64, position: u64, now: Instant) -> Horizon {
+        let mut horizon = Horizon::default();
+        assert_eq!(horizon.hear(advance(epoch, position, position), now, UnixMillis(0)), Step::Jumped);
+        horizon
+    }
+
+    #[test]
+    fn a_hole_in_the_feed_raises_the_floor() {
+        let now = Instant::now();
+        let mut horizon = at(2, 100, now);
+        assert_eq!(horizon.hear(advance(2, 100, 101), now, UnixMillis(0)), Step::Continued);
+        assert!(horizon.serves(row(mark(2, 100), 0), None, now));
+        assert_eq!(horizon.hear(advance(2, 103, 104), now, UnixMillis(0)), Step::Jumped);
+        assert!(!horizon.serves(row(mark(2, 103), 0), None, now));
+        assert!(horizon.serves(row(mark(2, 104), 0), None, now));
+        assert!(!horizon.admits(row(mark(2, 103), 0), Position(0)));
+    }
+
+    #[test]
+    fn the_loss_of_the_last_message_is_seen_at_the_next_announcement() {
+        let now = Instant::now();
+        let mut horizon = at(2, 100, now);
+        assert_eq!(horizon.hear(advance(2, 100, 100), now, UnixMillis(0)), Step::Repeated);
+        assert_eq!(horizon.hear(advance(2, 101, 101), now, UnixMillis(0)), Step::Jumped);
+        assert_eq!(horizon.floor, mark(2, 101));
+    }
+
+    #[test]
+    fn a_cold_row_stays_served_after_the_floor_has_passed_its_own_position() {
+        let now = Instant::now();
+        let mut horizon = at(2, 100, now);
+        horizon.hear(advance(2, 150, 151), now, UnixMillis(0));
+        // Changed last at position 3, read as of 151.
+        assert!(horizon.admits(row(mark(2, 151), 0), Position(0)));
+        assert!(horizon.serves(row(mark(2, 151), 0), None, now));
+    }
+
+    #[test]
+    fn a_load_from_before_a_named_change_is_not_kept() {
+        let now = Instant::now();
+        let mut horizon = at(2, 100, now);
+        horizon.hear(advance(2, 100, 101), now, UnixMillis(0));
+        assert!(!horizon.admits(row(mark(2, 100), 0), Position(101)));
+        assert!(horizon.admits(row(mark(2, 101), 0), Position(101)));
+        assert!(horizon.admits(row(mark(2, 100), 0), Position(0)), "another bucket changed");
+    }
+
+    #[test]
+    fn silence_is_no_proof() {
+        let now = Instant::now();
+        let horizon = at(2, 100, now);
+        assert!(!Horizon::default().proven(now));
+        assert!(horizon.serves(row(mark(2, 100), 0), None, now + PROOF_AGE - Duration::from_millis(1)));
+        assert!(!horizon.serves(row(mark(2, 100), 0), None, now + PROOF_AGE));
+    }
+
+    #[test]
+    fn a_token_is_met_by_the_feed_or_by_the_row() {
+        let now = Instant::now();
+        let horizon = at(2, 100, now);
+        assert!(horizon.serves(row(mark(2, 100), 0), Some(mark(2, 100)), now));
+        assert!(!horizon.serves(row(mark(2, 100), 0), Some(mark(2, 101)), now));
+        assert!(horizon.serves(row(mark(2, 101), 0), Some(mark(2, 101)), now));
+    }
+
+    #[test]
+    fn a_log_that_went_back_takes_its_rows_along() {
+        let now = Instant::now();
+        let mut horizon = at(2, 105, now);
+        let lost = row(mark(2, 105), horizon.history);
+        // The views are rewound before anything new is in the log.
+        assert_eq!(horizon.hear(advance(2, 100, 100), now, UnixMillis(0)), Step::Jumped);
+        assert!(!horizon.serves(lost, None, now) && !horizon.admits(lost, Position(0)));
+        assert!(horizon.admits(row(mark(2, 100), horizon.history), Position(0)));
+        assert_eq!(horizon.hear(advance(3, 100, 101), now, UnixMillis(0)), Step::Jumped);
+        assert!(!horizon.serves(row(mark(2, 103), horizon.history), None, now), "as of a position that is taken anew");
+    }
+
+    #[test]
+    fn rows_of_another_revision_are_not_served() {
+        let now = Instant::now();
+        let mut horizon = at(2, 100, now);
+        let step = horizon.hear(Advance { revision: REVISION + 1, ..advance(2, 100, 100) }, now, UnixMillis(0));
+        assert_eq!(step, Step::Jumped);
+        assert!(!horizon.serves(row(mark(2, 100), 0), None, now));
+        let new = Provenance { revision: REVISION + 1, ..row(mark(2, 100), 0) };
+        assert!(horizon.admits(new, Position(0)) && horizon.serves(new, None, now));
+    }
+
+    #[test]
+    fn a_token_of_a_part_that_was_taken_back_is_lost() {
+        let now = Instant::now();
+        let mut horizon = at(2, 105, now);
+        assert_eq!(horizon.standing(mark(2, 105)), Standing::Reached);
+        assert_eq!(horizon.standing(mark(2, 106)), Standing::Ahead);
+        horizon.hear(advance(3, 100, 101), now, UnixMillis(0));
+        for position in 101..=105 {
+            assert_eq!(horizon.standing(mark(2, position)), Standing::Lost, "position {position}");
+        }
+        assert_eq!(horizon.standing(mark(2, 100)), Standing::Reached);
+        // The log outgrows what was lost; where the epoch began is remembered.
+        horizon.hear(advance(3, 101, 200), now, UnixMillis(0));
+        assert_eq!(horizon.standing(mark(2, 105)), Standing::Lost);
+        assert_eq!(horizon.standing(mark(3, 200)), Standing::Reached);
+        assert_eq!(mark(2, 105).against_snapshot(mark(3, 103)), Standing::Lost);
+        assert_eq!(mark(4, 103).against_snapshot(mark(3, 103)), Standing::Ahead);
+    }
+
+    #[test]
+    fn buckets_remember_the_last_change_until_they_are_told_to_forget() {
+        let changed = Changed::new();
+        changed.name(5, Position(9));
+        changed.name(5 + BUCKETS as u64, Position(8));
+        assert_eq!((changed.last(5), changed.last(6)), (Position(9), Position(0)));
+        changed.forget();
+        assert_eq!(changed.last(5), Position(0));
+    }
+}

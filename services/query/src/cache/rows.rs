@@ -177,13 +177,12 @@ impl RowCache {
     }
 
     async fn write_through(&self, message: &ChangeFeed, log: LogId, horizon: &Horizon) {
-        let (epoch, position) = (Epoch(message.epoch), Position(message.position));
         for (key, body) in changes(message, log) {
             match body {
                 Some(body) => {
                     // A copy: the slice would keep the whole message in memory.
                     let body = Bytes::copy_from_slice(body);
-                    let entry = Entry::carried(body, epoch, position, message.revision, horizon.history);
+                    let entry = Entry::carried(body, message, horizon.history);
                     self.put(key.to_key(), Arc::new(entry)).await;
                 }
                 None => self.rows.invalidate(&key).await,
@@ -206,7 +205,7 @@ impl RowCache {
 fn answer(entry: Arc<Entry>, horizon: &Horizon, token: Option<Mark>, now: Instant) -> Option<Answer> {
     horizon.serves(entry.provenance, token, now).then(|| Answer {
         contained: horizon.feed.max(entry.provenance.as_of),
-        heard: horizon.time,
+        heard: horizon.time.max(entry.written),
         entry,
     })
 }

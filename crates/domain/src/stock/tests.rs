@@ -122,7 +122,9 @@ fn what_is_not_for_sale_is_not_reserved() {
 
 #[test]
 fn a_reservation_after_its_valid_until_is_refused() {
-    on_sale([]).when(Command::Reserve { reservation: id("o"), hold: hold(1), now: DEADLINE.plus_ms(1) }).then_refused(Rejection::ReservationExpired);
+    on_sale([])
+        .when(Command::Reserve { reservation: id("o"), hold: hold(1), now: DEADLINE.plus_ms(1) })
+        .then_refused(Rejection::ReservationExpired);
     on_sale([]).when(reserve("o", 1, DEADLINE)).then([Event::StockReserved(Reserved {
         reservation: id("o"),
         hold: hold(1),
@@ -149,7 +151,8 @@ fn a_release_that_overtakes_its_reservation_leaves_a_tombstone() {
 #[test]
 fn tombstones_are_forgotten_after_their_time_and_still_refuse() {
     let later = DEADLINE.plus_ms(1);
-    let events = [Event::StockOpened, Event::SaleOpened, received(10), reserved("a", 4), released("a", Some(4), NOW), released("b", None, later)];
+    let events =
+        [Event::StockOpened, Event::SaleOpened, received(10), reserved("a", 4), released("a", Some(4), NOW), released("b", None, later)];
     let state = Stock::fold(&events);
     assert_eq!((state.tombstones().count(), state.forgotten_until()), (0, DEADLINE));
     // Another owner's clock is behind: the release of `a` must still hold.
@@ -198,7 +201,15 @@ fn times_of_a_hold_are_bounded() {
 
 #[test]
 fn a_restored_state_equals_the_folded_one() {
-    let events = [Event::StockOpened, Event::SaleOpened, received(10), reserved("a", 4), released("b", None, NOW), reserved("c", 1), committed("c", 1, NOW)];
+    let events = [
+        Event::StockOpened,
+        Event::SaleOpened,
+        received(10),
+        reserved("a", 4),
+        released("b", None, NOW),
+        reserved("c", 1),
+        committed("c", 1, NOW),
+    ];
     let state = Stock::fold(&events);
     let holds = state.holds().map(|(id, hold)| (id.clone(), *hold));
     let tombstones = state.tombstones().map(|(id, tombstone)| (id.clone(), *tombstone));

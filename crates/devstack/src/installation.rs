@@ -1,0 +1,130 @@
+//! What a data folder fixes for ever, and the settings file made from it.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail, ensure};
+use serde::{Deserialize, Serialize};
+use toml::{Table, Value};
+
+use crate::cluster::random_hex;
+
+/// What cannot change while the data lives.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Installation {
+    pub region: String,
+    pub region_number: u16,
+    pub partitions: u16,
+    pub write_shards: u16,
+    pub read_shards: u16,
+    /// Signs tokens; drawn once.
+    pub token_key: String,
+}
+
+/// What the caller asks for; `None` takes what the data has, or the default for new data.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Wanted {
+    pub partitions: Option<u16>,
+    pub write_shards: Option<u16>,
+    pub read_shards: Option<u16>,
+}
+
+impl Installation {
+    /// Reads what the folder fixes, or fixes it now.
+    pub fn open(data: &Path, wanted: Wanted) -> Result<Self> {
+        let file = data.join("installation.toml");
+        if file.exists() {
+            let text = fs::read_to_string(&file)?;
+            let found: Self = toml::from_str(&text).with_context(|| format!("{} is damaged", file.display()))?;
+            found.agrees_with(wanted, data)?;
+            return Ok(found);
+        }
+        let new = Self {
+            region: "local".to_owned(),
+            region_number: 1,
+            partitions: wanted.partitions.unwrap_or(64),
+            write_shards: wanted.write_shards.unwrap_or(1),
+            read_shards: wanted.read_shards.unwrap_or(1),
+            token_key: random_hex()?,
+        };
+        for (name, shards) in [("write", new.write_shards), ("read", new.read_shards)] {
+            ensure!((1..=16).contains(&shards), "{shards} {name} shards: want 1 to 16");
+        }
+        write_secret(&file, &toml::to_string(&new)?)?;
+        Ok(new)
+    }
+
+    fn agrees_with(&self, wanted: Wanted, data: &Path) -> Result<()> {
+        let facts = [
+            ("write shards", self.write_shards, wanted.write_shards),
+            ("read shards", self.read_shards, wanted.read_shards),
+            ("partitions", self.partitions, wanted.partitions),
+        ];
+        for (name, found, wanted) in facts {
+            if let Some(wanted) = wanted.filter(|wanted| *wanted != found) {
+                bail!("the data in {} has {found} {name}, not {wanted}; leave the flag out, or start empty with --fresh", data.display());
+            }
+        }
+        Ok(())
+    }
+
+    /// Names of the databases of one side in the placement table, with those in Postgres.
+    pub fn databases(side: &str, shards: u16) -> Vec<(String, String)> {
+        (1..=shards).map(|shard| (format!("{side}-{shard}"), format!("souk_{side}_{shard}"))).collect()
+    }
+}
+
+/// Writes a file only its owner may read, whole or not at all.
+pub(crate) fn write_secret(file: &Path, text: &str) -> Result<()> {
+    let unfinished = file.with_extension("unfinished");
+    let write = || {
+        let mut new = File::options().create(true).truncate(true).write(true).mode(0o600).open(&unfinished)?;
+        new.write_all(text.as_bytes())?;
+        new.sync_all()?;
+        fs::rename(&unfinished, file)
+    };
+    write().with_context(|| format!("cannot write {}", file.display()))
+}
+
+/// Sets a dotted key, creating the tables on the way: `set(table, "grpc.default_deadline", "5s")`.
+///
+/// # Panics
+/// If a part of the way is a value and no table.
+pub(crate) fn set(table: &mut Table, key: &str, value: impl Into<Value>) {
+    match key.split_once('.') {
+        None => {
+            table.insert(key.to_owned(), value.into());
+        }
+        Some((head, rest)) => {
+            let inner = table.entry(head).or_insert_with(|| Value::Table(Table::new()));
+            set(inner.as_table_mut().expect("a section of the settings is a table"), rest, value);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::folder::TemporaryFolder;
+
+    #[test]
+    fn what_an_installation_fixed_stays() {
+        let folder = TemporaryFolder::create().unwrap();
+        let first = Installation::open(folder.path(), Wanted { write_shards: Some(2), ..Wanted::default() }).unwrap();
+        assert_eq!((first.partitions, first.write_shards, first.read_shards, first.token_key.len()), (64, 2, 1, 64));
+        assert_eq!(Installation::open(folder.path(), Wanted::default()).unwrap(), first);
+        let refused = Installation::open(folder.path(), Wanted { write_shards: Some(3), ..Wanted::default() }).unwrap_err().to_string();
+        assert!(refused.contains("has 2 write shards, not 3"), "{refused}");
+    }
+
+    #[test]
+    fn a_dotted_key_makes_its_sections() {
+        let mut table = Table::new();
+        set(&mut table, "saga.step_deadline", "5s");
+        set(&mut table, "saga.batch_events", 7);
+        assert_eq!(toml::to_string(&table).unwrap(), "[saga]\nbatch_events = 7\nstep_deadline = \"5s\"\n");
+    }
+}

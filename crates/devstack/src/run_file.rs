@@ -1,0 +1,112 @@
+//! The file that lets every `souk` command find the running system.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
+
+use crate::identity::ProcessIdentity;
+use crate::installation::write_secret;
+use crate::tools::souk_folder;
+
+/// Everything about one running system. Holds passwords, so only its owner may read the file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunFile {
+    /// The process of `souk up`.
+    pub souk: ProcessIdentity,
+    /// Label of the region.
+    pub region: String,
+    /// Number of the region.
+    pub region_number: u16,
+    /// Partitions per region.
+    pub partitions: u16,
+    /// Where the services listen.
+    pub addresses: Addresses,
+    /// The database server.
+    pub postgres: Server,
+    /// The broker.
+    pub nats: Server,
+    /// The write databases, in the order of their shards.
+    pub write_databases: Vec<DatabaseUrl>,
+    /// The read databases, in the order of their shards.
+    pub read_databases: Vec<DatabaseUrl>,
+    /// The process each service runs in, by the service's name. All the same, if they share one.
+    pub services: BTreeMap<String, ProcessIdentity>,
+    /// The settings file of all services.
+    pub settings: PathBuf,
+    /// The data folder.
+    pub data: PathBuf,
+    /// The folder of the logs.
+    pub logs: PathBuf,
+}
+
+/// Addresses as `host:port`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Addresses {
+    /// Public gRPC of the command service.
+    pub command: String,
+    /// Public gRPC of the query service.
+    pub query: String,
+    /// Internal gRPC, by the service's name.
+    pub internal: BTreeMap<String, String>,
+    /// HTTP for operators (`/livez`, `/readyz`, `/metrics`), by the service's name. All the same, if they share a process.
+    pub ops: BTreeMap<String, String>,
+}
+
+/// A server the services use.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Server {
+    /// `host:port`.
+    pub address: String,
+    /// Its process.
+    pub process: ProcessIdentity,
+}
+
+/// A database.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DatabaseUrl {
+    /// Its name in the placement table.
+    pub name: String,
+    /// With user and password.
+    pub url: String,
+}
+
+impl RunFile {
+    /// Where it is unless told otherwise: `.souk/run.json`.
+    pub fn default_path() -> PathBuf {
+        souk_folder().join("run.json")
+    }
+
+    /// Reads the file of a system that runs.
+    ///
+    /// # Errors
+    /// If there is none, or its system runs no more.
+    pub fn running(path: &Path) -> Result<Self> {
+        match Self::read(path)? {
+            Some(file) if file.souk.is_alive() => Ok(file),
+            _ => bail!("no running system found by {}; start one with `souk up` (`just up`)", path.display()),
+        }
+    }
+
+    /// Reads the file, whether or not its system runs; `None` if there is none.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn read(path: &Path) -> Result<Option<Self>> {
+        match fs::read(path) {
+            Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes).with_context(|| format!("{} is damaged", path.display()))?)),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
+        }
+    }
+
+    /// Writes the file.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn write(&self, path: &Path) -> Result<()> {
+        write_secret(path, &format!("{}\n", serde_json::to_string_pretty(self)?))
+    }
+}

@@ -1,0 +1,123 @@
+//! The gRPC server of every service: limits, layers, health, reflection and drain in one place.
+//!
+//! It stands on hyper rather than on tonic's `Server`, whose connection age is one for all connections (no jitter, so
+//! that all callers come back at once), which cannot bound a drain, and whose own deadline answers without a reason.
+
+mod answer;
+mod connections;
+mod explain;
+mod health;
+mod methods;
+mod stream;
+
+use std::{convert::Infallible, sync::Arc};
+
+use tokio::{net::TcpListener, sync::Semaphore};
+use tokio_util::sync::CancellationToken;
+use tonic::{body::Body, server::NamedService, service::Routes};
+use tower::Service;
+
+use crate::{Process, metrics, settings::GrpcSettings};
+use methods::Methods;
+pub use methods::code_name;
+
+/// A server being put together: services are added, then it serves one listener.
+///
+/// Health v1 and reflection v1 and v1alpha are there by themselves and tell of the services that were added. Message
+/// limits belong to each generated service: wrap it in [`limited!`](crate::limited).
+pub struct GrpcServer {
+    name: &'static str,
+    process: Process,
+    shutdown: CancellationToken,
+    routes: Routes,
+    services: Vec<&'static str>,
+}
+
+/// What all connections of one server share.
+struct Shared {
+    settings: GrpcSettings,
+    routes: Routes,
+    methods: Methods,
+    calls: Semaphore,
+    streams: Arc<Semaphore>,
+    /// Cancelled when the server drains: streams end then.
+    closing: CancellationToken,
+}
+
+/// Sets the message limits of a generated service from the settings: `limited!(QueryServiceServer::new(x), process)`.
+#[macro_export]
+macro_rules! limited {
+    ($server:expr, $process:expr) => {{
+        let limit = $process.settings.grpc.max_message_bytes;
+        $server.max_decoding_message_size(limit).max_encoding_message_size(limit)
+    }};
+}
+
+impl GrpcServer {
+    /// `name` tells the server apart in logs and readiness: "public", "internal".
+    pub fn new(name: &'static str, process: &Process) -> Self {
+        let shutdown = process.shutdown.clone();
+        Self { name, process: process.clone(), shutdown, routes: Routes::default(), services: Vec::new() }
+    }
+
+    #[must_use]
+    #[expect(clippy::should_implement_trait, reason = "a builder, no sum")]
+    pub fn add<S>(mut self, service: S) -> Self
+    where
+        S: Service<http::Request<Body>, Error = Infallible, Response = http::Response<Body>> + NamedService + Clone + Send + Sync + 'static,
+        S::Future: Send,
+    {
+        self.services.push(S::NAME);
+        self.routes = self.routes.add_service(service);
+        self
+    }
+
+    /// Drains on `shutdown` instead of the process's own signal: for a service that must close its doors in an order.
+    #[must_use]
+    pub fn shutdown_on(mut self, shutdown: CancellationToken) -> Self {
+        self.shutdown = shutdown;
+        self
+    }
+
+    /// Serves until shutdown, then stops accepting, ends streams with UNAVAILABLE, lets calls finish within the grace
+    /// and cuts off what is left.
+    ///
+    /// # Errors
+    /// When the listener breaks for good.
+    pub async fn serve(mut self, listener: TcpListener) -> anyhow::Result<()> {
+        metrics::install();
+        let component = self.process.health.component(&format!("grpc {}", self.name));
+        let health = health::server(self.process.health.clone(), &self.services);
+        self = self.add(health);
+        self = self.with_reflection()?;
+        let settings = self.process.settings.grpc.clone();
+        let shared = Arc::new(Shared {
+            methods: Methods::from_descriptors()?,
+            calls: Semaphore::new(settings.max_concurrent_calls),
+            streams: Arc::new(Semaphore::new(settings.max_open_streams)),
+            closing: CancellationToken::new(),
+            routes: self.routes.prepare(),
+            settings,
+        });
+        let address = listener.local_addr()?;
+        tracing::info!(server = self.name, %address, "listening");
+        component.ready();
+        let grace = self.process.settings.process.shutdown_grace;
+        connections::serve(listener, shared, self.shutdown, grace).await;
+        tracing::info!(server = self.name, %address, "closed");
+        Ok(())
+    }
+
+    /// Reflection v1 and v1alpha over all contracts, listing the services of this server.
+    fn with_reflection(mut self) -> anyhow::Result<Self> {
+        let builder = || {
+            let builder = tonic_reflection::server::Builder::configure()
+                .register_encoded_file_descriptor_set(souk_proto::DESCRIPTORS)
+                .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET);
+            self.services.iter().fold(builder, |builder, service| builder.with_service_name(*service))
+        };
+        let (v1, v1alpha) = (builder().build_v1()?, builder().build_v1alpha()?);
+        self.routes = self.routes.add_service(v1).add_service(v1alpha);
+        Ok(self)
+    }
+}

@@ -1,0 +1,70 @@
+use prost::Message;
+use prost_types::Timestamp;
+use souk_event_sourcing::{Etag, LogId, Position, RecordedEvent, UnixMillis, Version};
+use souk_read_store::{Row, RowKey, Table, Value};
+
+/// A view with one row per entity, whose row is an encoded message. Pure: the row is a function of the entity's events.
+pub(crate) trait EntityView: Message + Default {
+    /// Category of the streams it is made of.
+    const CATEGORY: &'static str;
+    const TABLE: &'static Table;
+    /// Grows with every change of what a row says; a store written under another revision is folded anew.
+    const REVISION: u32;
+    type Event;
+
+    /// The events before this one are in `self`. Total: every stored event applies.
+    fn apply(&mut self, event: &Self::Event, at: &Moment);
+
+    /// Writes id, version, etag and time of the last event.
+    fn stamp(&mut self, at: &Moment);
+
+    fn version(&self) -> Version;
+
+    fn updated(&self) -> UnixMillis;
+
+    /// Values of the columns after `body`.
+    fn filters(&self) -> Vec<Value>;
+
+    fn to_row(&self, key: RowKey, position: Position) -> Row {
+        let mut values = vec![
+            Value::Int(self.version().0 as i64),
+            Value::Null,
+            Value::Null,
+            Value::Int(self.updated().0),
+            Value::Bytes(self.encode_to_vec().into()),
+        ];
+        values.extend(self.filters());
+        Row { key, position, revision: Self::REVISION, values }
+    }
+}
+
+/// Index of `body` among the values of such a row.
+pub(crate) const BODY: usize = 4;
+
+/// What an event brings besides its payload.
+#[derive(Debug, Clone)]
+pub(crate) struct Moment {
+    pub log: LogId,
+    /// Id of the entity.
+    pub id: String,
+    pub version: Version,
+    pub time: Timestamp,
+}
+
+impl Moment {
+    pub(crate) fn of(event: &RecordedEvent) -> Self {
+        Self { log: event.log, id: event.stream.id().to_owned(), version: event.version, time: timestamp(event.hlc.time()) }
+    }
+
+    pub(crate) fn etag(&self) -> String {
+        Etag { region: self.log.region, version: self.version }.to_string()
+    }
+}
+
+pub(crate) fn timestamp(time: UnixMillis) -> Timestamp {
+    Timestamp { seconds: time.0.div_euclid(1_000), nanos: (time.0.rem_euclid(1_000) * 1_000_000) as i32 }
+}
+
+pub(crate) fn millis(time: Option<&Timestamp>) -> UnixMillis {
+    UnixMillis(time.map_or(0, |time| time.seconds * 1_000 + i64::from(time.nanos) / 1_000_000))
+}

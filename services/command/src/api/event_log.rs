@@ -1,0 +1,131 @@
+use std::{pin::Pin, sync::Arc, time::Duration};
+
+use futures::Stream;
+use souk_bus::to_wire;
+use souk_event_sourcing::{LogId, Partition, Position, RecordedEvent, Region};
+use souk_event_store::{EventLog, Head, PostgresStore, StoreError};
+use souk_proto::log::v1::{
+    EpochStart, GetHeadsRequest, GetHeadsResponse, Head as WireHead, ReadRangeRequest, ReadRangeResponse, TailRequest, TailResponse,
+    event_log_service_server::EventLogService,
+};
+use souk_runtime::Failure;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status};
+use tracing::warn;
+
+use crate::committer::RETRY_AFTER;
+
+const DEFAULT_PAGE: u32 = 256;
+const MAX_PAGE: u32 = 1000;
+/// A page stays below this, so that a message of it fits the limit of 1 MiB with one largest event on top.
+const PAGE_BYTES: usize = 384 * 1024;
+/// How often a tail that has reached the head looks for more.
+const TAIL_POLL: Duration = Duration::from_millis(50);
+/// Pages a slow reader of a tail may lag behind before it is waited for.
+const TAIL_PAGES: usize = 4;
+
+/// The log for whoever is not its owner: backfill, rebuild, replication, audit.
+pub struct EventLogs {
+    pub store: Arc<PostgresStore>,
+}
+
+#[tonic::async_trait]
+impl EventLogService for EventLogs {
+    async fn read_range(&self, request: Request<ReadRangeRequest>) -> Result<Response<ReadRangeResponse>, Status> {
+        let asked = request.into_inner();
+        let log = self.log(asked.region, asked.partition)?;
+        let from = Position(asked.from_position.max(1));
+        let limit = if asked.limit == 0 { DEFAULT_PAGE } else { asked.limit.min(MAX_PAGE) };
+        let head = self.store.head(log).await.map_err(unavailable)?;
+        if from > head.position.next() {
+            return Err(Failure::new(tonic::Code::OutOfRange, "BEYOND_HEAD", "the log ends before that position").with("head", head.position).into());
+        }
+        let events = page(self.store.read(log, from, limit as usize).await.map_err(unavailable)?);
+        Ok(Response::new(ReadRangeResponse { events: events.iter().map(to_wire).collect(), head: Some(wire_head(log, &head)) }))
+    }
+
+    type TailStream = Pin<Box<dyn Stream<Item = Result<TailResponse, Status>> + Send>>;
+
+    async fn tail(&self, request: Request<TailRequest>) -> Result<Response<Self::TailStream>, Status> {
+        let asked = request.into_inner();
+        let log = self.log(asked.region, asked.partition)?;
+        let (pages, received) = mpsc::channel(TAIL_PAGES);
+        tokio::spawn(tail(self.store.clone(), log, Position(asked.from_position.max(1)), pages));
+        Ok(Response::new(Box::pin(ReceiverStream::new(received))))
+    }
+
+    async fn get_heads(&self, request: Request<GetHeadsRequest>) -> Result<Response<GetHeadsResponse>, Status> {
+        let asked = request.into_inner();
+        let partitions = match asked.partitions.as_slice() {
+            [] => self.store.databases().flat_map(|database| self.store.partitions_of(database)).map(|partition| u32::from(partition.0)).collect(),
+            some => some.to_vec(),
+        };
+        let mut heads = Vec::with_capacity(partitions.len());
+        for partition in partitions {
+            let log = self.log(asked.region, partition)?;
+            heads.push(wire_head(log, &self.store.head(log).await.map_err(unavailable)?));
+        }
+        heads.sort_by_key(|head| head.partition);
+        Ok(Response::new(GetHeadsResponse { heads }))
+    }
+}
+
+impl EventLogs {
+    fn log(&self, region: u32, partition: u32) -> Result<LogId, Failure> {
+        let log = u16::try_from(region).ok().zip(u16::try_from(partition).ok());
+        let log = log.map(|(region, partition)| LogId { region: Region(region), partition: Partition(partition) });
+        log.filter(|log| log.region == self.store.region() && self.store.database_of(log.partition).is_some())
+            .ok_or_else(|| Failure::not_found("NO_SUCH_LOG", format!("no log {region}/{partition} is written here")))
+    }
+}
+
+/// Sends the log page by page until the reader goes away or the store fails.
+async fn tail(store: Arc<PostgresStore>, log: LogId, mut from: Position, pages: mpsc::Sender<Result<TailResponse, Status>>) {
+    loop {
+        let events = match store.read(log, from, MAX_PAGE as usize).await {
+            Ok(events) => page(events),
+            Err(error) => return drop(pages.send(Err(unavailable(error).into())).await),
+        };
+        let Some(last) = events.last() else {
+            tokio::select! {
+                () = pages.closed() => return,
+                () = tokio::time::sleep(TAIL_POLL) => continue,
+            }
+        };
+        from = last.position.next();
+        let response = TailResponse { events: events.iter().map(to_wire).collect(), head: None };
+        if pages.send(Ok(response)).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// As many events as fit one message, at least one.
+fn page(mut events: Vec<RecordedEvent>) -> Vec<RecordedEvent> {
+    let mut bytes = 0;
+    let fit = events.iter().take_while(|event| {
+        let before = bytes;
+        bytes += event.payload.len() + 512;
+        before == 0 || bytes <= PAGE_BYTES
+    });
+    let fit = fit.count();
+    events.truncate(fit);
+    events
+}
+
+fn wire_head(log: LogId, head: &Head) -> WireHead {
+    WireHead {
+        region: log.region.0.into(),
+        partition: log.partition.0.into(),
+        epoch: head.epoch.0,
+        position: head.position.0,
+        hash: head.hash.0.to_vec().into(),
+        epochs: head.epochs.iter().map(|start| EpochStart { epoch: start.epoch.0, first_position: start.first.0 }).collect(),
+    }
+}
+
+fn unavailable(error: StoreError) -> Failure {
+    warn!(%error, "the log cannot be read");
+    Failure::unavailable("STORE_UNAVAILABLE", "the write store does not answer", RETRY_AFTER)
+}

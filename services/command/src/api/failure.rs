@@ -1,0 +1,43 @@
+use souk_runtime::Failure;
+use tonic::Code;
+
+use crate::committer::{CommandError, RETRY_AFTER, Refusal, RefusalClass};
+
+/// What a caller is told of a command that was not carried out: the one table of statuses of the write side.
+pub(super) fn failure(error: CommandError) -> Failure {
+    match error {
+        CommandError::Refused(refusal) => refused(refusal),
+        CommandError::RequestIdReused(_) => {
+            Failure::invalid("REQUEST_ID_REUSED", "request_id: was used before for another command; send under a new id")
+                .field("request_id", "was used before for another command")
+        }
+        CommandError::StaleEtag { current, .. } => {
+            Failure::aborted("STALE_ETAG", "the entity has changed since; read it again").with("current_version", current)
+        }
+        CommandError::Conflict { attempts } => Failure::aborted("CONFLICT", "others were faster; try again").with("attempts", attempts),
+        CommandError::NotOwner(log) => {
+            Failure::unavailable("NOT_OWNER", "this process does not own the partition", RETRY_AFTER).with("partition", log.partition)
+        }
+        CommandError::Overloaded => Failure::exhausted("OVERLOADED", "too many commands are waiting", RETRY_AFTER),
+        CommandError::Unavailable => {
+            Failure::unavailable("STORE_UNAVAILABLE", "the write store does not answer; repeat under the same request id", RETRY_AFTER)
+        }
+        CommandError::Unstorable(sqlstate) => Failure::invalid("UNSTORABLE", "the command's data cannot be stored").with("sqlstate", sqlstate),
+        CommandError::Damaged(_) => Failure::internal("DAMAGED_HISTORY", "a stored history cannot be read"),
+    }
+}
+
+fn refused(refusal: Refusal) -> Failure {
+    let code = match refusal.class {
+        RefusalClass::NotFound => Code::NotFound,
+        RefusalClass::AlreadyExists => Code::AlreadyExists,
+        RefusalClass::Rule => Code::FailedPrecondition,
+        RefusalClass::Conflict => Code::Aborted,
+    };
+    let mut failure = Failure::new(code, refusal.reason.clone(), refusal.message.clone());
+    failure.metadata.extend(refusal.metadata);
+    if refusal.class == RefusalClass::Rule {
+        failure = failure.precondition(refusal.reason, "", refusal.message);
+    }
+    failure
+}

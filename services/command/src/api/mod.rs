@@ -1,0 +1,24 @@
+//! The gRPC edge of the write side: protobuf in, commands on, statuses out. Nothing behind it sees a request message.
+//!
+//! # Layout
+//! - `rpc`: the way of every command RPC, once ([`rpc::run`])
+//! - `catalog`, `stock`, `cart`, `orders`: how each request becomes a command, and the services
+//! - `convert`: fields to domain values; `failure`: errors to statuses
+//! - `event_log`, `admin`: the internal port
+
+mod admin;
+mod cart;
+mod catalog;
+mod convert;
+mod event_log;
+mod failure;
+mod orders;
+mod rpc;
+mod stock;
+
+pub use admin::Admin;
+pub use cart::CartCommands;
+pub use catalog::{CatalogCommands, CatalogLookups};
+pub use event_log::EventLogs;
+pub use orders::{OrderCommands, OrderProcess};
+pub use stock::{StockCommands, StockProcess};
