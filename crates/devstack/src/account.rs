@@ -115,23 +115,16 @@ pub(crate) fn make_room(folder: &Path, account: Option<&Account>) -> Result<Path
 
 /// Removes a folder made by [`make_room`], with the place it links to.
 pub(crate) fn remove_room(folder: &Path) -> Result<()> {
-    remove_link(folder)?;
-    if folder.exists() {
+    if folder.is_symlink() {
+        let target = fs::read_link(folder)?;
+        fs::remove_file(folder).with_context(|| format!("cannot remove {}", folder.display()))?;
+        if target.starts_with(ROOMS) && target.exists() {
+            fs::remove_dir_all(&target).with_context(|| format!("cannot remove {}", target.display()))?;
+        }
+    } else if folder.exists() {
         fs::remove_dir_all(folder).with_context(|| format!("cannot remove {}", folder.display()))?;
     }
     Ok(())
-}
-
-/// If this is a link to a place of ours, removes both.
-pub(crate) fn remove_link(folder: &Path) -> Result<()> {
-    if !folder.is_symlink() {
-        return Ok(());
-    }
-    let target = fs::read_link(folder)?;
-    if target.starts_with(ROOMS) && target.exists() {
-        fs::remove_dir_all(&target).with_context(|| format!("cannot remove {}", target.display()))?;
-    }
-    fs::remove_file(folder).with_context(|| format!("cannot remove {}", folder.display()))
 }
 
 /// A copy of a folder of programs in a place every account reaches; made once per name.

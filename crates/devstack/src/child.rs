@@ -132,6 +132,14 @@ impl Child {
         let _ = thread.join();
     }
 
+    /// Waits for its end, and tells of it.
+    pub async fn death(&self) -> anyhow::Error {
+        match self.wait().await {
+            Ok(_) => self.died(),
+            Err(error) => error,
+        }
+    }
+
     /// An error telling how the process ended and the last lines of its log.
     pub fn died(&self) -> anyhow::Error {
         let end = self.exit_status().map_or_else(|| "is not ready".to_owned(), |status| format!("ended ({status})"));

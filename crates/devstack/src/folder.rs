@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use nix::sys::signal::Signal;
 
-use crate::account::{create_open, remove_link};
+use crate::account::create_open;
 use crate::child;
 use crate::cluster::version;
 use crate::postgres::Postgres;
@@ -99,18 +99,23 @@ fn sweep(parent: &Path) {
     }
 }
 
-/// Ends the servers recorded in the folder and removes it.
 fn discard(folder: &Path) -> Result<()> {
+    end_servers(folder, 2)?;
+    fs::remove_dir_all(folder).with_context(|| format!("cannot remove {}", folder.display()))
+}
+
+/// Ends the servers recorded in the folder and so many levels below, and removes data that only a link in there leads to.
+fn end_servers(folder: &Path, levels: usize) -> Result<()> {
+    child::clean_up(&folder.join("process.json"), Signal::SIGKILL, Duration::ZERO)?;
     for entry in fs::read_dir(folder)? {
         let inner = entry?.path();
-        if version(&inner).is_some() {
+        if version(&inner).is_some() || inner.is_symlink() {
             Postgres::remove(&inner)?;
-        } else {
-            child::clean_up(&inner.join("process.json"), Signal::SIGKILL, Duration::ZERO)?;
-            remove_link(&inner)?;
+        } else if inner.is_dir() && levels > 0 {
+            end_servers(&inner, levels - 1)?;
         }
     }
-    fs::remove_dir_all(folder).with_context(|| format!("cannot remove {}", folder.display()))
+    Ok(())
 }
 
 #[cfg(test)]

@@ -57,6 +57,17 @@ impl Installation {
         Ok(new)
     }
 
+    /// Forgets what the folder fixed.
+    pub fn remove(data: &Path) -> Result<()> {
+        for name in ["installation.toml", "souk.toml"] {
+            match fs::remove_file(data.join(name)) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error).with_context(|| format!("cannot remove {name}")),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
     fn agrees_with(&self, wanted: Wanted, data: &Path) -> Result<()> {
         let facts = [
             ("write shards", self.write_shards, wanted.write_shards),

@@ -34,5 +34,5 @@ pub use ports::{Port, free_port, is_free};
 pub use postgres::{Postgres, PostgresOptions};
 pub use run_file::{Addresses, DatabaseUrl, RunFile, Server};
 pub use service::{Service, ServiceProcess, readiness};
-pub use stack::{Stack, StackOptions, StackPorts};
+pub use stack::{Part, Stack, StackOptions, StackPorts};
 pub use tools::souk_folder;

@@ -139,6 +139,14 @@ impl Nats {
         self.child.as_ref().filter(|child| child.exit_status().is_none()).map(Child::identity)
     }
 
+    /// Waits for its end, and tells of it with the last lines of its log. Waits for ever if it does not run.
+    pub async fn died(&self) -> anyhow::Error {
+        match &self.child {
+            Some(child) => child.death().await,
+            None => std::future::pending().await,
+        }
+    }
+
     /// Whether the server runs.
     pub fn is_running(&self) -> bool {
         self.identity().is_some()

@@ -87,7 +87,7 @@ impl Postgres {
         let room = make_room(&options.folder, account.as_ref())?;
         let version = cluster::version(&room);
         let tools = PostgresTools::find(version, account.as_ref())?;
-        let cluster = Cluster::open(room, tools, account)?;
+        let cluster = tokio::task::spawn_blocking(move || Cluster::open(room, tools, account)).await??;
         let port = options.port.choose()?;
         let mut postgres = Self { options, cluster, port, child: None };
         if let Err(error) = postgres.start_again().await {
@@ -198,6 +198,14 @@ impl Postgres {
     /// The postmaster, while it runs.
     pub fn identity(&self) -> Option<&ProcessIdentity> {
         self.child.as_ref().filter(|child| child.exit_status().is_none()).map(Child::identity)
+    }
+
+    /// Waits for its end, and tells of it with the last lines of its log. Waits for ever if it does not run.
+    pub async fn died(&self) -> anyhow::Error {
+        match &self.child {
+            Some(child) => child.death().await,
+            None => std::future::pending().await,
+        }
     }
 
     /// Whether the postmaster runs.

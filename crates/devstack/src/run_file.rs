@@ -1,10 +1,13 @@
 //! The file that lets every `souk` command find the running system.
 
 use std::collections::BTreeMap;
+use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
 
 use crate::identity::ProcessIdentity;
@@ -74,9 +77,25 @@ pub struct DatabaseUrl {
 }
 
 impl RunFile {
-    /// Where it is unless told otherwise: `.souk/run.json`.
-    pub fn default_path() -> PathBuf {
-        souk_folder().join("run.json")
+    /// Where it is: what `SOUK_RUN_FILE` says, else `.souk/run.json`.
+    pub fn path() -> PathBuf {
+        env::var_os("SOUK_RUN_FILE").map_or_else(|| souk_folder().join("run.json"), PathBuf::from)
+    }
+
+    /// The running system, found by [`RunFile::path`].
+    ///
+    /// # Errors
+    /// If none runs.
+    pub fn find() -> Result<Self> {
+        Self::running(&Self::path())
+    }
+
+    /// Ends the service processes of a system whose `souk up` is gone.
+    ///
+    /// # Errors
+    /// If one cannot be ended.
+    pub fn end_left_over(&self) -> Result<()> {
+        self.services.values().filter(|process| **process != self.souk).try_for_each(|process| process.end(Signal::SIGTERM, Duration::from_secs(5)))
     }
 
     /// Reads the file of a system that runs.

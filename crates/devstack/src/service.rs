@@ -117,13 +117,9 @@ impl ServiceProcess {
         }
     }
 
-    /// Waits for its end, and tells of it as an error with the last lines of its log.
-    ///
-    /// # Errors
-    /// If its end cannot be observed.
-    pub async fn died(&self) -> Result<anyhow::Error> {
-        self.child.wait().await?;
-        Ok(self.child.died())
+    /// Waits for its end, and tells of it with the last lines of its log.
+    pub async fn died(&self) -> anyhow::Error {
+        self.child.death().await
     }
 
     /// Kills it with SIGKILL.

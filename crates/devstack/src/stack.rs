@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -46,6 +47,28 @@ pub struct StackPorts {
     pub saga_ops: Port,
 }
 
+/// Something that can end by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// The database server.
+    Postgres,
+    /// The broker.
+    Nats,
+    /// A service that is a process of its own.
+    Service(Service),
+}
+
+impl Part {
+    /// The name in messages.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Postgres => "Postgres",
+            Self::Nats => "NATS",
+            Self::Service(service) => service.name(),
+        }
+    }
+}
+
 /// How a stack is started.
 #[derive(Clone, Debug)]
 pub struct StackOptions {
@@ -53,6 +76,8 @@ pub struct StackOptions {
     pub data: PathBuf,
     /// Where the logs go.
     pub logs: PathBuf,
+    /// Whether what the data folder holds is removed first.
+    pub fresh: bool,
     /// Where everything listens.
     pub ports: StackPorts,
     /// Partitions per region: `None` takes what the data has, or 64.
@@ -73,6 +98,7 @@ impl StackOptions {
         Self {
             data: data.into(),
             logs: logs.into(),
+            fresh: false,
             ports: StackPorts::default(),
             partitions: None,
             write_shards: None,
@@ -114,6 +140,11 @@ impl Stack {
     /// If the folder is in use, a port is taken, a program is missing or does not start.
     pub async fn start(options: StackOptions) -> Result<Self> {
         let lock = FolderLock::take(&options.data)?;
+        if options.fresh {
+            Postgres::remove(&options.data.join("postgres"))?;
+            Nats::remove(&options.data.join("nats"))?;
+            Installation::remove(&options.data)?;
+        }
         Self::start_locked(options, Some(lock), None).await
     }
 
@@ -130,7 +161,7 @@ impl Stack {
     }
 
     async fn start_locked(options: StackOptions, lock: Option<FolderLock>, temporary: Option<TemporaryFolder>) -> Result<Self> {
-        let StackOptions { data, logs, ports, partitions, write_shards, read_shards, settings: own, postgres_settings } = options;
+        let StackOptions { data, logs, ports, partitions, write_shards, read_shards, settings: own, postgres_settings, fresh: _ } = options;
         fs::create_dir_all(&logs).with_context(|| format!("cannot create {}", logs.display()))?;
         let installation = Installation::open(&data, Wanted { partitions, write_shards, read_shards })?;
         let databases = [("write", installation.write_shards), ("read", installation.read_shards)];
@@ -282,14 +313,29 @@ impl Stack {
         self.service(service)?.kill9().await
     }
 
-    /// Waits for the first service to end by itself, and tells of it with the last lines of its log. Waits for ever if none runs.
-    pub async fn first_death(&self) -> anyhow::Error {
-        let deaths: Vec<_> = self.services.values().map(|process| Box::pin(process.died())).collect();
-        if deaths.is_empty() {
-            return std::future::pending().await;
+    /// Waits until something ends by itself, and tells of it with the last lines of its log.
+    pub async fn first_death(&self) -> (Part, anyhow::Error) {
+        type Death<'a> = Pin<Box<dyn Future<Output = anyhow::Error> + Send + 'a>>;
+        let mut parts = vec![Part::Postgres, Part::Nats];
+        let mut deaths: Vec<Death<'_>> = vec![Box::pin(self.postgres.died()), Box::pin(self.nats.died())];
+        for process in self.services.values() {
+            parts.push(Part::Service(process.service()));
+            deaths.push(Box::pin(process.died()));
         }
-        let (death, _, _) = futures::future::select_all(deaths).await;
-        death.unwrap_or_else(|error| error)
+        let (death, index, _) = futures::future::select_all(deaths).await;
+        (parts[index], death)
+    }
+
+    /// Starts something again that ended: same data, same port.
+    ///
+    /// # Errors
+    /// If it does not start. A service that starts is ready some time later.
+    pub async fn start_again(&mut self, part: Part) -> Result<()> {
+        match part {
+            Part::Postgres => self.postgres.start_again().await,
+            Part::Nats => self.nats.start_again().await,
+            Part::Service(service) => self.start_service(service),
+        }
     }
 
     /// Lets the services drain, in order, then stops NATS and Postgres.

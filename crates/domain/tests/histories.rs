@@ -166,6 +166,11 @@ fn order_id(number: u8) -> OrderId {
     OrderId::mint(request, "test", &"c-1".parse().unwrap(), "PlaceOrder", Region(1))
 }
 
+/// A release carries the time of its reservation, so each order has one.
+fn valid_until(order: u8) -> UnixMillis {
+    UnixMillis(1_100 + 100 * i64::from(order))
+}
+
 fn eur(minor: i64) -> Money {
     Money::new("EUR".parse().unwrap(), minor)
 }
@@ -206,11 +211,11 @@ fn command(step: &Step, shop: &Shop, now: UnixMillis) -> Option<Command> {
             Command::AdjustStock { product: product_id(p), delta: Correction::new(delta).unwrap(), note: Note::default() }
         }
         Step::Reserve(p, o, quantity) => {
-            let hold = stock::Hold { quantity: units(quantity), valid_until: now.plus_ms(20), expires: now.plus_ms(60) };
+            let hold = stock::Hold { quantity: units(quantity), valid_until: valid_until(o), expires: valid_until(o).plus_ms(60) };
             Command::ReserveStock { product: product_id(p), reservation: reservation(o), hold, now }
         }
         Step::Release(p, o) => {
-            Command::ReleaseReservation { product: product_id(p), reservation: reservation(o), valid_until: now.plus_ms(20), now }
+            Command::ReleaseReservation { product: product_id(p), reservation: reservation(o), valid_until: valid_until(o), now }
         }
         Step::Commit(p, o) => Command::CommitReservation { product: product_id(p), reservation: reservation(o), now },
         Step::Expire(p, o, needed) => Command::ExpireReservation { product: product_id(p), reservation: reservation(o), needed, now },

@@ -110,7 +110,14 @@ mod tests {
 
     #[test]
     fn a_timeout_is_read_in_every_unit() {
-        let cases = [("1H", 3_600_000_000_000), ("2M", 120_000_000_000), ("99999999S", 99_999_999_000_000_000), ("5m", 5_000_000), ("7u", 7_000), ("9n", 9)];
+        let cases = [
+            ("1H", 3_600_000_000_000),
+            ("2M", 120_000_000_000),
+            ("99999999S", 99_999_999_000_000_000),
+            ("5m", 5_000_000),
+            ("7u", 7_000),
+            ("9n", 9),
+        ];
         for (text, nanos) in cases {
             assert_eq!(timeout(&headers(text)).unwrap(), Some(Duration::from_nanos(nanos)), "{text}");
         }

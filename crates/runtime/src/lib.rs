@@ -5,13 +5,13 @@
 //! - `process`: what a service is given ([`Process`], [`Listeners`]) and which services there are ([`ServiceKind`])
 //! - `main_of`: the whole of a service's `main`
 //! - `grpc`: [`GrpcServer`], its layers, health and reflection
-//! - `call`: what a call brings along: [`caller`], [`token`], [`Deadline`]
+//! - [`call`]: what a call brings along: [`caller`], [`token`], [`Deadline`]
 //! - `failure`: [`Failure`] and [`Violations`], errors as callers read them
 //! - `health`: [`Health`], readiness by component
 //! - `telemetry`: logs and traces, trace context in metadata and stored events
 //! - [`metrics`], [`ops`]: the Prometheus recorder and the HTTP port for operators
 
-mod call;
+pub mod call;
 mod failure;
 mod grpc;
 mod health;
@@ -22,11 +22,11 @@ mod process;
 pub mod settings;
 pub mod telemetry;
 
-pub use call::{CALLER, Deadline, TOKEN, caller, token};
+pub use call::{Deadline, caller, token};
 pub use failure::{ERROR_DOMAIN, Failure, Violations};
 pub use grpc::{GrpcServer, code_name};
 pub use health::{Component, Health};
-pub use main_of::{install_tls_provider, main_of, termination};
+pub use main_of::{install_tls_provider, main_of, run_service, termination};
 pub use process::{Listeners, Process, ServiceKind, bind};
 pub use settings::{ConfigError, Database, Settings};
 pub use telemetry::Telemetry;

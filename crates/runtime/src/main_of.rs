@@ -1,4 +1,9 @@
-use std::{future::Future, path::PathBuf, process::ExitCode, sync::Arc};
+use std::{
+    future::Future,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+};
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -17,9 +22,21 @@ where
     F: FnOnce(Process, Listeners) -> R,
     R: Future<Output = anyhow::Result<()>>,
 {
-    let settings = match settings_of(service) {
-        Ok(Some(settings)) => settings,
-        Ok(None) => return ExitCode::SUCCESS,
+    match arguments(service) {
+        Ok(Some(file)) => run_service(service, file.as_deref(), run),
+        Ok(None) => ExitCode::SUCCESS,
+        Err(error) => not_started(service, &error),
+    }
+}
+
+/// The same for a program that reads its arguments by itself, as `souk serve` does.
+pub fn run_service<F, R>(service: ServiceKind, file: Option<&Path>, run: F) -> ExitCode
+where
+    F: FnOnce(Process, Listeners) -> R,
+    R: Future<Output = anyhow::Result<()>>,
+{
+    let settings = match Settings::load(file).and_then(|settings| service.check(&settings).map(|()| settings)) {
+        Ok(settings) => settings,
         Err(error) => return not_started(service, &error),
     };
     install_tls_provider();
@@ -128,7 +145,8 @@ pub async fn termination() -> &'static str {
     }
 }
 
-fn settings_of(service: ServiceKind) -> Result<Option<Settings>, ConfigError> {
+/// The settings file, if one is named; `None` if there is nothing more to do.
+fn arguments(service: ServiceKind) -> Result<Option<Option<PathBuf>>, ConfigError> {
     let usage = format!("usage: souk-{} [--config FILE]", service.name());
     let mut file: Option<PathBuf> = None;
     let mut arguments = std::env::args_os().skip(1);
@@ -149,9 +167,7 @@ fn settings_of(service: ServiceKind) -> Result<Option<Settings>, ConfigError> {
             _ => return Err(ConfigError::new(format!("{}: unknown argument; {usage}", argument.to_string_lossy()))),
         }
     }
-    let settings = Settings::load(file.as_deref())?;
-    service.check(&settings)?;
-    Ok(Some(settings))
+    Ok(Some(file))
 }
 
 fn not_started(service: ServiceKind, error: &ConfigError) -> ExitCode {

@@ -96,7 +96,10 @@ impl Process {
             "" => format!("{}-{}", service.name(), std::process::id()),
             name => name.to_owned(),
         };
-        Self { settings, replica, health: health.scoped(service.name()), shutdown }
+        let health = health.scoped(service.name());
+        // Without any component it would count as ready until the service has got as far as naming one.
+        health.component("grpc internal");
+        Self { settings, replica, health, shutdown }
     }
 }
 

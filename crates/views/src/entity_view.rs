@@ -1,3 +1,4 @@
+use bytes::Bytes;
 use prost::Message;
 use prost_types::Timestamp;
 use souk_event_sourcing::{Etag, LogId, Position, RecordedEvent, UnixMillis, Version};
@@ -67,4 +68,11 @@ pub(crate) fn timestamp(time: UnixMillis) -> Timestamp {
 
 pub(crate) fn millis(time: Option<&Timestamp>) -> UnixMillis {
     UnixMillis(time.map_or(0, |time| time.seconds * 1_000 + i64::from(time.nanos) / 1_000_000))
+}
+
+/// Key and body of a row of one of the entity views, as the change feed carries them; `None` for rows of other tables.
+pub fn changed_body<'a>(view: &str, row: &'a Row) -> Option<(&'a str, &'a Bytes)> {
+    let is_entity = [&crate::PRODUCT, &crate::AVAILABILITY, &crate::CART, &crate::ORDER].iter().any(|table| table.name == view);
+    is_entity.then_some(())?;
+    Some((row.key.key.first()?.as_text()?, row.values.get(BODY)?.as_bytes()?))
 }

@@ -84,7 +84,7 @@ impl Gateway {
         &self,
         call: Call,
         command: Command,
-        respond: impl Fn(&[(&Entity, Version)]) -> Bytes + Send + 'static,
+        respond: impl Fn(&[(&Entity, Version)]) -> Bytes + Send + Sync + 'static,
     ) -> Result<Answer, CommandError> {
         let log = self.log(command.routing_hash());
         let (answer, answered) = oneshot::channel();

@@ -4,13 +4,19 @@ use std::{
     time::Duration,
 };
 
-use souk_bus_publisher::{Relay, RelayHandle};
+use souk_bus::JetStreamBus;
+use souk_bus_publisher::JetStreamPublisher;
 use souk_event_sourcing::{Epoch, LogId, Partition, Position, UnixMillis};
 use souk_event_store::{PostgresStore, Retention, StoreError, Taken};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
-use crate::{committer::Work, gateway::Lanes};
+use crate::{
+    committer::Work,
+    gateway::Lanes,
+    relay::{self, OwnedLog, RelayHandle, Relays},
+};
 
 /// The logs this process owns, each with its relay.
 #[derive(Clone, Default)]
@@ -49,7 +55,7 @@ pub struct Owner {
     pub address: String,
     pub lanes: Lanes,
     pub held: Held,
-    pub relays: Relay,
+    pub relays: Arc<Relays<PostgresStore, JetStreamPublisher, JetStreamBus>>,
     pub lease_ttl: Duration,
     pub retention: Retention,
 }
@@ -100,28 +106,43 @@ impl Owner {
         self.store.forget(self.retention, now).await
     }
 
-    /// Gives everything up, so that a successor need not wait. The lanes have ended before.
-    pub async fn release(&self) {
+    /// Gives everything up, so that a successor need not wait: lets the lanes end, the relays publish what they left,
+    /// then drops the leases.
+    pub async fn retire(mut self, lanes: &mut JoinSet<()>) -> Self {
+        self.lanes.clear();
+        while let Some(ended) = lanes.join_next().await {
+            if let Err(error) = ended {
+                error!(%error, "a lane ended by a panic");
+            }
+        }
         let holdings: Vec<_> = self.held.lock().drain().collect();
+        holdings.iter().for_each(|(_, holding)| holding.stop.cancel());
         for (_, holding) in holdings {
-            holding.stop.cancel();
             holding.relay.stopped().await;
         }
         if let Err(error) = self.store.ownership(&self.replica).release().await {
             warn!(%error, "leases could not be released; they expire");
         }
+        self
     }
 
     async fn own(&self, taken: Taken) {
         let (log, epoch) = (taken.log, taken.belief.epoch);
         let stop = CancellationToken::new();
-        let relay = self.relays.spawn(log, epoch, taken.belief.position, stop.clone());
-        let ring = relay.ring();
+        let relay = self.relays.spawn(log, epoch, relay::Head { position: taken.belief.position, hash: taken.belief.hash }, stop.clone());
+        let ring = relay.ring.clone();
         let outlet = Box::new(move |event: &Arc<souk_event_sourcing::RecordedEvent>| ring.push(event.clone()));
         self.held.lock().insert(log, Holding { epoch, relay, stop });
         let Some(lane) = self.lanes.get(&log) else { return };
         if lane.send(Work::Own { taken, outlet }).await.is_err() {
             self.held.lost(log);
         }
+    }
+}
+
+#[async_trait::async_trait]
+impl OwnedLog for PostgresStore {
+    async fn still_owner(&self, log: LogId, epoch: Epoch) -> Result<bool, StoreError> {
+        Self::still_owner(self, log, epoch).await
     }
 }

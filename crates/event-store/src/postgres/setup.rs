@@ -79,6 +79,13 @@ impl PostgresStore {
         self.region
     }
 
+    /// Waits for what is under way and closes all connections of the pools.
+    pub async fn close(&self) {
+        for database in &self.databases {
+            database.pool.close().await;
+        }
+    }
+
     /// Names of the databases in the order configured.
     pub fn databases(&self) -> impl Iterator<Item = &str> {
         self.databases.iter().map(|database| database.name.as_str())

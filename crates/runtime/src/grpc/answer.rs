@@ -93,6 +93,7 @@ where
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     // The routes are always ready; a clone shares them.
+    let headers = request.headers().get
     let result: Result<_, Infallible> = shared.routes.clone().call(request).await;
     result.unwrap_or_else(|never| match never {})
 }
@@ -156,4 +157,3 @@ fn shed(what: &'static str, retry_after: Duration) -> Failure {
 fn is_our_fault(code: Code) -> bool {
     matches!(code, Code::Unknown | Code::DeadlineExceeded | Code::Internal | Code::Unavailable | Code::DataLoss)
 }
-

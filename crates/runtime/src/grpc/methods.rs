@@ -1,4 +1,8 @@
-use std::{collections::HashMap, sync::{Arc, OnceLock}, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use metrics::{Counter, Histogram, counter, histogram};
 use prost::Message;

@@ -241,10 +241,7 @@ mod tests {
     #[test]
     fn what_is_missing_is_named() {
         assert_eq!(refusal("", &[]), "souk.toml: installation (or SOUK_installation): is missing");
-        assert_eq!(
-            refusal("[installation]\n", &[]),
-            "souk.toml: installation.token_key (or SOUK_installation__token_key): is missing"
-        );
+        assert_eq!(refusal("[installation]\n", &[]), "souk.toml: installation.token_key (or SOUK_installation__token_key): is missing");
         let line = Settings::load(Some(Path::new("/nonexistent/souk.toml"))).unwrap_err().to_string();
         assert_eq!(line, "/nonexistent/souk.toml: No such file or directory (os error 2)");
     }

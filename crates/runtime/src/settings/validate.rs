@@ -30,7 +30,12 @@ fn installation(settings: &Settings) -> Checked {
     let installation = &settings.installation;
     within("installation.partitions", installation.partitions, 1..=4096)?;
     within("installation.region_number", installation.region_number, 1..=u16::MAX)?;
-    want(label(&installation.region), "installation.region", format_args!("{:?}", installation.region), "a label of 1–32 letters, digits or '-'")?;
+    want(
+        label(&installation.region),
+        "installation.region",
+        format_args!("{:?}", installation.region),
+        "a label of 1–32 letters, digits or '-'",
+    )?;
     if TokenKey::from_hex(&installation.token_key).is_none() {
         return Err(problem("installation.token_key", "want 64 hexadecimal digits (value not shown)"));
     }
@@ -160,7 +165,8 @@ fn label(text: &str) -> bool {
 
 fn http_url(key: &str, url: &str) -> Checked {
     let parsed = url.parse::<http::Uri>().ok();
-    let fine = parsed.is_some_and(|uri| matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some_and(|host| !host.is_empty()));
+    let fine =
+        parsed.is_some_and(|uri| matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some_and(|host| !host.is_empty()));
     want(fine, key, format_args!("{url:?}"), "a url like http://host:port")
 }
 

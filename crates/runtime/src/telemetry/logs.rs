@@ -4,7 +4,12 @@ use opentelemetry::{Context, trace::TraceContextExt};
 use tracing::{Event, Subscriber, field::Visit};
 use tracing_subscriber::{
     Layer,
-    fmt::{FmtContext, FormatEvent, FormatFields, format::Writer, layer, time::{FormatTime, SystemTime}},
+    fmt::{
+        FmtContext, FormatEvent, FormatFields,
+        format::Writer,
+        layer,
+        time::{FormatTime, SystemTime},
+    },
     registry::LookupSpan,
 };
 

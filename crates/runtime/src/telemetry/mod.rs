@@ -21,8 +21,8 @@ use tracing_subscriber::{
 
 use crate::settings::{ConfigError, LogFormat, TelemetrySettings};
 
-pub use propagation::{current_traceparent, inject, link_to, set_parent, set_parents, traceparent_of};
-pub(crate) use propagation::set_parent_from_headers;
+pub(crate) use propagation::{set_parent_from_headers, with_incoming};
+pub use propagation::{current_traceparent, inject, link_to, set_parent, set_parents};
 
 static PROVIDER: OnceLock<Option<SdkTracerProvider>> = OnceLock::new();
 
@@ -66,7 +66,8 @@ fn install(settings: &TelemetrySettings, service: &str, replica: &str) -> Result
             .with_target(false)
             .with_filter(ours.and(filter_fn(|metadata| metadata.is_span())))
     });
-    let directives = EnvFilter::try_new(&settings.log_filter).map_err(|error| ConfigError::new(format!("telemetry.log_filter: {error}")))?;
+    let directives =
+        EnvFilter::try_new(&settings.log_filter).map_err(|error| ConfigError::new(format!("telemetry.log_filter: {error}")))?;
     // Spans are for traces; log lines carry the trace id instead of span fields.
     let wanted = directives.and(filter_fn(|metadata| metadata.is_event()));
     let lines = match settings.log_format {

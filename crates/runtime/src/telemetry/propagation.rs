@@ -1,6 +1,8 @@
 //! W3C trace context: from metadata into spans, from spans into metadata and into stored events.
 
-use http::HeaderMap;
+use std::future::Future;
+
+use http::{HeaderMap, HeaderValue};
 use opentelemetry::{
     Context,
     propagation::{Extractor, TextMapPropagator},
@@ -15,20 +17,26 @@ const TRACEPARENT: &str = "traceparent";
 /// Links of one span: a batch joins hundreds of commands, a trace viewer shows dozens.
 const MAX_LINKS: usize = 32;
 
-/// Traceparent of the current span; empty without traces.
-pub fn current_traceparent() -> String {
-    traceparent(Span::current().context().span().span_context())
+tokio::task_local! {
+    /// What the caller of the RPC under way sent along.
+    static INCOMING: Option<HeaderValue>;
 }
 
-/// Traceparent to store with what a request causes: that of the current span, or the caller's own when this process
-/// makes no traces, so that the chain does not break here.
-pub fn traceparent_of(metadata: &MetadataMap) -> String {
-    let current = current_traceparent();
+/// Runs a call so that [`current_traceparent`] knows what its caller sent.
+pub(crate) fn with_incoming<F: Future>(headers: &HeaderMap, call: F) -> impl Future<Output = F::Output> {
+    INCOMING.scope(headers.get(TRACEPARENT).cloned(), call)
+}
+
+/// Traceparent to store with what happens now, or to send on: that of the current span; where this process makes no
+/// traces, the one the caller of the RPC under way sent, so that the chain does not break here. Empty when there is
+/// neither.
+pub fn current_traceparent() -> String {
+    let current = traceparent(Span::current().context().span().span_context());
     if !current.is_empty() {
         return current;
     }
-    let text = metadata.get(TRACEPARENT).and_then(|value| value.to_str().ok());
-    text.filter(|text| remote(text).is_some()).unwrap_or_default().to_owned()
+    let incoming = INCOMING.try_with(|incoming| incoming.as_ref().and_then(|value| value.to_str().ok().map(str::to_owned)));
+    incoming.ok().flatten().filter(|text| remote(text).is_some()).unwrap_or_default()
 }
 
 /// Puts the current span into the metadata of an outgoing request.
@@ -74,7 +82,11 @@ pub fn set_parents<'a>(span: &Span, traceparents: impl IntoIterator<Item = &'a s
         if traceparent.is_empty() || seen.contains(&traceparent) {
             continue;
         }
-        if seen.is_empty() { set_parent(span, traceparent) } else { link_to(span, traceparent) }
+        if seen.is_empty() {
+            set_parent(span, traceparent)
+        } else {
+            link_to(span, traceparent)
+        }
         seen.push(traceparent);
     }
 }
@@ -144,14 +156,13 @@ mod tests {
         }
     }
 
-    #[test]
-    fn without_traces_the_callers_traceparent_is_passed_on() {
-        let mut metadata = MetadataMap::new();
-        assert_eq!(traceparent_of(&metadata), "");
-        metadata.insert(TRACEPARENT, FIRST.parse().unwrap());
-        assert_eq!(traceparent_of(&metadata), FIRST);
-        metadata.insert(TRACEPARENT, "nonsense".parse().unwrap());
-        assert_eq!(traceparent_of(&metadata), "");
+    #[tokio::test]
+    async fn without_traces_the_callers_traceparent_is_passed_on() {
+        assert_eq!(current_traceparent(), "");
+        for (sent, want) in [(FIRST, FIRST), ("nonsense", "")] {
+            let headers = [(http::HeaderName::from_static(TRACEPARENT), sent.parse().unwrap())].into_iter().collect();
+            assert_eq!(with_incoming(&headers, async { current_traceparent() }).await, want);
+        }
     }
 
     #[test]

@@ -1,4 +1,4 @@
-use souk_domain::{Category, Currency, Description, InvalidValue, Money, OrderStatus, Price, Tag, Tags, Title, product};
+use souk_domain::{Category, Currency, Description, Money, OrderStatus, Price, Tag, Tags, Title, product};
 use souk_event_sourcing::UnixMillis;
 use souk_proto::{
     catalog::v1::ProductDetails,

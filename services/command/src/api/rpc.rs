@@ -6,7 +6,7 @@ use souk_domain::{Catalog, Command, CustomerId, Entity, OrderId, ProductId, Rese
 use souk_event_sourcing::{Etag, LogPosition, RequestId, Token, UnixMillis, Version};
 use souk_event_store::UntimelyRequestId;
 use souk_proto::{common::v1::Money, orders::v1::OrderState};
-use souk_runtime::{Deadline, Failure, Violations, call};
+use souk_runtime::{Deadline, Failure, Violations};
 use tonic::{Request, Response, Status};
 
 use super::{convert, failure::failure};
@@ -136,7 +136,7 @@ pub(super) use replies;
 
 /// The way of every command RPC: read all fields, look up, decide durably, answer with a token.
 pub(super) async fn run<R: CommandRpc>(gateway: &Gateway, request: Request<R>) -> Result<Response<R::Response>, Status> {
-    let caller = call::caller(request.metadata())?;
+    let caller = souk_runtime::caller(request.metadata())?;
     let message = request.into_inner();
     let (request_id, etag, draft) = parse(gateway, &caller, &message)?;
     let (id, order, reservation) = (draft.id.clone(), draft.order, draft.reservation.clone());

@@ -10,9 +10,9 @@ use uuid::Uuid;
 use super::Model;
 
 /// What a decision may rest on: the entities named by the job, in its order.
-pub type Decide<M> = Box<dyn Fn(&[&<M as Model>::Entity]) -> Result<Vec<(usize, <M as Model>::Event)>, Refusal> + Send>;
+pub type Decide<M> = Box<dyn Fn(&[&<M as Model>::Entity]) -> Result<Vec<(usize, <M as Model>::Event)>, Refusal> + Send + Sync>;
 /// Makes the encoded response, without its token, from the entities as the decision left them.
-pub type Respond<M> = Box<dyn Fn(&[(&<M as Model>::Entity, Version)]) -> Bytes + Send>;
+pub type Respond<M> = Box<dyn Fn(&[(&<M as Model>::Entity, Version)]) -> Bytes + Send + Sync>;
 
 /// One command on its way through the committer.
 pub struct Job<M: Model> {

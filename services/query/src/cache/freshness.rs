@@ -179,7 +179,7 @@ impl Horizon {
 
     /// Whether positions of the row and of the horizon mean the same, and no change after the row may have been missed.
     fn comparable(&self, row: Provenance) -> bool {
-        row.revision == self.revision && row.as_of >= self.floor
+        row.history == self.history && row.revision == self.revision && row.as_of >= self.floor
     }
 
     /// Changes are named since the last jump only, and a new epoch is a jump.

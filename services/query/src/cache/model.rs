@@ -23,7 +23,7 @@ use super::{
 const LOG: LogId = LogId { region: Region(1), partition: Partition(3) };
 const KEYS: [&str; 4] = ["a", "b", "c", "d"];
 /// Longest a message of the model is under way.
-const LONGEST_WAY: Duration = Duration::from_millis(1_500);
+const LONGEST_WAY: Duration = Duration::from_millis(800);
 
 #[derive(Debug, Clone)]
 enum Op {
@@ -62,7 +62,7 @@ fn op() -> impl Strategy<Value = Op> {
         1 => (1..6usize).prop_map(|back| Op::Restore { back }),
         1 => (1..4usize).prop_map(|back| Op::Crash { back }),
         1 => Just(Op::Switch),
-        2 => Just(Op::Announce),
+        4 => Just(Op::Announce),
         4 => any::<Index>().prop_map(Op::Deliver),
         10 => Just(Op::DeliverNext),
         1 => any::<Index>().prop_map(Op::Lose),
@@ -70,7 +70,7 @@ fn op() -> impl Strategy<Value = Op> {
         5 => (any::<Index>(), any::<Index>()).prop_map(|(load, state)| Op::Snapshot(load, state)),
         5 => any::<Index>().prop_map(Op::EndLoad),
         2 => (0..KEYS.len()).prop_map(Op::Evict),
-        2 => (0..900u16).prop_map(Op::Wait),
+        6 => (0..1_500u16).prop_map(Op::Wait),
         8 => (0..KEYS.len()).prop_map(Op::Read),
     ]
 }
@@ -331,7 +331,7 @@ async fn run(ops: Vec<Op>) -> Result<usize, TestCaseError> {
 #[test]
 fn no_row_is_served_below_its_token_or_older_than_the_bound() {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    let config = ProptestConfig { cases: 2_000, failure_persistence: None, max_shrink_iters: 20_000, ..Default::default() };
+    let config = ProptestConfig { cases: 4_000, failure_persistence: None, max_shrink_iters: 20_000, ..Default::default() };
     let mut runner = proptest::test_runner::TestRunner::new(config);
     let served = std::cell::Cell::new(0);
     let outcome = runner.run(&prop::collection::vec(op(), 1..160), |ops| {
@@ -339,7 +339,7 @@ fn no_row_is_served_below_its_token_or_older_than_the_bound() {
         Ok(())
     });
     outcome.unwrap();
-    assert!(served.get() > 20_000, "the cache served only {} reads: the model shows nothing", served.get());
+    assert!(served.get() > 10_000, "the cache served only {} reads: the model shows nothing", served.get());
 }
 
 #[tokio::test]

@@ -1,0 +1,81 @@
+//! Publishes an owned log to JetStream: stream sequence = position, the stream itself is the checkpoint, the table its
+//! recovery (law 1, law 4).
+//!
+//! # Layout
+//! - `ring`: just-committed events in memory, bounded ([`Ring`])
+//! - `check`: is the stream a copy of the log, and how far; a stream that is not is made anew
+//! - `pump`: publishing with a bounded window, and announcing the head
+//! - `progress`: how far a relay is ([`Progress`])
+
+mod check;
+mod progress;
+mod pump;
+mod ring;
+
+use std::{sync::Arc, time::Duration};
+
+use souk_bus::Feed;
+use souk_bus_publisher::LogPublisher;
+use souk_event_sourcing::{Epoch, LogId};
+use souk_event_store::{EventLog, StoreError};
+use tokio::{sync::Semaphore, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
+
+pub use progress::Progress;
+pub use ring::Ring;
+
+/// What a relay needs of the store: the log, and whether it may still touch its stream.
+#[async_trait::async_trait]
+pub trait OwnedLog: EventLog {
+    /// Whether `epoch` is still the log's epoch in the database.
+    async fn still_owner(&self, log: LogId, epoch: Epoch) -> Result<bool, StoreError>;
+}
+
+/// What all relays of a process share.
+pub struct Relays<S, P, F> {
+    pub store: Arc<S>,
+    pub publisher: Arc<P>,
+    pub feed: Arc<F>,
+    /// Unacknowledged publishes of the connection.
+    pub window: Arc<Semaphore>,
+    pub tuning: Tuning,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub struct Tuning {
+    /// Events kept in memory per log.
+    pub ring_capacity: usize,
+    pub check_every: Duration,
+    pub announce_every: Duration,
+    /// Events a stream is refilled with when it was lost; readers further behind use the event log.
+    pub refill: u64,
+}
+
+/// A running relay.
+pub struct RelayHandle {
+    pub ring: Arc<Ring>,
+    pub progress: Arc<Progress>,
+    task: JoinHandle<()>,
+}
+
+impl RelayHandle {
+    /// Waits until the relay has stopped, after its token was cancelled.
+    pub async fn stopped(self) {
+        if let Err(error) = self.task.await {
+            tracing::error!(%error, "relay ended by a panic");
+        }
+    }
+}
+
+impl<S: OwnedLog + 'static, P: LogPublisher + 'static, F: Feed + 'static> Relays<S, P, F> {
+    /// Starts the relay of a log that was taken over at `head` under `epoch`.
+    pub fn spawn(self: &Arc<Self>, log: LogId, epoch: Epoch, head: pump::Head, stop: CancellationToken) -> RelayHandle {
+        let ring = Arc::new(Ring::new(self.tuning.ring_capacity));
+        let progress = Arc::new(Progress::new(log, head.position));
+        let pump = pump::Pump::new(self.clone(), log, epoch, head, ring.clone(), progress.clone());
+        let task = tokio::spawn(pump.run(stop));
+        RelayHandle { ring, progress, task }
+    }
+}
+
+pub use pump::Head;

@@ -1,0 +1,209 @@
+use std::{num::NonZeroUsize, sync::Arc, time::{Duration, Instant}};
+
+use souk_bus::JetStreamBus;
+use souk_bus_publisher::{JetStreamPublisher, StreamLimits};
+use souk_event_sourcing::Region;
+use souk_event_store::{DatabaseConfig, PostgresStore, Retention, StoreError};
+use souk_proto::{
+    cart::v1 as cart, catalog::v1 as catalog, internal::v1 as internal, log::v1 as log, orders::v1 as orders, stock::v1 as stock,
+};
+use souk_runtime::{GrpcServer, Listeners, Process, Settings, limited};
+use tokio::{
+    sync::{Semaphore, mpsc},
+    task::JoinSet,
+    time::{MissedTickBehavior, interval, sleep},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use crate::{
+    api::{Admin, CartCommands, CatalogCommands, CatalogLookups, EventLogs, OrderCommands, OrderProcess, StockCommands, StockProcess},
+    commerce::Commerce,
+    committer::{Committer, Limits, Watchers, Work},
+    gateway::{Gateway, Lanes, Site},
+    owner::{Held, Owner},
+    relay::{Relays, Tuning},
+};
+
+const RETRY_STORE: Duration = Duration::from_secs(1);
+/// Events a lost stream is refilled with.
+const REFILL_EVENTS: u64 = 10_000;
+/// Snapshots on their way to the store; more are dropped, they are disposable.
+const SNAPSHOT_QUEUE: usize = 256;
+
+/// Serves commands until shutdown: stop accepting → answer what is under way → publish it → give up the leases.
+///
+/// # Errors
+/// When the databases do not fit the configuration, or a server cannot be built.
+pub async fn run(process: Process, listeners: Listeners) -> anyhow::Result<()> {
+    let settings = process.settings.clone();
+    let ready = process.health.component("write store");
+    let Some(store) = connect(&settings, &process.shutdown, &ready).await? else { return Ok(()) };
+    let store = Arc::new(store);
+    let retention = Retention { days: settings.command.ledger_retention.as_secs().div_ceil(86_400).clamp(1, 365) as u16 };
+    let held = Held::default();
+    let watchers = Arc::new(Watchers::default());
+    let mut tasks = JoinSet::new();
+    let lanes = spawn_lanes(&settings, &store, retention, &held, &watchers, &mut tasks);
+    let owner = Owner {
+        store: store.clone(),
+        replica: process.replica.clone(),
+        address: listeners.internal.local_addr()?.to_string(),
+        lanes: lanes.clone(),
+        held: held.clone(),
+        relays: relays(&settings, &store).await?,
+        lease_ttl: settings.command.lease_ttl,
+        retention,
+    };
+    let gateway = Gateway::new(site(&settings, retention), lanes, watchers);
+
+    let stop_owning = CancellationToken::new();
+    let owning = tokio::spawn(own(owner, settings.clone(), ready, stop_owning.clone()));
+    let admin = Admin { store: store.clone(), held, replica: process.replica.clone(), started: Instant::now() };
+    serve(&process, listeners, gateway, store, admin).await?;
+
+    // The doors are closed; the lanes end when the last sender is gone, and the relays publish what they left.
+    stop_owning.cancel();
+    let owner = owning.await?;
+    let Owner { store, .. } = owner.retire(&mut tasks).await;
+    store.close().await;
+    info!("nothing is under way any more");
+    Ok(())
+}
+
+/// Migrates and connects, for as long as it takes. `None` when shutdown came first.
+async fn connect(settings: &Settings, shutdown: &CancellationToken, ready: &souk_runtime::Component) -> anyhow::Result<Option<PostgresStore>> {
+    let databases: Vec<_> = (settings.write.databases.iter())
+        .map(|database| DatabaseConfig { name: database.name.clone(), url: database.url.to_string(), max_connections: database.max_connections })
+        .collect();
+    loop {
+        let attempt = async {
+            PostgresStore::migrate(&databases).await?;
+            PostgresStore::connect(&databases, Region(settings.installation.region_number), settings.installation.partitions).await
+        };
+        match attempt.await {
+            Ok(store) => return Ok(Some(store)),
+            Err(error @ StoreError::Setup(_)) => return Err(error.into()),
+            Err(error) => {
+                warn!(%error, "the write store is not there yet");
+                ready.not_ready(&error.to_string());
+            }
+        }
+        tokio::select! {
+            () = sleep(RETRY_STORE) => {}
+            () = shutdown.cancelled() => return Ok(None),
+        }
+    }
+}
+
+fn site(settings: &Settings, retention: Retention) -> Site {
+    Site {
+        region: Region(settings.installation.region_number),
+        partitions: settings.installation.partitions,
+        retention,
+        payment_window: settings.command.payment_window,
+        token_key: settings.installation.token_key(),
+    }
+}
+
+/// One committer per database.
+fn spawn_lanes(
+    settings: &Settings,
+    store: &Arc<PostgresStore>,
+    retention: Retention,
+    held: &Held,
+    watchers: &Arc<Watchers>,
+    tasks: &mut JoinSet<()>,
+) -> Lanes {
+    let command = &settings.command;
+    let limits = Limits {
+        batch_commands: command.batch_commands,
+        batch_bytes: command.batch_bytes,
+        attempts: command.append_retries,
+        cached_entities: NonZeroUsize::new(command.entity_cache_entries as usize).unwrap_or(NonZeroUsize::MIN),
+        snapshot_every: command.snapshot_every.max(1),
+    };
+    let (snapshots, mut kept) = mpsc::channel::<(souk_event_sourcing::LogId, _, souk_event_store::StoredSnapshot)>(SNAPSHOT_QUEUE);
+    let keeper = store.clone();
+    tasks.spawn(async move {
+        while let Some((log, stream, snapshot)) = kept.recv().await {
+            if let Err(error) = keeper.keep_snapshot(log, &stream, &snapshot).await {
+                warn!(%error, "a snapshot was not kept");
+            }
+        }
+    });
+    let mut lanes = Lanes::new();
+    for database in store.databases() {
+        let (queue, work) = mpsc::channel::<Work<Commerce>>(command.queue_length);
+        let lane = store.lane(database).expect("the store named it").with_retention(retention);
+        let (sink, lost) = (snapshots.clone(), held.clone());
+        let keep = Box::new(move |log, stream, snapshot| drop(sink.try_send((log, stream, snapshot))));
+        let committer = Committer::new(lane, limits.clone(), watchers.clone(), keep, Box::new(move |log| lost.lost(log)));
+        tasks.spawn(committer.run(work));
+        for partition in store.partitions_of(database) {
+            lanes.insert(souk_event_sourcing::LogId { region: store.region(), partition }, queue.clone());
+        }
+    }
+    lanes
+}
+
+async fn relays(settings: &Settings, store: &Arc<PostgresStore>) -> anyhow::Result<Arc<Relays<PostgresStore, JetStreamPublisher, JetStreamBus>>> {
+    let bus = JetStreamBus::connect(&settings.nats.url, &settings.nats.prefix, "souk-command").await?;
+    let limits = StreamLimits { max_age: settings.nats.stream_max_age, max_bytes: settings.nats.stream_max_bytes, replicas: settings.nats.stream_replicas };
+    let publisher = JetStreamPublisher::new(bus.client().clone(), bus.subjects().clone(), limits, store.installation());
+    let command = &settings.command;
+    Ok(Arc::new(Relays {
+        store: store.clone(),
+        publisher: Arc::new(publisher),
+        feed: Arc::new(bus),
+        window: Arc::new(Semaphore::new(command.relay_window)),
+        tuning: Tuning {
+            ring_capacity: command.ring_capacity,
+            check_every: command.relay_check_interval,
+            announce_every: command.head_interval,
+            refill: REFILL_EVENTS,
+        },
+    }))
+}
+
+/// Keeps heartbeat, leases and tables in order until stopped; gives the owner back then.
+async fn own(owner: Owner, settings: Arc<Settings>, ready: souk_runtime::Component, stop: CancellationToken) -> Owner {
+    let mut beat = interval(settings.command.heartbeat_interval);
+    let mut upkeep = interval(settings.command.upkeep_interval);
+    beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    upkeep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    upkeep.reset();
+    loop {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return owner,
+            _ = beat.tick() => match owner.beat().await {
+                Ok(()) => ready.ready(),
+                Err(error) => {
+                    warn!(%error, "no heartbeat");
+                    ready.not_ready(&error.to_string());
+                }
+            },
+            _ = upkeep.tick() => if let Err(error) = owner.upkeep().await {
+                error!(%error, "upkeep of the tables failed; it is tried again");
+            },
+        }
+    }
+}
+
+async fn serve(process: &Process, listeners: Listeners, gateway: Gateway, store: Arc<PostgresStore>, admin: Admin) -> anyhow::Result<()> {
+    let public = GrpcServer::new("public", process)
+        .add(limited!(catalog::command_service_server::CommandServiceServer::new(CatalogCommands(gateway.clone())), process))
+        .add(limited!(stock::command_service_server::CommandServiceServer::new(StockCommands(gateway.clone())), process))
+        .add(limited!(cart::command_service_server::CommandServiceServer::new(CartCommands(gateway.clone())), process))
+        .add(limited!(orders::command_service_server::CommandServiceServer::new(OrderCommands(gateway.clone())), process));
+    let internal = GrpcServer::new("internal", process)
+        .add(limited!(log::event_log_service_server::EventLogServiceServer::new(EventLogs { store }), process))
+        .add(limited!(catalog::lookup_service_server::LookupServiceServer::new(CatalogLookups(gateway.clone())), process))
+        .add(limited!(orders::process_service_server::ProcessServiceServer::new(OrderProcess(gateway.clone())), process))
+        .add(limited!(stock::process_service_server::ProcessServiceServer::new(StockProcess(gateway)), process))
+        .add(limited!(internal::admin_service_server::AdminServiceServer::new(admin), process));
+    let door = listeners.public.ok_or_else(|| anyhow::anyhow!("the command service needs a public listener"))?;
+    tokio::try_join!(public.serve(door), internal.serve(listeners.internal))?;
+    Ok(())
+}

@@ -1,0 +1,94 @@
+use std::{collections::BTreeMap, sync::Arc};
+
+use metrics::counter;
+use souk_bus::Feed;
+use souk_event_sourcing::{LogId, Position};
+use souk_proto::log::v1::{ChangeFeed, ChangedRow};
+use souk_read_store::{Checkpoint, Row};
+use souk_runtime::telemetry;
+use souk_views::changed_body;
+use tokio::sync::mpsc;
+use tracing::{Instrument, info_span};
+
+/// Larger rows are named without their body: caches read them again.
+const MAX_ROW_BYTES: usize = 64 * 1024;
+/// Bodies in one message; with keys and envelope it stays below the bus's limit.
+const MAX_BODIES_BYTES: usize = 512 * 1024;
+const MAX_TRACEPARENTS: usize = 16;
+/// Messages waiting to be published. A bus that does not take them must not hold up transactions, and losing some makes
+/// answers slower, never wrong.
+const QUEUE: usize = 4096;
+
+/// Publishes what changed, beside the transactions.
+#[derive(Debug, Clone)]
+pub(crate) struct Changes(mpsc::Sender<ChangeFeed>);
+
+impl Changes {
+    /// Starts publishing; ends when the last clone is dropped.
+    pub(crate) fn start(feed: Arc<dyn Feed>) -> (Self, tokio::task::JoinHandle<()>) {
+        let (sender, mut receiver) = mpsc::channel::<ChangeFeed>(QUEUE);
+        let publishing = async move {
+            while let Some(change) = receiver.recv().await {
+                let span = info_span!("publish changes", partition = change.partition, position = change.position);
+                telemetry::set_parents(&span, change.traceparents.iter().map(String::as_str));
+                if let Err(error) = feed.publish_changes(change).instrument(span).await {
+                    counter!("souk_projector_feed_failures_total").increment(1);
+                    tracing::debug!(%error, "a change feed message was not published");
+                }
+            }
+        };
+        (Self(sender), tokio::spawn(publishing))
+    }
+
+    pub(crate) fn publish(&self, change: ChangeFeed) {
+        if self.0.try_send(change).is_err() {
+            counter!("souk_projector_feed_failures_total").increment(1);
+        }
+    }
+}
+
+/// A message of one log whose checkpoint went from `from` to `checkpoint`.
+pub(crate) fn message(checkpoint: &Checkpoint, from: Position) -> ChangeFeed {
+    ChangeFeed {
+        region: checkpoint.log.region.0.into(),
+        partition: checkpoint.log.partition.0.into(),
+        epoch: checkpoint.epoch.0,
+        from_position: from.0,
+        position: checkpoint.position.0,
+        rows: Vec::new(),
+        revision: checkpoint.revision,
+        time_ms: checkpoint.written.0,
+        traceparents: Vec::new(),
+    }
+}
+
+/// The rows of entities that changed, per log.
+pub(crate) fn changed_rows(rows: &BTreeMap<&'static str, Vec<Row>>) -> BTreeMap<LogId, Vec<ChangedRow>> {
+    let mut changed: BTreeMap<LogId, (usize, Vec<ChangedRow>)> = BTreeMap::new();
+    for (view, rows) in rows {
+        for row in rows {
+            let Some((key, body)) = changed_body(view, row) else { continue };
+            let (bytes, of_log) = changed.entry(row.key.log).or_default();
+            let fits = body.len() <= MAX_ROW_BYTES && *bytes + body.len() <= MAX_BODIES_BYTES;
+            if fits {
+                *bytes += body.len();
+            }
+            of_log.push(ChangedRow { view: (*view).to_owned(), key: key.to_owned(), row: fits.then(|| body.clone()) });
+        }
+    }
+    changed.into_iter().map(|(log, (_, rows))| (log, rows)).collect()
+}
+
+/// Traceparents for a message: distinct, at most 16.
+pub(crate) fn traceparents<'a>(all: impl IntoIterator<Item = &'a str>) -> Vec<String> {
+    let mut distinct: Vec<String> = Vec::new();
+    for traceparent in all {
+        if distinct.len() == MAX_TRACEPARENTS {
+            break;
+        }
+        if !traceparent.is_empty() && !distinct.iter().any(|known| known == traceparent) {
+            distinct.push(traceparent.to_owned());
+        }
+    }
+    distinct
+}

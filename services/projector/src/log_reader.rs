@@ -1,0 +1,73 @@
+use std::time::Duration;
+
+use async_trait::async_trait;
+use souk_bus::from_wire;
+use souk_event_sourcing::{LogId, Position, RecordedEvent};
+use souk_proto::log::v1::{ReadRangeRequest, event_log_service_client::EventLogServiceClient};
+use souk_runtime::telemetry;
+use tonic::{
+    Code, Request,
+    transport::{Channel, Endpoint},
+};
+
+/// Why the event log did not answer.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LogError {
+    /// The log is shorter than the position asked for.
+    #[error("the log ends before position {0}")]
+    BeyondEnd(Position),
+    #[error("event log: {0}")]
+    Unavailable(String),
+}
+
+/// Reading the log where it is true (law 1): for holes, for proof, for what the bus does not keep.
+#[async_trait]
+pub(crate) trait LogReader: Send + Sync {
+    /// Events from `from` on, in order, at most `limit`; none when `from` is the position after the last.
+    async fn read(&self, log: LogId, from: Position, limit: u32) -> Result<Vec<RecordedEvent>, LogError>;
+}
+
+/// [`LogReader`] on EventLogService of the command service.
+#[derive(Debug, Clone)]
+pub(crate) struct GrpcLog(EventLogServiceClient<Channel>);
+
+/// A page of events is bounded by the sender; this bounds what a broken one could make us hold.
+const MAX_PAGE_BYTES: usize = 16 * 1024 * 1024;
+const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+
+impl GrpcLog {
+    /// Connects when first used, and again whenever needed.
+    pub(crate) fn connect(url: &str) -> anyhow::Result<Self> {
+        let channel = Endpoint::from_shared(url.to_owned())?
+            .connect_timeout(Duration::from_secs(2))
+            .http2_keep_alive_interval(Duration::from_secs(10))
+            .keep_alive_timeout(Duration::from_secs(5))
+            .tcp_nodelay(true)
+            .connect_lazy();
+        Ok(Self(EventLogServiceClient::new(channel).max_decoding_message_size(MAX_PAGE_BYTES)))
+    }
+}
+
+#[async_trait]
+impl LogReader for GrpcLog {
+    async fn read(&self, log: LogId, from: Position, limit: u32) -> Result<Vec<RecordedEvent>, LogError> {
+        let mut request = Request::new(ReadRangeRequest {
+            region: log.region.0.into(),
+            partition: log.partition.0.into(),
+            from_position: from.0,
+            limit,
+        });
+        request.set_timeout(CALL_TIMEOUT);
+        telemetry::inject(request.metadata_mut());
+        let mut client = self.0.clone();
+        // The timeout in the metadata binds the server; a half-open connection needs one of our own.
+        let answer = tokio::time::timeout(CALL_TIMEOUT, client.read_range(request)).await;
+        let answer = answer.map_err(|_| LogError::Unavailable("no answer in time".to_owned()))?;
+        let page = answer.map_err(|status| match status.code() {
+            Code::OutOfRange => LogError::BeyondEnd(from),
+            code => LogError::Unavailable(format!("{code:?}: {}", status.message())),
+        })?;
+        let events = page.into_inner().events.into_iter().map(from_wire).collect::<Result<_, _>>();
+        events.map_err(|error| LogError::Unavailable(error.to_string()))
+    }
+}

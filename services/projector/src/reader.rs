@@ -1,0 +1,241 @@
+use std::{sync::Arc, time::Duration};
+
+use futures::StreamExt;
+use metrics::counter;
+use souk_bus::{EventSource, Events};
+use souk_event_sourcing::{LogId, Position, RecordedEvent};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch},
+    time::{Instant, sleep, sleep_until},
+};
+
+use crate::{
+    Config,
+    backoff::Backoff,
+    heads::Head,
+    log_reader::{LogError, LogReader},
+    sequence::{Tail, Verdict},
+};
+
+/// What a reader hands to the shard that writes.
+#[derive(Debug)]
+pub(crate) struct Arrival {
+    pub log: LogId,
+    /// Which reader of this log it is of: what an earlier one sent is stale.
+    pub generation: u64,
+    pub what: What,
+}
+
+#[derive(Debug)]
+pub(crate) enum What {
+    /// The event after the last one this reader sent, proven by its hash. The permit bounds the bytes under way.
+    Event(Box<RecordedEvent>, OwnedSemaphorePermit),
+    /// The log, where it is true, is another one than the reader followed (law 13). The reader has ended.
+    Diverged,
+}
+
+/// Reads one log from a checkpoint on, without holes, doubles or foreign events, whatever the bus delivers.
+pub(crate) struct Reader {
+    pub log: LogId,
+    pub generation: u64,
+    pub tail: Tail,
+    pub source: Arc<dyn EventSource>,
+    pub truth: Arc<dyn LogReader>,
+    pub heads: watch::Receiver<Option<Head>>,
+    pub outbox: mpsc::Sender<Arrival>,
+    pub room: Arc<Semaphore>,
+    pub config: Config,
+}
+
+/// Why a reader stopped what it was doing.
+enum Stop {
+    /// The consumer ended or the event log did not answer: start again from the tail after a pause.
+    Again,
+    /// Log and tail belong to different histories.
+    Diverged,
+    /// Nobody reads the outbox any more.
+    Closed,
+}
+
+/// Heads are announced every second; without one for this long nobody announces.
+const SILENCE: Duration = Duration::from_secs(5);
+/// Events of the log asked for at a time.
+const PAGE: u32 = 256;
+/// Bytes that one permit of `room` stands for.
+pub(crate) const PERMIT_BYTES: usize = 1024;
+
+impl Reader {
+    /// Reads until the outbox closes or the log turns out to be another one.
+    pub(crate) async fn run(mut self) {
+        // Between consumers the event log is asked, which must not happen less often than for a quiet one.
+        let longest = self.config.retry_backoff_max.min(self.config.backfill_after);
+        let mut backoff = Backoff::new(self.config.retry_backoff, longest);
+        // At start the checkpoint is held against the log; if that does not answer, the bus goes on and the chain of
+        // hashes proves each event all the same.
+        let mut stop = self.verify().await.err();
+        loop {
+            match stop.take() {
+                Some(Stop::Diverged) => {
+                    counter!("souk_projector_divergences_total").increment(1);
+                    let _ = self.outbox.send(Arrival { log: self.log, generation: self.generation, what: What::Diverged }).await;
+                    return;
+                }
+                Some(Stop::Closed) => return,
+                Some(Stop::Again) | None => {}
+            }
+            let before = self.tail.position;
+            let outcome = match self.source.consume(self.log, self.tail.position.next()).await {
+                Ok(events) => self.follow(events).await,
+                Err(error) => {
+                    tracing::debug!(log = %self.log, %error, "the bus has no such stream; the event log is asked");
+                    self.catch_up().await
+                }
+            };
+            stop = outcome.err();
+            if self.tail.position > before {
+                backoff.reset();
+            }
+            tokio::select! {
+                () = sleep(backoff.pause()) => {}
+                () = self.outbox.closed() => return,
+            }
+        }
+    }
+
+    /// Follows a consumer; wakes when the announced head is ahead and no message came for a while.
+    async fn follow(&mut self, mut events: Events) -> Result<(), Stop> {
+        let mut quiet_since = Instant::now();
+        let mut tail_at_announcement = Position(0);
+        let mut heads = self.heads.clone();
+        loop {
+            tokio::select! {
+                next = events.next() => match next {
+                    Some(Ok(event)) => {
+                        self.take(event).await?;
+                        quiet_since = Instant::now();
+                    }
+                    Some(Err(error)) => {
+                        tracing::debug!(log = %self.log, %error, "the consumer failed; making a new one");
+                        return Err(Stop::Again);
+                    }
+                    None => return Err(Stop::Again),
+                },
+                () = sleep_until(quiet_since + self.config.backfill_after) => {
+                    self.catch_up().await?;
+                    quiet_since = Instant::now();
+                }
+                Ok(()) = heads.changed() => {
+                    let head = *heads.borrow_and_update();
+                    if let Some(head) = head {
+                        self.doubt(head, tail_at_announcement).await?;
+                    }
+                    tail_at_announcement = self.tail.position;
+                }
+            }
+        }
+    }
+
+    /// A head that lies before what was read a second ago, or has another hash, means that the log may have gone back.
+    async fn doubt(&mut self, head: Head, tail_at_announcement: Position) -> Result<(), Stop> {
+        let other_hash = head.position == self.tail.position && head.hash.is_some_and(|hash| hash != self.tail.hash);
+        if head.position < tail_at_announcement || other_hash { self.verify().await } else { Ok(()) }
+    }
+
+    /// Takes what the bus delivered: the next event is sent on, an old one dropped, a hole filled from the log first.
+    async fn take(&mut self, event: RecordedEvent) -> Result<(), Stop> {
+        match self.tail.judge(&event) {
+            Verdict::Next => self.send(event).await,
+            Verdict::Old => Ok(()),
+            Verdict::Hole => {
+                counter!("souk_projector_backfills_total").increment(1);
+                tracing::debug!(log = %self.log, have = %self.tail.position, got = %event.position, "a hole; reading the event log");
+                self.read_truth(Position(event.position.0 - 1)).await?;
+                match self.tail.judge(&event) {
+                    Verdict::Next => self.send(event).await,
+                    Verdict::Old => Ok(()),
+                    Verdict::Hole => Err(Stop::Again),
+                    Verdict::Foreign => self.arbitrate().await,
+                }
+            }
+            Verdict::Foreign => self.arbitrate().await,
+        }
+    }
+
+    /// Bus and tail disagree: the log decides. If it confirms the tail, the JetStream stream is wrong, which its relay
+    /// mends; meanwhile the log itself is read.
+    async fn arbitrate(&mut self) -> Result<(), Stop> {
+        tracing::warn!(log = %self.log, position = %self.tail.position, "the bus delivers another history; asking the event log");
+        self.verify().await?;
+        self.read_truth(Position(u64::MAX)).await?;
+        Err(Stop::Again)
+    }
+
+    /// Reads from the event log when the announced head is ahead, or when nobody announces: then the bus is away, and
+    /// views go on without it (law 1).
+    async fn catch_up(&mut self) -> Result<(), Stop> {
+        let head = *self.heads.borrow();
+        match head.filter(|head| head.heard.elapsed() < SILENCE) {
+            Some(head) if head.position <= self.tail.position => Ok(()),
+            Some(head) => {
+                counter!("souk_projector_backfills_total").increment(1);
+                tracing::debug!(log = %self.log, have = %self.tail.position, head = %head.position, "behind and quiet; reading the event log");
+                self.read_truth(head.position).await
+            }
+            None => self.read_truth(Position(u64::MAX)).await,
+        }
+    }
+
+    /// Sends the events of the log up to `to`, or to its end.
+    async fn read_truth(&mut self, to: Position) -> Result<(), Stop> {
+        while self.tail.position < to {
+            let page = match self.truth.read(self.log, self.tail.position.next(), PAGE).await {
+                Ok(page) if page.is_empty() => return Ok(()),
+                Ok(page) => page,
+                Err(LogError::BeyondEnd(_)) => return Err(Stop::Diverged),
+                Err(error) => return Err(self.unanswered(&error)),
+            };
+            for event in page {
+                match self.tail.judge(&event) {
+                    Verdict::Next => self.send(event).await?,
+                    Verdict::Old => {}
+                    Verdict::Hole => return Err(Stop::Again),
+                    Verdict::Foreign => return Err(Stop::Diverged),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the log still holds the event at the tail. No answer is no disproof.
+    async fn verify(&mut self) -> Result<(), Stop> {
+        if self.tail == Tail::START {
+            return Ok(());
+        }
+        match self.truth.read(self.log, self.tail.position, 1).await {
+            Ok(events) => match events.first() {
+                Some(event) if Tail::after(event) == self.tail => Ok(()),
+                _ => Err(Stop::Diverged),
+            },
+            Err(LogError::BeyondEnd(_)) => Err(Stop::Diverged),
+            Err(error) => {
+                let _ = self.unanswered(&error);
+                Ok(())
+            }
+        }
+    }
+
+    fn unanswered(&self, error: &LogError) -> Stop {
+        tracing::debug!(log = %self.log, %error, "the event log does not answer");
+        Stop::Again
+    }
+
+    async fn send(&mut self, event: RecordedEvent) -> Result<(), Stop> {
+        let tail = Tail::after(&event);
+        let permits = (event.payload.len() / PERMIT_BYTES + 1) as u32;
+        let room = self.room.clone().acquire_many_owned(permits).await.map_err(|_| Stop::Closed)?;
+        let what = What::Event(Box::new(event), room);
+        self.outbox.send(Arrival { log: self.log, generation: self.generation, what }).await.map_err(|_| Stop::Closed)?;
+        self.tail = tail;
+        Ok(())
+    }
+}

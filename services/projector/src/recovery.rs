@@ -1,0 +1,162 @@
+use std::time::Duration;
+
+use metrics::counter;
+use souk_event_sourcing::{Epoch, LogHash, LogId, Position};
+use souk_read_store::{Checkpoint, ReadStoreError};
+use tokio::time::Instant;
+
+use crate::{
+    backoff::Backoff,
+    changes,
+    shard::{Halted, Held, Shard, now},
+};
+
+/// Another projector that does not move a log that could move for this long has died: the log is claimed back.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+impl Shard {
+    /// A write found another checkpoint than believed.
+    pub(crate) fn lost(&mut self, log: LogId) {
+        counter!("souk_projector_lost_total").increment(1);
+        self.folder.forget(log);
+        self.unsynced.insert(log);
+    }
+
+    /// Reads the stored checkpoints of all unsynced logs and goes on from there: ours, where the fence is ours; claimed,
+    /// where it is older (a crash took our claim back) or was never ours; left alone, where another projector came after us.
+    pub(crate) async fn resync(&mut self) -> Result<(), ReadStoreError> {
+        let logs: Vec<_> = self.unsynced.iter().copied().collect();
+        for progress in self.logs.iter_mut().filter(|(log, _)| logs.contains(log)).map(|(_, progress)| progress) {
+            progress.stop_reading();
+            progress.generation += 1;
+        }
+        let stored = self.store.checkpoints(&logs).await?;
+        if let Some(missing) = logs.iter().find(|log| stored.iter().all(|checkpoint| checkpoint.log != **log)) {
+            return Err(ReadStoreError::NotPlaced(*missing));
+        }
+        let mut claims = Vec::new();
+        for checkpoint in stored {
+            match self.logs.get(&checkpoint.log).map(|progress| progress.held) {
+                Some(Held::Us(fence)) if checkpoint.fence == fence => self.go_on(checkpoint).await?,
+                Some(Held::Us(fence)) if checkpoint.fence > fence => self.stand_by(&checkpoint),
+                _ => claims.push(checkpoint.log),
+            }
+        }
+        if claims.is_empty() {
+            return Ok(());
+        }
+        for checkpoint in self.store.claim(&claims, now()).await? {
+            if let Some(progress) = self.logs.get_mut(&checkpoint.log) {
+                progress.held = Held::Us(checkpoint.fence);
+            }
+            self.go_on(checkpoint).await?;
+        }
+        tracing::info!(database = self.database, logs = claims.len(), "logs claimed");
+        Ok(())
+    }
+
+    /// Projects from a stored checkpoint that is ours. Rows of other revisions are folded anew.
+    async fn go_on(&mut self, checkpoint: Checkpoint) -> Result<(), ReadStoreError> {
+        self.unsynced.remove(&checkpoint.log);
+        if checkpoint.position > Position(0) && checkpoint.revision != souk_views::revision() {
+            let (stored, revision) = (checkpoint.revision, souk_views::revision());
+            tracing::warn!(log = %checkpoint.log, stored, revision, "views of another revision; they are folded anew");
+            if let Some(progress) = self.logs.get_mut(&checkpoint.log) {
+                progress.checkpoint = Some(checkpoint);
+            }
+            return self.rewind(checkpoint.log).await;
+        }
+        self.resume(checkpoint);
+        Ok(())
+    }
+
+    /// Leaves a log to the projector that claimed it.
+    fn stand_by(&mut self, checkpoint: &Checkpoint) {
+        tracing::warn!(log = %checkpoint.log, "another projector holds the log; standing by");
+        self.unsynced.remove(&checkpoint.log);
+        if let Some(progress) = self.logs.get_mut(&checkpoint.log) {
+            progress.held = Held::Another { seen: checkpoint.position, since: Instant::now() };
+            progress.checkpoint = Some(*checkpoint);
+            progress.halted = None;
+        }
+    }
+
+    /// Deletes the rows of a log and folds it from its first event: the plain way back to the truth (law 13).
+    pub(crate) async fn rewind(&mut self, log: LogId) -> Result<(), ReadStoreError> {
+        // Whatever comes of it, the stored checkpoint has to be read before the next write.
+        self.lost(log);
+        let Some(progress) = self.logs.get_mut(&log) else { return Ok(()) };
+        progress.stop_reading();
+        progress.generation += 1;
+        let (Held::Us(fence), Some(before)) = (progress.held, progress.checkpoint) else { return Ok(()) };
+        if !self.store.rewind(log, fence, now()).await? {
+            return Ok(());
+        }
+        counter!("souk_projector_rewinds_total").increment(1);
+        tracing::info!(%log, from = %before.position, "views of the log emptied");
+        let start = Checkpoint { epoch: Epoch(0), position: Position(0), hash: LogHash::EMPTY, revision: 0, ..before };
+        // Receivers see a position before the one they knew, and drop what they hold of this log.
+        self.ports.changes.publish(changes::message(&start, Position(0)));
+        self.unsynced.remove(&log);
+        self.resume(start);
+        Ok(())
+    }
+
+    /// An event at `position` cannot be applied or written. If that may be the rows' fault the log is folded anew, once;
+    /// else it stands still, visibly, and is tried again now and then.
+    pub(crate) async fn stand_still(&mut self, log: LogId, position: Position, reason: String, mendable: bool) -> Result<(), ReadStoreError> {
+        let Some(progress) = self.logs.get_mut(&log) else { return Ok(()) };
+        if mendable && progress.mended_at != Some(position) {
+            progress.mended_at = Some(position);
+            tracing::error!(%log, %position, reason, "rows are not what their events say; they are folded anew");
+            return self.rewind(log).await;
+        }
+        progress.stop_reading();
+        progress.generation += 1;
+        let known = progress.halted.take().filter(|halted| halted.reason == reason);
+        if known.is_none() {
+            tracing::error!(%log, %position, reason, "an event cannot be projected; its log stands still");
+        }
+        let mut backoff = known.map_or_else(|| Backoff::new(Duration::from_secs(1), Duration::from_secs(60)), |halted| halted.backoff);
+        let retry_at = Instant::now() + backoff.pause();
+        progress.halted = Some(Halted { reason, backoff, retry_at });
+        self.folder.forget(log);
+        self.note(log);
+        Ok(())
+    }
+
+    /// Every second: holds what is believed against what is stored, announces it, and tries what stood still or was left to
+    /// another projector. Announcing only what was just read keeps a projector that was overtaken, or whose database lost
+    /// its last commits, from vouching for positions that are not there.
+    pub(crate) async fn beat(&mut self) -> Result<(), ReadStoreError> {
+        let logs: Vec<_> = self.logs.keys().copied().collect();
+        for stored in self.store.checkpoints(&logs).await? {
+            let log = stored.log;
+            let head = self.ports.heads.of(log).map(|head| head.position);
+            let Some(progress) = self.logs.get_mut(&log) else { continue };
+            match progress.held {
+                Held::Nobody => drop(self.unsynced.insert(log)),
+                Held::Us(_) if progress.checkpoint != Some(stored) => self.lost(log),
+                Held::Us(_) => {
+                    self.ports.changes.publish(changes::message(&stored, stored.position));
+                    if progress.halted.as_ref().is_some_and(|halted| halted.retry_at <= Instant::now()) && progress.reader.is_none() {
+                        self.unsynced.insert(log);
+                    }
+                }
+                Held::Another { seen, since } => {
+                    let idle = head.is_none_or(|head| head <= stored.position);
+                    progress.checkpoint = Some(stored);
+                    if idle || seen != stored.position {
+                        progress.held = Held::Another { seen: stored.position, since: Instant::now() };
+                    } else if since.elapsed() > PATIENCE {
+                        tracing::warn!(%log, "the other projector does not move the log; claiming it back");
+                        progress.held = Held::Nobody;
+                        self.unsynced.insert(log);
+                    }
+                }
+            }
+            self.note(log);
+        }
+        Ok(())
+    }
+}

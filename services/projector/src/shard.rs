@@ -1,0 +1,240 @@
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use souk_bus::EventSource;
+use souk_event_sourcing::{LogId, Position, UnixMillis};
+use souk_read_store::{Checkpoint, Fence, ReadStoreError, ViewStore};
+use souk_runtime::Component;
+use souk_views::Folder;
+use tokio::{
+    sync::{Semaphore, mpsc},
+    task::AbortHandle,
+    time::{Instant, MissedTickBehavior, interval, sleep},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    Config,
+    backoff::Backoff,
+    board::Board,
+    changes::Changes,
+    heads::Heads,
+    log_reader::LogReader,
+    reader::{Arrival, PERMIT_BYTES, Reader},
+    sequence::Tail,
+};
+
+/// What a shard reads from and tells.
+#[derive(Clone)]
+pub(crate) struct Ports {
+    pub source: Arc<dyn EventSource>,
+    pub truth: Arc<dyn LogReader>,
+    pub heads: Heads,
+    pub changes: Changes,
+    pub board: Board,
+}
+
+/// Projects all logs placed in one read database: one loop, one transaction at a time, over whatever has arrived.
+///
+/// Three files: this one (the loop and what it remembers), `batch` (fold and write), `recovery` (fences, lost checkpoints,
+/// logs that went back, the heartbeat).
+pub(crate) struct Shard {
+    pub(crate) database: String,
+    pub(crate) store: Arc<dyn ViewStore>,
+    pub(crate) folder: Folder,
+    pub(crate) logs: BTreeMap<LogId, Progress>,
+    /// Logs whose stored checkpoint must be read before anything else happens to them.
+    pub(crate) unsynced: BTreeSet<LogId>,
+    pub(crate) ports: Ports,
+    pub(crate) config: Config,
+    pub(crate) component: Component,
+    pub(crate) backoff: Backoff,
+    inbox: mpsc::Receiver<Arrival>,
+    outbox: mpsc::Sender<Arrival>,
+    room: Arc<Semaphore>,
+}
+
+/// One log as this projector believes it is.
+#[derive(Debug, Default)]
+pub(crate) struct Progress {
+    /// As last read or written; `None` before the first claim.
+    pub checkpoint: Option<Checkpoint>,
+    pub held: Held,
+    /// Number of the running reader: arrivals of another one are stale.
+    pub generation: u64,
+    pub reader: Option<AbortHandle>,
+    pub halted: Option<Halted>,
+    /// Where rows were found astray and the log was folded anew; a second time at the same place it halts instead.
+    pub mended_at: Option<Position>,
+}
+
+/// Whose a log is.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(crate) enum Held {
+    /// Not claimed yet.
+    #[default]
+    Nobody,
+    Us(Fence),
+    /// Another projector raised the fence after us. It keeps the log while it moves.
+    Another { seen: Position, since: Instant },
+}
+
+/// Why a log stands still, and when it is tried again.
+#[derive(Debug)]
+pub(crate) struct Halted {
+    pub reason: String,
+    pub backoff: Backoff,
+    pub retry_at: Instant,
+}
+
+impl Shard {
+    pub(crate) fn new(
+        database: String,
+        store: Arc<dyn ViewStore>,
+        logs: impl IntoIterator<Item = LogId>,
+        ports: Ports,
+        config: Config,
+        component: Component,
+    ) -> Self {
+        let logs: BTreeMap<_, _> = logs.into_iter().map(|log| (log, Progress::default())).collect();
+        // Enough that the next batch is there when one is written, and no more.
+        let (outbox, inbox) = mpsc::channel(2 * config.batch_events);
+        let room = Arc::new(Semaphore::new((4 * config.batch_bytes / PERMIT_BYTES).max(4096)));
+        Self {
+            database,
+            store,
+            folder: Folder::new((config.row_cache_entries / 2).max(1)),
+            unsynced: logs.keys().copied().collect(),
+            logs,
+            ports,
+            backoff: Backoff::new(config.retry_backoff, config.retry_backoff_max),
+            config,
+            component,
+            inbox,
+            outbox,
+            room,
+        }
+    }
+
+    /// Projects until `shutdown`, then writes what has arrived and returns.
+    pub(crate) async fn run(mut self, shutdown: CancellationToken) {
+        let mut beats = interval(self.config.feed_interval);
+        beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        while !shutdown.is_cancelled() {
+            if !self.unsynced.is_empty()
+                && let Err(error) = self.resync().await
+            {
+                self.pause(&error, &shutdown).await;
+                continue;
+            }
+            let outcome = tokio::select! {
+                biased;
+                () = shutdown.cancelled() => break,
+                _ = beats.tick() => self.beat().await,
+                Some(first) = self.inbox.recv() => self.project(first).await,
+            };
+            match outcome {
+                Ok(()) => self.recovered(),
+                Err(error) => self.pause(&error, &shutdown).await,
+            }
+        }
+        self.drain().await;
+    }
+
+    /// The end: no reader sends any more; what has arrived is written once, since it costs nothing to be read again.
+    async fn drain(&mut self) {
+        self.logs.values_mut().for_each(Progress::stop_reading);
+        if let Ok(first) = self.inbox.try_recv()
+            && let Err(error) = self.project(first).await
+        {
+            tracing::warn!(database = self.database, %error, "the last batch was not written; it will be read again");
+        }
+        tracing::info!(database = self.database, "projection stopped");
+    }
+
+    /// What has arrived by now besides `first`, within the bounds of a batch.
+    pub(crate) fn arrived(&mut self, first: Arrival) -> Vec<Arrival> {
+        let mut arrivals = vec![first];
+        let mut bytes = arrivals[0].bytes();
+        while arrivals.len() < self.config.batch_events && bytes < self.config.batch_bytes {
+            let Ok(arrival) = self.inbox.try_recv() else { break };
+            bytes += arrival.bytes();
+            arrivals.push(arrival);
+        }
+        arrivals.retain(|arrival| self.logs.get(&arrival.log).is_some_and(|progress| progress.generation == arrival.generation));
+        arrivals
+    }
+
+    /// Starts reading `log` behind `checkpoint`, which is the stored one and ours.
+    pub(crate) fn resume(&mut self, checkpoint: Checkpoint) {
+        let log = checkpoint.log;
+        self.folder.forget(log);
+        let Some(progress) = self.logs.get_mut(&log) else { return };
+        progress.stop_reading();
+        progress.generation += 1;
+        progress.held = Held::Us(checkpoint.fence);
+        progress.checkpoint = Some(checkpoint);
+        let reader = Reader {
+            log,
+            generation: progress.generation,
+            tail: Tail::from(&checkpoint),
+            source: self.ports.source.clone(),
+            truth: self.ports.truth.clone(),
+            heads: self.ports.heads.watch(log),
+            outbox: self.outbox.clone(),
+            room: self.room.clone(),
+            config: self.config,
+        };
+        progress.reader = Some(tokio::spawn(reader.run()).abort_handle());
+        self.note(log);
+    }
+
+    /// Tells status and metrics how far a log is.
+    pub(crate) fn note(&self, log: LogId) {
+        let Some(progress) = self.logs.get(&log) else { return };
+        let Some(checkpoint) = progress.checkpoint else { return };
+        self.ports.board.note(log, &self.database, checkpoint.epoch, checkpoint.position, progress.halted.is_some());
+    }
+
+    /// The database answered. Ready, unless logs stand still.
+    pub(crate) fn recovered(&mut self) {
+        self.backoff.reset();
+        let halted = self.logs.iter().find_map(|(log, progress)| progress.halted.as_ref().map(|halted| (log, halted)));
+        match halted {
+            None => self.component.ready(),
+            Some((log, halted)) => self.component.not_ready(&format!("log {log} stands still: {}", halted.reason)),
+        }
+    }
+
+    /// The database did not answer: infrastructure backs off and never parks (law 11).
+    async fn pause(&mut self, error: &ReadStoreError, shutdown: &CancellationToken) {
+        self.component.not_ready(&error.to_string());
+        tokio::select! {
+            () = sleep(self.backoff.pause()) => {}
+            () = shutdown.cancelled() => {}
+        }
+    }
+}
+
+impl Drop for Shard {
+    fn drop(&mut self) {
+        self.logs.values_mut().for_each(Progress::stop_reading);
+    }
+}
+
+impl Progress {
+    /// Ends the reader; what it sent is stale from now on only once the generation grows.
+    pub(crate) fn stop_reading(&mut self) {
+        if let Some(reader) = self.reader.take() {
+            reader.abort();
+        }
+    }
+}
+
+/// The wall clock, for checkpoints and fences.
+pub(crate) fn now() -> UnixMillis {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    UnixMillis(since.map_or(0, |since| since.as_millis() as i64))
+}
