@@ -9,9 +9,11 @@ pub type Events = BoxStream<'static, Result<RecordedEvent, BusError>>;
 
 /// Reading logs from the transport.
 ///
-/// Its law: events of a log arrive in order of position, beginning at or behind the one asked for. They may begin later
-/// (what lies before is not kept any more), and any error or end of the stream means: ask again, from the position
-/// wanted next, after a pause. No acknowledgements; the reader's checkpoint is its own.
+/// Its law: events of a log arrive in order of position, none below the one asked for. They may begin later (what lies
+/// before is not kept any more) and leave holes; each lies at the JetStream sequence that is its position. Nothing is
+/// healed inside: a stream that is not there or is made anew, a restarted server, a lost message or heartbeat end it
+/// with an error. Any error or end means: ask again, from the position wanted next, after a pause. No
+/// acknowledgements; the reader's checkpoint is its own.
 #[async_trait::async_trait]
 pub trait EventSource: Send + Sync {
     /// Events from `from` on, and each later one as it arrives.

@@ -32,7 +32,10 @@ impl Account {
         if !geteuid().is_root() {
             return match owner {
                 Some(owner) if owner != geteuid().as_raw() => {
-                    bail!("{} belongs to another user (uid {owner}); start souk as that user or as root, or choose another --data", folder.display())
+                    bail!(
+                        "{} belongs to another user (uid {owner}); start souk as that user or as root, or choose another --data",
+                        folder.display()
+                    )
                 }
                 _ => Ok(None),
             };

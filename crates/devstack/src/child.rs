@@ -123,11 +123,11 @@ impl Child {
     /// For destructors: the same as [`Child::stop`], but blocks the thread.
     pub fn stop_now(&mut self, gently: Signal, grace: Duration) {
         let Some(thread) = self.thread.take() else { return };
-        if self.exit_status().is_none() {
-            if let Err(error) = self.identity.end(gently, grace) {
-                tracing::error!(name = self.name, %error, "process cannot be ended");
-                return;
-            }
+        if self.exit_status().is_none()
+            && let Err(error) = self.identity.end(gently, grace)
+        {
+            tracing::error!(name = self.name, %error, "process cannot be ended");
+            return;
         }
         let _ = thread.join();
     }
@@ -150,11 +150,9 @@ impl Child {
 /// Ends the process an earlier run recorded in this file, if it still runs, and removes the file.
 pub(crate) fn clean_up(record: &Path, gently: Signal, grace: Duration) -> Result<()> {
     let Ok(bytes) = fs::read(record) else { return Ok(()) };
-    if let Ok(identity) = serde_json::from_slice::<ProcessIdentity>(&bytes) {
-        if identity.is_alive() {
-            tracing::info!(pid = identity.pid, "ending a process left over from an earlier run");
-            identity.end(gently, grace)?;
-        }
+    if let Some(identity) = serde_json::from_slice::<ProcessIdentity>(&bytes).ok().filter(ProcessIdentity::is_alive) {
+        tracing::info!(pid = identity.pid, "ending a process left over from an earlier run");
+        identity.end(gently, grace)?;
     }
     fs::remove_file(record).with_context(|| format!("cannot remove {}", record.display()))
 }

@@ -120,12 +120,18 @@ fn initialise(room: &Path, secret: &Path, tools: &PostgresTools, account: Option
         command.uid(account.uid).gid(account.gid);
     }
     let output = command.output().with_context(|| format!("cannot run {:?}", command.get_program()))?;
-    ensure!(output.status.success(), "initdb failed:\n{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    ensure!(
+        output.status.success(),
+        "initdb failed:\n{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
     fs::rename(&unfinished, room.join("cluster")).context("cannot put the new cluster in its place")
 }
 
 /// Kills every process whose working directory is the data folder. Postgres moves there and nothing else should; a shell somebody has left
 /// there is told apart by its program.
+#[expect(clippy::disallowed_methods, reason = "blocks for the moment the kernel needs to end a killed process")]
 fn kill_backends(data: &Path) -> Result<()> {
     let Ok(owner) = fs::metadata(data).map(|metadata| metadata.uid()) else { return Ok(()) };
     let deadline = Instant::now() + Duration::from_secs(20);

@@ -91,10 +91,10 @@ fn sweep(parent: &Path) {
             continue;
         }
         let Ok(file) = File::options().append(true).open(path.join(LOCK)) else { continue };
-        if file.try_lock().is_ok() {
-            if let Err(error) = discard(&path) {
-                tracing::warn!(folder = %path.display(), %error, "left-over of an earlier run cannot be removed");
-            }
+        if file.try_lock().is_ok()
+            && let Err(error) = discard(&path)
+        {
+            tracing::warn!(folder = %path.display(), %error, "left-over of an earlier run cannot be removed");
         }
     }
 }

@@ -57,6 +57,7 @@ impl ProcessIdentity {
     ///
     /// # Errors
     /// If it may not be signalled, or outlives SIGKILL by ten seconds.
+    #[expect(clippy::disallowed_methods, reason = "blocks by contract: destructors and clean-up before a start use it")]
     pub fn end(&self, gently: Signal, grace: Duration) -> Result<()> {
         for (signal, patience) in [(gently, grace), (Signal::SIGKILL, Duration::from_secs(10))] {
             self.signal(signal)?;

@@ -61,7 +61,9 @@ impl Installation {
     pub fn remove(data: &Path) -> Result<()> {
         for name in ["installation.toml", "souk.toml"] {
             match fs::remove_file(data.join(name)) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error).with_context(|| format!("cannot remove {name}")),
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(error).with_context(|| format!("cannot remove {name}"));
+                }
                 _ => {}
             }
         }

@@ -95,7 +95,10 @@ impl RunFile {
     /// # Errors
     /// If one cannot be ended.
     pub fn end_left_over(&self) -> Result<()> {
-        self.services.values().filter(|process| **process != self.souk).try_for_each(|process| process.end(Signal::SIGTERM, Duration::from_secs(5)))
+        self.services
+            .values()
+            .filter(|process| **process != self.souk)
+            .try_for_each(|process| process.end(Signal::SIGTERM, Duration::from_secs(5)))
     }
 
     /// Reads the file of a system that runs.

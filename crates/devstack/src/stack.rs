@@ -165,7 +165,8 @@ impl Stack {
         fs::create_dir_all(&logs).with_context(|| format!("cannot create {}", logs.display()))?;
         let installation = Installation::open(&data, Wanted { partitions, write_shards, read_shards })?;
         let databases = [("write", installation.write_shards), ("read", installation.read_shards)];
-        let databases = databases.into_iter().flat_map(|(side, shards)| Installation::databases(side, shards)).map(|(_, database)| database);
+        let databases =
+            databases.into_iter().flat_map(|(side, shards)| Installation::databases(side, shards)).map(|(_, database)| database);
         let postgres = Postgres::start(PostgresOptions {
             folder: data.join("postgres"),
             log: logs.join("postgres.log"),

@@ -54,7 +54,9 @@ impl PostgresTools {
         }
         let found = if seen.is_empty() { "none".to_owned() } else { seen.join(", ") };
         match data_version {
-            Some(version) => bail!("the data was written by Postgres {version}, found: {found}; install that version, or start with --fresh"),
+            Some(version) => {
+                bail!("the data was written by Postgres {version}, found: {found}; install that version, or start with --fresh")
+            }
             None => bail!("no Postgres {POSTGRES_AT_LEAST} or later (found: {found}); run `just setup`"),
         }
     }

@@ -34,7 +34,8 @@ async fn postgres_keeps_what_it_committed_over_kills_and_comes_back_on_its_port(
         sqlx::query("insert into kept values ($1)").bind(round).execute(&mut connection).await.unwrap();
         // A backend that does not look up from its work keeps the next server from starting, unless it is killed, too.
         let mut busy = PgConnection::connect(&url).await.unwrap();
-        let burn = tokio::spawn(async move { sqlx::query("select count(*) from generate_series(1, 1e9::bigint)").execute(&mut busy).await });
+        let burn =
+            tokio::spawn(async move { sqlx::query("select count(*) from generate_series(1, 1e9::bigint)").execute(&mut busy).await });
         while sqlx::query("select 1 from pg_stat_activity where query like '%1e9%' and state = 'active' and pid <> pg_backend_pid()")
             .fetch_optional(&mut connection)
             .await
@@ -131,7 +132,7 @@ async fn hold_a_stack_until_killed() {
     std::future::pending::<()>().await;
 }
 
-fn hold_in_another_process(folder: &Path) -> (std::process::Child, RunFile) {
+async fn hold_in_another_process(folder: &Path) -> (std::process::Child, RunFile) {
     let this = env::current_exe().unwrap();
     let mut holder = Command::new(this)
         .args(["--exact", "hold_a_stack_until_killed", "--ignored", "--nocapture"])
@@ -145,14 +146,14 @@ fn hold_in_another_process(folder: &Path) -> (std::process::Child, RunFile) {
             Some(file) if file.souk.pid == holder.id() => return (holder, file),
             _ => assert!(holder.try_wait().unwrap().is_none() && Instant::now() < deadline, "the stack does not start"),
         }
-        std::thread::sleep(Duration::from_millis(20));
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 
-fn gone(process: &ProcessIdentity) -> bool {
+async fn gone(process: &ProcessIdentity) -> bool {
     let deadline = Instant::now() + Duration::from_secs(15);
     while process.is_alive() && Instant::now() < deadline {
-        std::thread::sleep(Duration::from_millis(10));
+        tokio::time::sleep(Duration::from_millis(10)).await;
     }
     !process.is_alive()
 }
@@ -161,14 +162,14 @@ fn gone(process: &ProcessIdentity) -> bool {
 async fn nothing_outlives_a_killed_process_and_the_next_start_takes_over_its_data() {
     let folder = TemporaryFolder::create().unwrap();
     for _ in 0..2 {
-        let (mut holder, file) = hold_in_another_process(folder.path());
+        let (mut holder, file) = hold_in_another_process(folder.path()).await;
         let second = Stack::start(StackOptions::new(folder.path().join("data"), folder.path().join("logs"))).await;
         assert!(second.unwrap_err().to_string().contains("in use"));
         holder.kill().unwrap();
         holder.wait().unwrap();
         if cfg!(target_os = "linux") {
-            assert!(gone(&file.postgres.process), "postgres");
-            assert!(gone(&file.nats.process), "nats-server");
+            assert!(gone(&file.postgres.process).await, "postgres");
+            assert!(gone(&file.nats.process).await, "nats-server");
         }
     }
     // Servers the kernel did not end: they are started outside of any parent that could take them along.
@@ -181,14 +182,14 @@ async fn nothing_outlives_a_killed_process_and_the_next_start_takes_over_its_dat
 
 /// Starts the Postgres of a data folder once more, by hand, and leaves it to the init process.
 async fn leave_behind(data: &Path) -> ProcessIdentity {
-    let (mut holder, file) = hold_in_another_process(data.parent().unwrap());
+    let (mut holder, file) = hold_in_another_process(data.parent().unwrap()).await;
     let pid = file.postgres.process.pid;
     let words = fs::read(format!("/proc/{pid}/cmdline")).unwrap();
     let words: Vec<String> = words.split(|byte| *byte == 0).map(|word| String::from_utf8_lossy(word).into_owned()).collect();
     let user = std::os::unix::fs::MetadataExt::uid(&fs::metadata(data.join("postgres/cluster")).unwrap());
     holder.kill().unwrap();
     holder.wait().unwrap();
-    assert!(gone(&file.postgres.process));
+    assert!(gone(&file.postgres.process).await);
     let mut command = Command::new(&words[0]);
     std::os::unix::process::CommandExt::uid(&mut command, user);
     let program = words.len() - 1;

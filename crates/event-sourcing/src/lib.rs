@@ -6,7 +6,7 @@
 //! - `stream`: one entity's events: [`StreamId`], [`Version`], [`Etag`]
 //! - `event`: [`NewEvent`] before, [`RecordedEvent`] after it was stored
 //! - `request`: [`RequestId`], the key of idempotency
-//! - `token`: consistency [`Token`]s and their signature
+//! - `token`: consistency [`Token`]s and their signature; `held_token`: [`HeldToken`], a token without the key
 //! - `clock`: the hybrid logical clock, [`Hlc`]
 //! - `decider`: the [`Decider`] of one aggregate
 //! - `given`: given/when/then for tests of deciders
@@ -15,6 +15,7 @@ mod clock;
 mod decider;
 mod event;
 mod given;
+mod held_token;
 mod log;
 mod request;
 mod stream;
@@ -24,6 +25,7 @@ pub use clock::{Hlc, HlcClock, UnixMillis};
 pub use decider::Decider;
 pub use event::{EventId, MAX_PAYLOAD_BYTES, NewEvent, RecordedEvent};
 pub use given::{Given, When, given};
+pub use held_token::HeldToken;
 pub use log::{Epoch, LogHash, LogId, LogPosition, Partition, Position, Region, partition_of, routing_hash};
 pub use request::{InvalidRequestId, RequestId};
 pub use stream::{Etag, InvalidEtag, InvalidStreamId, StreamId, Version};

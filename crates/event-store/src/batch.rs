@@ -21,7 +21,7 @@ pub struct Belief {
 pub struct LogBatch {
     pub log: LogId,
     pub belief: Belief,
-    /// Commands to be remembered.
+    /// Every command of the part; those with a reply are remembered.
     pub ledger: Vec<LedgerEntry>,
     /// Every stream a decision rests on, once each, also those without new events.
     pub streams: Vec<StreamAdvance>,
@@ -47,8 +47,9 @@ pub struct LedgerEntry {
     /// The caller's request in canonical encoding.
     pub command: Bytes,
     pub fingerprint: Fingerprint,
-    /// An encoded `souk.log.v1.StoredReply`; opaque here.
-    pub reply: Bytes,
+    /// An encoded `souk.log.v1.StoredReply`; opaque here. `None` for an answer that must not be remembered: an earlier
+    /// reply is still looked for.
+    pub reply: Option<Bytes>,
     pub actor: String,
     pub recorded: UnixMillis,
 }

@@ -43,14 +43,23 @@ impl Part {
     }
 
     /// A command to be remembered.
-    pub fn remember(mut self, stream: &StreamId, id: RequestId, reply: &str) -> Self {
+    pub fn remember(self, stream: &StreamId, id: RequestId, reply: &str) -> Self {
+        self.command(stream, id, Some(Bytes::copy_from_slice(reply.as_bytes())))
+    }
+
+    /// A command whose answer must not be remembered.
+    pub fn ask(self, stream: &StreamId, id: RequestId) -> Self {
+        self.command(stream, id, None)
+    }
+
+    fn command(mut self, stream: &StreamId, id: RequestId, reply: Option<Bytes>) -> Self {
         self.batch.ledger.push(LedgerEntry {
             stream: stream.clone(),
             request_id: id,
             method: "test/Command",
             command: Bytes::from_static(b"command"),
             fingerprint: Fingerprint::new([9; 16]),
-            reply: Bytes::copy_from_slice(reply.as_bytes()),
+            reply,
             actor: "conformance".into(),
             recorded: UnixMillis::now(),
         });
@@ -215,6 +224,13 @@ async fn a_command_without_events_is_remembered_and_counted<A: Adapter>(adapter:
     let repeat = Part::of(log, after(&refusal)).stream(&a, 0, 1).remember(&a, id, "accepted").build();
     let BatchOutcome::Refused { repeats, .. } = append(&mut lane, &repeat).await else { panic!("a remembered refusal was forgotten") };
     assert_eq!(repeats[0].1.reply.as_ref(), b"refused");
+    // An answer that must not be remembered is not, and still an earlier one is found.
+    let asked = Part::of(log, after(&refusal)).stream(&a, 0, 0).ask(&a, request()).build();
+    assert_eq!(append(&mut lane, &asked).await, BatchOutcome::Done);
+    let again = Part::of(log, after(&asked)).stream(&a, 0, 1).remember(&a, asked.ledger[0].request_id, "now").build();
+    assert_eq!(append(&mut lane, &again).await, BatchOutcome::Done);
+    let stale = Part::of(log, after(&again)).stream(&a, 1, 0).ask(&a, id).build();
+    assert!(matches!(append(&mut lane, &stale).await, BatchOutcome::Refused { repeats, .. } if repeats.len() == 1));
 }
 
 async fn after_a_takeover_the_old_owner_is_fenced<A: Adapter>(adapter: &A) {

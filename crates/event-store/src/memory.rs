@@ -44,7 +44,8 @@ impl Log {
             self.versions.insert(advance.stream.clone(), advance.new);
         }
         for entry in &batch.ledger {
-            let reply = StoredReply { fingerprint: entry.fingerprint.0.to_vec(), reply: entry.reply.clone() };
+            let Some(reply) = entry.reply.clone() else { continue };
+            let reply = StoredReply { fingerprint: entry.fingerprint.0.to_vec(), reply };
             self.ledger.insert((entry.stream.clone(), entry.request_id), reply);
         }
         let hash = batch.events.last().map_or(batch.belief.hash, |event| event.hash);

@@ -9,7 +9,7 @@ pub mod installation {
     pub struct Model {
         /// Always true: there is one row.
         #[sea_orm(primary_key, auto_increment = false)]
-        pub only: bool,
+        pub singleton: bool,
         pub id: Uuid,
         pub region: i16,
         pub partitions: i32,

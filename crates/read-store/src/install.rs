@@ -76,14 +76,14 @@ async fn migrate<M: MigratorTrait>(
     StoreMigrator::up(&transaction, None).await.map_err(orm(name))?;
     M::up(&transaction, None).await.map_err(orm(name))?;
     let row = installation::ActiveModel {
-        only: Set(true),
+        singleton: Set(true),
         id: Set(id.unwrap_or_else(Uuid::new_v4)),
         region: Set(installation.region.0 as i16),
         partitions: Set(i32::from(installation.partitions)),
         created_ms: Set(now.0),
     };
     installation::Entity::insert(row)
-        .on_conflict(OnConflict::column(installation::Column::Only).do_nothing().to_owned())
+        .on_conflict(OnConflict::column(installation::Column::Singleton).do_nothing().to_owned())
         .exec_without_returning(&transaction)
         .await
         .map_err(orm(name))?;

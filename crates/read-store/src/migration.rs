@@ -36,7 +36,7 @@ impl MigrationTrait for M0001Foundation {
 /// The checkpoint is updated in every transaction: room on its pages keeps those updates heap-only.
 const FOUNDATION: &str = r#"
 create table read_installation (
-    only boolean primary key default true check (only),
+    singleton boolean primary key default true check (singleton),
     id uuid not null,
     region smallint not null,
     partitions int not null check (partitions > 0),

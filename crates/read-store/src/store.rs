@@ -120,6 +120,17 @@ impl ReadStore {
         self.placement.iter().filter(|(_, index)| self.databases[**index].name == database).map(|(log, _)| *log).collect()
     }
 
+    /// Reports how many connections each pool has in use and idle, as metrics; called now and then by the process.
+    pub fn report_pools(&self) {
+        for database in &self.databases {
+            let (size, idle) = (database.pool.size() as usize, database.pool.num_idle());
+            for (state, count) in [("idle", idle), ("used", size.saturating_sub(idle))] {
+                let labels = [("database", database.name.clone()), ("state", state.to_owned())];
+                metrics::gauge!("souk_read_pool_connections", &labels).set(count as f64);
+            }
+        }
+    }
+
     /// Closes all pools, waiting for connections in use.
     pub async fn close(&self) {
         for database in &self.databases {

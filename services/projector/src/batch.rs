@@ -4,7 +4,7 @@ use std::{
 };
 
 use metrics::{counter, histogram};
-use souk_event_sourcing::{LogId, RecordedEvent};
+use souk_event_sourcing::{LogId, Position, RecordedEvent};
 use souk_read_store::{Advance, Batch, ReadStoreError, Row};
 use souk_runtime::telemetry;
 use souk_views::{Poison, PoisonReason};
@@ -24,6 +24,22 @@ struct Folded {
     tails: BTreeMap<LogId, Tail>,
     poison: BTreeMap<LogId, Poison>,
     rows: BTreeMap<&'static str, Vec<Row>>,
+}
+
+/// A log that cannot go on, and why.
+struct Culprit {
+    log: LogId,
+    position: Position,
+    reason: String,
+    /// Whether the rows may be to blame, which folding anew mends.
+    mendable: bool,
+}
+
+impl Culprit {
+    fn from_poison(log: LogId, poison: &Poison) -> Self {
+        let mendable = matches!(poison.reason, PoisonReason::RowAstray { .. });
+        Self { log, position: poison.position, reason: poison.to_string(), mendable }
+    }
 }
 
 impl Shard {
@@ -46,51 +62,56 @@ impl Shard {
             }
         }
         events.retain(|event| !diverged.contains(&event.log));
-        let outcome = if events.is_empty() { Ok(()) } else { self.write_or_split(events).await };
+        let culprits = if events.is_empty() { Vec::new() } else { self.write_or_split(&events).await? };
         drop(permits);
+        for Culprit { log, position, reason, mendable } in culprits {
+            self.stand_still(log, position, reason, mendable).await?;
+        }
         for log in diverged {
             tracing::warn!(%log, "the log went back; its views are folded anew");
             self.rewind(log).await?;
         }
-        outcome
+        Ok(())
     }
 
     /// Writes a batch; if the database refuses its data, log by log, so that only the culprit stands still.
-    async fn write_or_split(&mut self, events: Vec<RecordedEvent>) -> Result<(), ReadStoreError> {
+    async fn write_or_split(&mut self, events: &[RecordedEvent]) -> Result<Vec<Culprit>, ReadStoreError> {
         let logs: BTreeSet<_> = events.iter().map(|event| event.log).collect();
-        let error = match self.write_batch(&events).await {
-            Ok(()) => return Ok(()),
+        let error = match self.write_batch(events).await {
+            Ok(culprits) => return Ok(culprits),
             Err(error) => error,
         };
+        // Nothing was written, or the outcome is unknown: memory is ahead of the store either way.
         logs.iter().for_each(|log| self.folder.forget(*log));
         if error.retryable() {
             self.unsynced.extend(logs);
             return Err(error);
         }
-        for log in logs {
-            let of_log: Vec<_> = events.iter().filter(|event| event.log == log).cloned().collect();
-            match self.write_batch(&of_log).await {
-                Ok(()) => {}
+        let mut culprits = Vec::new();
+        for log in &logs {
+            let events: Vec<_> = of_log(events, *log).cloned().collect();
+            match self.write_batch(&events).await {
+                Ok(more) => culprits.extend(more),
                 Err(error) if error.retryable() => {
-                    self.unsynced.extend(events.iter().map(|event| event.log));
+                    self.unsynced.extend(logs);
                     return Err(error);
                 }
                 Err(error) => {
                     let mendable = matches!(error, ReadStoreError::Corrupt { .. });
-                    self.stand_still(log, of_log[0].position, error.to_string(), mendable).await?;
+                    culprits.push(Culprit { log: *log, position: events[0].position, reason: error.to_string(), mendable });
                 }
             }
         }
-        Ok(())
+        Ok(culprits)
     }
 
-    async fn write_batch(&mut self, events: &[RecordedEvent]) -> Result<(), ReadStoreError> {
+    async fn write_batch(&mut self, events: &[RecordedEvent]) -> Result<Vec<Culprit>, ReadStoreError> {
         let span = info_span!("project", database = self.database, events = events.len());
         telemetry::set_parents(&span, events.iter().map(|event| event.traceparent.as_str()));
         self.fold_and_write(events).instrument(span).await
     }
 
-    async fn fold_and_write(&mut self, events: &[RecordedEvent]) -> Result<(), ReadStoreError> {
+    async fn fold_and_write(&mut self, events: &[RecordedEvent]) -> Result<Vec<Culprit>, ReadStoreError> {
         let started = Instant::now();
         self.folder.prepare(&*self.store, events).await?;
         let folded = self.fold(events);
@@ -118,13 +139,8 @@ impl Shard {
             self.ports.changes.publish(message);
             self.note(advance.log);
         }
-        for (log, poison) in folded.poison {
-            if !written.lost.contains(&log) {
-                let astray = matches!(poison.reason, PoisonReason::RowAstray { .. });
-                self.stand_still(log, poison.position, poison.to_string(), astray).await?;
-            }
-        }
-        Ok(())
+        let poison = folded.poison.into_iter().filter(|(log, _)| !written.lost.contains(log));
+        Ok(poison.map(|(log, poison)| Culprit::from_poison(log, &poison)).collect())
     }
 
     /// Applies events in order; a log ends before its first poison event, the others go on.

@@ -1,1 +1,60 @@
+//! The projector: folds the events of every log placed in the region's read databases into rows, and tells caches.
+//!
+//! One reader per log delivers its events in order, without holes, doubles or foreign ones, from the bus and, where the
+//! bus fails, from the event log (law 5). One shard per read database writes whatever has arrived on all its logs in one
+//! fenced transaction, rows and checkpoints together, and publishes what changed.
+//!
+//! # Layout
+//! - `sequence`: what an event is to a reader: the next one, known, behind a hole, of another history
+//! - `reader`: one log from a checkpoint on; `log_reader`: the event log behind it; `heads`: where logs end
+//! - `shard`, `batch`, `recovery`: the loop over one database; fold and write; fences, lost checkpoints, rewinds, heartbeat
+//! - `changes`: the change feed
+//! - `board`, `admin`: what status and metrics say
+//! - `service`: connecting, starting and stopping all of it in order
 
+mod admin;
+mod backoff;
+mod batch;
+mod board;
+mod changes;
+mod heads;
+mod log_reader;
+mod reader;
+mod recovery;
+mod sequence;
+mod service;
+mod shard;
+#[cfg(test)]
+mod testing;
+
+pub use service::run;
+
+use std::time::Duration;
+
+use souk_runtime::settings::ProjectorSettings;
+
+/// How the parts of a projector are set.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Config {
+    pub batch_events: usize,
+    pub batch_bytes: usize,
+    pub row_cache_entries: usize,
+    pub feed_interval: Duration,
+    pub backfill_after: Duration,
+    pub retry_backoff: Duration,
+    pub retry_backoff_max: Duration,
+}
+
+impl From<&ProjectorSettings> for Config {
+    fn from(settings: &ProjectorSettings) -> Self {
+        Self {
+            batch_events: settings.batch_events.max(1),
+            batch_bytes: settings.batch_bytes.max(1),
+            row_cache_entries: settings.row_cache_entries as usize,
+            feed_interval: settings.feed_interval,
+            backfill_after: settings.backfill_after,
+            retry_backoff: settings.retry_backoff,
+            retry_backoff_max: settings.retry_backoff_max,
+        }
+    }
+}

@@ -89,12 +89,13 @@ impl Shard {
         progress.stop_reading();
         progress.generation += 1;
         let (Held::Us(fence), Some(before)) = (progress.held, progress.checkpoint) else { return Ok(()) };
-        if !self.store.rewind(log, fence, now()).await? {
+        let written = now();
+        if !self.store.rewind(log, fence, written).await? {
             return Ok(());
         }
         counter!("souk_projector_rewinds_total").increment(1);
         tracing::info!(%log, from = %before.position, "views of the log emptied");
-        let start = Checkpoint { epoch: Epoch(0), position: Position(0), hash: LogHash::EMPTY, revision: 0, ..before };
+        let start = Checkpoint { epoch: Epoch(0), position: Position(0), hash: LogHash::EMPTY, revision: 0, written, ..before };
         // Receivers see a position before the one they knew, and drop what they hold of this log.
         self.ports.changes.publish(changes::message(&start, Position(0)));
         self.unsynced.remove(&log);

@@ -1,1 +1,71 @@
-fn main() {}
+//! `souk`: everything one does with Souk from a terminal.
+//!
+//! # Layout
+//!
+//! One module per command, each with its `Args` and a `run`:
+//! - `up`: the whole system on this machine; `serve`: one service, as deployed
+//! - `call`, `seed`, `demo`: use it; `status`, `timeline`, `audit`: look into it
+
+mod serve;
+mod up;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// A commerce core: catalog, stock, carts and orders over gRPC.
+#[derive(Debug, Parser)]
+#[command(version, propagate_version = true)]
+struct Souk {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Start Postgres, NATS and all services on this machine
+    Up(up::Args),
+    /// Run one service as a process of its own
+    Serve(serve::Args),
+    /// Call any RPC of the running system
+    Call(call::Args),
+    /// Create products and customers for load tests
+    Seed(seed::Args),
+    /// Tell the story of an order against the running system
+    Demo(demo::Args),
+    /// Show partitions, positions, lag and caches
+    Status(status::Args),
+    /// Look at one order
+    #[command(subcommand)]
+    Order(OrderCommand),
+    /// Prove that log, streams and views are equal
+    Audit(audit::Args),
+}
+
+#[derive(Debug, Subcommand)]
+enum OrderCommand {
+    /// Show what happened to an order, and when
+    Timeline(timeline::Args),
+}
+
+fn main() -> ExitCode {
+    let command = match Souk::parse().command {
+        Command::Serve(args) => return serve::run(args),
+        other => other,
+    };
+    souk_runtime::install_tls_provider();
+    match tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(Into::into).and_then(|runtime| runtime.block_on(run(command))) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("souk: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Up(args) => up::run(args).await,
+        Command::Serve(_) => unreachable!("runs on a runtime of its own"),
+    }
+}

@@ -131,11 +131,12 @@ impl<'a> Repeats<'a> {
 /// Binds the columns named in `append.sql` and runs it.
 async fn send(connection: &mut PgConnection, region: Region, batches: &[LogBatch], repeats: &Repeats<'_>, retention: Retention) -> Result<Vec<PgRow>, StoreError> {
     let of = |batch: &LogBatch| i32::from(batch.log.partition.0);
-    let ledger = || batches.iter().flat_map(|batch| batch.ledger.iter().map(move |entry| (of(batch), entry)));
+    let entries = || batches.iter().flat_map(|batch| batch.ledger.iter().map(move |entry| (of(batch), entry)));
+    let ledger = || entries().filter_map(|(partition, entry)| Some((partition, (entry, entry.reply.as_deref()?))));
     let streams = || batches.iter().flat_map(|batch| batch.streams.iter().map(move |stream| (of(batch), stream)));
     let events = || batches.iter().flat_map(|batch| batch.events.iter().map(move |event| (of(batch), event)));
     macro_rules! column {
-        ($rows:expr, $row:ident => $value:expr) => {
+        ($rows:expr, $row:pat => $value:expr) => {
             $rows().map(|(_, $row)| $value).collect::<Vec<_>>()
         };
     }
@@ -158,15 +159,15 @@ async fn send(connection: &mut PgConnection, region: Region, batches: &[LogBatch
         .bind(&repeats.bucket);
     let query = query
         .bind(partitions!(ledger))
-        .bind(column!(ledger, entry => retention.bucket(entry.request_id, entry.recorded).0))
-        .bind(column!(ledger, entry => entry.stream.as_str()))
-        .bind(column!(ledger, entry => entry.request_id.0))
-        .bind(column!(ledger, entry => entry.method))
-        .bind(column!(ledger, entry => entry.command.as_ref()))
-        .bind(column!(ledger, entry => entry.fingerprint.0.as_slice()))
-        .bind(column!(ledger, entry => entry.reply.as_ref()))
-        .bind(column!(ledger, entry => entry.actor.as_str()))
-        .bind(column!(ledger, entry => entry.recorded.0))
+        .bind(column!(ledger, (entry, _) => retention.bucket(entry.request_id, entry.recorded).0))
+        .bind(column!(ledger, (entry, _) => entry.stream.as_str()))
+        .bind(column!(ledger, (entry, _) => entry.request_id.0))
+        .bind(column!(ledger, (entry, _) => entry.method))
+        .bind(column!(ledger, (entry, _) => entry.command.as_ref()))
+        .bind(column!(ledger, (entry, _) => entry.fingerprint.0.as_slice()))
+        .bind(column!(ledger, (_, reply) => reply))
+        .bind(column!(ledger, (entry, _) => entry.actor.as_str()))
+        .bind(column!(ledger, (entry, _) => entry.recorded.0))
         .bind(partitions!(streams))
         .bind(column!(streams, stream => stream.stream.as_str()))
         .bind(column!(streams, stream => stream.expected.0 as i64))

@@ -92,9 +92,10 @@ where
     B: HttpBody<Data = Bytes> + Send + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
+    let incoming = telemetry::incoming(request.headers());
     // The routes are always ready; a clone shares them.
-    let headers = request.headers().get
-    let result: Result<_, Infallible> = shared.routes.clone().call(request).await;
+    let called = shared.routes.clone().call(request);
+    let result: Result<_, Infallible> = telemetry::with_incoming(incoming, called).await;
     result.unwrap_or_else(|never| match never {})
 }
 

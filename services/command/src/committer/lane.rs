@@ -335,7 +335,7 @@ impl<M: Model, L: Lane> Committer<M, L> {
             self.watchers.notify(&stream);
             self.entities.put(batch.log, stream, entity);
         }
-        for Planned { pending, answer, .. } in planned {
+        for Planned { pending, answer } in planned {
             pending.answer(&answer);
         }
     }
@@ -350,8 +350,8 @@ impl<M: Model, L: Lane> Committer<M, L> {
         let mut known: HashMap<usize, StoredReply> = repeats.into_iter().collect();
         let (_, planned) = plan.into_parts();
         let mut left = Vec::new();
-        for Planned { mut pending, ledger, .. } in planned {
-            if let Some(stored) = ledger.and_then(|index| known.remove(&index)) {
+        for (index, Planned { mut pending, .. }) in planned.into_iter().enumerate() {
+            if let Some(stored) = known.remove(&index) {
                 let answer = replies::stored(log, &pending.job.request, &stored);
                 pending.answer(&answer);
                 continue;

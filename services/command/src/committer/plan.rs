@@ -17,6 +17,7 @@ pub(super) struct Plan<M: Model> {
     log: LogId,
     /// Entities as the decisions so far leave them, and their version before: commands of one batch see each other.
     entities: HashMap<StreamId, (Entity<M::Entity>, Version)>,
+    /// In the order of the batch's ledger.
     planned: Vec<Planned<M>>,
 }
 
@@ -24,8 +25,6 @@ pub(super) struct Plan<M: Model> {
 pub(super) struct Planned<M: Model> {
     pub pending: Pending<M>,
     pub answer: Result<Answer, CommandError>,
-    /// Its place in the batch's ledger, when it is to be remembered.
-    pub ledger: Option<usize>,
 }
 
 impl<M: Model> Plan<M> {
@@ -45,12 +44,9 @@ impl<M: Model> Plan<M> {
             let Some(pending) = plan.collapse(pending) else { continue };
             plan.borrow(&pending, log, entities);
             let outcome = plan.decide(&pending, &mut batch, &mut head, owned, clock, now);
-            let ledger = outcome.as_ref().map_or_else(replies::remembered, |answer| Some(replies::accepted(answer)));
-            let ledger = ledger.map(|reply| {
-                batch.ledger.push(ledger_entry(&pending, reply));
-                batch.ledger.len() - 1
-            });
-            plan.planned.push(Planned { pending, answer: outcome, ledger });
+            let reply = outcome.as_ref().map_or_else(replies::remembered, |answer| Some(replies::accepted(answer)));
+            batch.ledger.push(ledger_entry(&pending, reply));
+            plan.planned.push(Planned { pending, answer: outcome });
         }
         batch.streams = plan.entities.iter().map(|(stream, (entity, before))| StreamAdvance { stream: stream.clone(), expected: *before, new: entity.version }).collect();
         (batch, plan)
@@ -184,7 +180,7 @@ fn record(
     event
 }
 
-fn ledger_entry<M: Model>(pending: &Pending<M>, reply: bytes::Bytes) -> LedgerEntry {
+fn ledger_entry<M: Model>(pending: &Pending<M>, reply: Option<bytes::Bytes>) -> LedgerEntry {
     let request = &pending.job.request;
     LedgerEntry {
         stream: pending.job.streams[0].clone(),

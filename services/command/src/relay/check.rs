@@ -42,14 +42,13 @@ pub(super) async fn check<S: OwnedLog, P: LogPublisher, F>(relays: &Relays<S, P,
         return Err(Trouble::NotOwner);
     }
     let first = Position(head.0.saturating_sub(relays.tuning.refill) + 1);
-    if flaw == "missing" {
-        info!(%log, %first, "the stream is made");
-    } else {
+    if flaw != "missing" {
         warn!(%log, flaw, %first, "the stream is no copy of the log: it is made anew");
         counter!("souk_relay_rebuilds_total", "flaw" => flaw).increment(1);
         publisher.delete(log).await?;
     }
     publisher.create(log, first).await?;
+    info!(%log, %first, "the stream is made");
     let last = Position(first.0 - 1);
     Ok(Copied { last, hash: hash_at(store, log, last).await? })
 }

@@ -14,12 +14,6 @@ use std::{
 
 use souk_event_sourcing::{Epoch, Position, UnixMillis};
 
-/// How long one message of the feed proves that nothing else has happened. A log is announced every second.
-pub(crate) const PROOF_AGE: Duration = Duration::from_secs(3);
-
-/// Buckets per log. With few of them, one change makes many other rows look changed while they are being loaded.
-const BUCKETS: usize = 4096;
-
 /// A place in the history of one log. The order is that of epochs, then positions: within one history both grow
 /// together, and a history that replaces another has the later epochs (law 13).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -61,8 +55,10 @@ pub(crate) enum Standing {
 }
 
 /// What is known of one log and its views from the change feed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Horizon {
+    /// How long one message proves that nothing else has happened. A log is announced every second.
+    proof_age: Duration,
     /// How far the views are.
     pub feed: Mark,
     /// Entries as of an earlier place are misses: changes after them may have been missed.
@@ -114,6 +110,20 @@ impl Mark {
 }
 
 impl Horizon {
+    /// Of a log nothing was heard of yet.
+    pub fn new(proof_age: Duration) -> Self {
+        Self {
+            proof_age,
+            feed: Mark::default(),
+            floor: Mark::default(),
+            history: 0,
+            revision: 0,
+            epoch_start: Position(0),
+            heard: None,
+            time: UnixMillis(0),
+        }
+    }
+
     /// Takes in a message heard at `now`. The caller names the rows of a [`Step::Continued`] in [`Changed`], and
     /// replaces them in the cache, before it shows the new horizon to any reader.
     pub fn hear(&mut self, message: Advance, now: Instant, time: UnixMillis) -> Step {
@@ -141,12 +151,12 @@ impl Horizon {
 
     /// Whether the feed has been heard of late, so that silence about a row means that it did not change.
     pub fn proven(&self, now: Instant) -> bool {
-        self.heard.is_some_and(|heard| now.saturating_duration_since(heard) < PROOF_AGE)
+        self.heard.is_some_and(|heard| now.saturating_duration_since(heard) < self.proof_age)
     }
 
     /// When the last message ceases to be proof; `None` when nothing was heard yet.
     pub fn proof_ends(&self) -> Option<Instant> {
-        self.heard.map(|heard| heard + PROOF_AGE)
+        self.heard.map(|heard| heard + self.proof_age)
     }
 
     /// Time since the last message.
@@ -189,12 +199,13 @@ impl Horizon {
 }
 
 /// Per bucket of keys, the last position the feed named a change at since the horizon last jumped; what came before is
-/// below the floor.
+/// below the floor. There should be thousands of buckets: with few of them, one change makes many other rows look changed
+/// while they are being loaded.
 pub(crate) struct Changed(Box<[AtomicU64]>);
 
 impl Changed {
-    pub fn new() -> Self {
-        Self((0..BUCKETS).map(|_| AtomicU64::new(0)).collect())
+    pub fn new(buckets: usize) -> Self {
+        Self((0..buckets.max(1)).map(|_| AtomicU64::new(0)).collect())
     }
 
     /// The feed named a change of a key with this hash at `position`.
@@ -212,7 +223,7 @@ impl Changed {
     }
 
     fn bucket(&self, hash: u64) -> &AtomicU64 {
-        &self.0[hash as usize % BUCKETS]
+        &self.0[hash as usize % self.0.len()]
     }
 }
 
@@ -221,6 +232,7 @@ mod tests {
     use super::*;
 
     const REVISION: u32 = 7;
+    const PROOF_AGE: Duration = Duration::from_secs(3);
 
     fn mark(epoch: u64, position: u64) -> Mark {
         Mark { epoch: Epoch(epoch), position: Position(position) }
@@ -236,7 +248,7 @@ mod tests {
 
     /// A horizon that heard of `epoch`, `position` at `now`.
     fn at(epoch: u64, position: u64, now: Instant) -> Horizon {
-        let mut horizon = Horizon::default();
+        let mut horizon = Horizon::new(PROOF_AGE);
         assert_eq!(horizon.hear(advance(epoch, position, position), now, UnixMillis(0)), Step::Jumped);
         horizon
     }
@@ -286,7 +298,7 @@ mod tests {
     fn silence_is_no_proof() {
         let now = Instant::now();
         let horizon = at(2, 100, now);
-        assert!(!Horizon::default().proven(now));
+        assert!(!Horizon::new(PROOF_AGE).proven(now));
         assert!(horizon.serves(row(mark(2, 100), 0), None, now + PROOF_AGE - Duration::from_millis(1)));
         assert!(!horizon.serves(row(mark(2, 100), 0), None, now + PROOF_AGE));
     }
@@ -345,9 +357,9 @@ mod tests {
 
     #[test]
     fn buckets_remember_the_last_change_until_they_are_told_to_forget() {
-        let changed = Changed::new();
+        let changed = Changed::new(16);
         changed.name(5, Position(9));
-        changed.name(5 + BUCKETS as u64, Position(8));
+        changed.name(5 + 16, Position(8));
         assert_eq!((changed.last(5), changed.last(6)), (Position(9), Position(0)));
         changed.forget();
         assert_eq!(changed.last(5), Position(0));

@@ -1,9 +1,10 @@
-use std::time::Instant;
-
 use souk_event_sourcing::{LogId, Position};
 use tokio::sync::{Mutex, watch};
 
-use super::freshness::{Changed, Horizon};
+use super::{
+    freshness::{Changed, Horizon},
+    rows::CacheLimits,
+};
 
 /// What the cache knows of one log.
 pub(crate) struct Log {
@@ -16,8 +17,9 @@ pub(crate) struct Log {
 }
 
 impl Log {
-    pub fn new(id: LogId) -> Self {
-        Self { id, horizon: watch::Sender::new(Horizon::default()), changed: Changed::new(), gate: Mutex::new(()) }
+    pub fn new(id: LogId, limits: &CacheLimits) -> Self {
+        let horizon = watch::Sender::new(Horizon::new(limits.proof_age));
+        Self { id, horizon, changed: Changed::new(limits.buckets), gate: Mutex::new(()) }
     }
 
     pub fn horizon(&self) -> Horizon {
@@ -39,10 +41,5 @@ impl Log {
     pub fn observe(&self, bucket_hash: u64) -> (Position, Horizon) {
         let changed = self.changed.last(bucket_hash);
         (changed, self.horizon())
-    }
-
-    /// Seconds since the feed was last heard; infinite when it never was.
-    pub fn feed_age_seconds(&self, now: Instant) -> f64 {
-        self.horizon().age(now).map_or(f64::INFINITY, |age| age.as_secs_f64())
     }
 }

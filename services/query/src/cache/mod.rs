@@ -6,7 +6,8 @@
 //! - `log`: what is known of one log
 //! - `rows`: [`RowCache`]: moka, the change feed, admission
 //! - `flight`: one load per row at a time
-//! - `reader`: [`Reader`]: a row from the cache or the store, waiting for a token
+//! - `wait`: waiting for a token, and why a read fails: [`Wait`], [`ReadError`]
+//! - `reader`: [`Reader`]: a row from the cache or the store, as fresh as a token asks
 
 mod entry;
 mod flight;
@@ -15,6 +16,7 @@ mod key;
 mod log;
 mod reader;
 mod rows;
+mod wait;
 
 #[cfg(test)]
 mod model;
@@ -23,5 +25,6 @@ pub(crate) use entry::{CachedRow, Entry};
 pub(crate) use freshness::{Horizon, Mark, Standing};
 pub(crate) use key::{RowRef, View};
 pub(crate) use log::Log;
-pub(crate) use reader::{ReadError, Reader};
-pub(crate) use rows::{Answer, RowCache};
+pub(crate) use reader::Reader;
+pub(crate) use rows::{Answer, CacheLimits, RowCache};
+pub(crate) use wait::{ReadError, Wait, mark_of};

@@ -15,13 +15,14 @@ use souk_read_store::{AsOf, RowRead, ViewRow};
 
 use super::{
     entry::Entry,
-    freshness::{Mark, PROOF_AGE, Step},
+    freshness::{Mark, Step},
     key::{RowRef, View},
-    rows::{Look, RowCache},
+    rows::{CacheLimits, Look, RowCache},
 };
 
 const LOG: LogId = LogId { region: Region(1), partition: Partition(3) };
 const KEYS: [&str; 4] = ["a", "b", "c", "d"];
+const PROOF_AGE: Duration = Duration::from_secs(3);
 /// Longest a message of the model is under way.
 const LONGEST_WAY: Duration = Duration::from_millis(800);
 
@@ -117,7 +118,7 @@ impl World {
     fn new() -> Self {
         let now = Instant::now();
         Self {
-            cache: RowCache::new([LOG], 1 << 20),
+            cache: RowCache::new([LOG], CacheLimits { bytes: 1 << 20, buckets: 2, proof_age: PROOF_AGE }),
             now,
             log: Vec::new(),
             lost: Vec::new(),

@@ -8,23 +8,22 @@ use std::{
 
 use async_trait::async_trait;
 use futures::future::join_all;
-use souk_event_sourcing::{LogId, Position, Token, UnixMillis};
+use souk_event_sourcing::{LogId, Token};
 use souk_read_store::{ReadStore, ReadStoreError, RowRead};
-use tokio::time::{sleep, timeout, timeout_at};
+use tokio::time::timeout;
 
 use super::{
     entry::Entry,
-    flight::{Boarding, Crashed, Flights},
-    freshness::{Mark, Standing},
+    flight::{Boarding, Flights},
+    freshness::Mark,
     key::{RowKey, RowRef, View},
     log::Log,
     rows::{Answer, Look, RowCache, Wanted},
+    wait::{ReadError, Wait, mark_of},
 };
 
 /// Longest a row may take to come from the store, so that a hanging connection does not hold its readers for ever.
 const LOAD_LIMIT: Duration = Duration::from_secs(10);
-/// Between two looks at a store that is behind: at first, and at most.
-const PAUSES: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(200));
 
 /// Where rows come from.
 #[async_trait]
@@ -45,25 +44,6 @@ impl RowSource for ReadStore {
     async fn read_rows(&self, view: View, keys: &[(LogId, &str)]) -> Result<Vec<RowRead>, ReadStoreError> {
         ReadStore::read_rows(self, view.table(), keys).await
     }
-}
-
-/// Why there is no answer.
-#[derive(Debug, Clone, thiserror::Error)]
-pub(crate) enum ReadError {
-    #[error("position {} of log {log} is not visible yet, the views are at {}", token.position, known.position)]
-    NotYetVisible { log: LogId, token: Mark, known: Mark },
-    #[error("position {} of log {log} was taken back by a restore", token.position)]
-    Restored { log: LogId, token: Mark },
-    #[error("an event of this entity at position {at} of log {log} could not be applied")]
-    Parked { log: LogId, at: Position },
-    #[error("log {0} is not kept in this region")]
-    UnknownLog(LogId),
-    #[error(transparent)]
-    Store(Arc<ReadStoreError>),
-    #[error("the read store did not answer in time")]
-    Slow,
-    #[error(transparent)]
-    Crashed(#[from] Crashed),
 }
 
 /// Reads rows from the cache or the store, as fresh as a token asks for.
@@ -118,9 +98,8 @@ impl Reader {
                 }
                 Look::Miss(wanted) => self.load(log, key, wanted, token).await?,
             };
-            match judge(log.id, &answer, token)? {
-                Verdict::Enough => return Ok(answer),
-                Verdict::Behind(token) => wait.pause(log, token, answer.contained).await?,
+            if satisfied(&mut wait, log, token, &answer).await? {
+                return Ok(answer);
             }
         }
     }
@@ -131,9 +110,9 @@ impl Reader {
         let mut answers: Vec<Option<Answer>> = vec![None; keys.len()];
         let mut open: Vec<usize> = (0..keys.len()).collect();
         let mut wait = Wait::new(until);
-        loop {
+        while !open.is_empty() {
             let mut missed = Vec::new();
-            for index in open {
+            for index in std::mem::take(&mut open) {
                 let (key, log, token) = (keys[index], logs[index], mark_of(token, keys[index].log));
                 if let Some(token) = token {
                     wait.reach(log, token).await?;
@@ -141,27 +120,22 @@ impl Reader {
                 match self.cache.look(log, key, token, Instant::now()).await {
                     Look::Hit(answer) => {
                         self.counts.hit();
-                        judge(key.log, &answer, token)?;
+                        refuse_parked(log.id, token, &answer)?;
                         answers[index] = Some(answer);
                     }
                     Look::Miss(_) => missed.push(index),
                 }
             }
-            let mut behind = None;
-            open = Vec::new();
             for (index, answer) in missed.iter().zip(self.load_many(&missed, keys, &logs).await?) {
-                if let Verdict::Behind(token) = judge(keys[*index].log, &answer, mark_of(token, keys[*index].log))? {
-                    behind = Some((*index, token, answer.contained));
-                    open.push(*index);
-                } else {
+                let token = mark_of(token, keys[*index].log);
+                if satisfied(&mut wait, logs[*index], token, &answer).await? {
                     answers[*index] = Some(answer);
+                } else {
+                    open.push(*index);
                 }
             }
-            match behind {
-                Some((index, token, known)) => wait.pause(logs[index], token, known).await?,
-                None => return Ok(answers.into_iter().map(|answer| answer.expect("neither missed nor behind")).collect()),
-            }
         }
+        Ok(answers.into_iter().map(|answer| answer.expect("none is open")).collect())
     }
 
     fn log(&self, id: LogId) -> Result<&Arc<Log>, ReadError> {
@@ -196,7 +170,7 @@ impl Reader {
         async move {
             let history = log.horizon().history;
             let read = timeout(LOAD_LIMIT, source.read_row(key.view, key.log, &key.key)).await;
-            let entry = Arc::new(Entry::read(read.map_err(|_| ReadError::Slow)?.map_err(store_error)?, history));
+            let entry = Arc::new(Entry::read(read.map_err(|_| ReadError::Slow)??, history));
             cache.admit(&log, key, &entry).await;
             Ok(entry)
         }
@@ -207,7 +181,7 @@ impl Reader {
         let histories: Vec<_> = missed.iter().map(|index| logs[*index].horizon().history).collect();
         let asked: Vec<_> = missed.iter().map(|index| (keys[*index].log, keys[*index].key)).collect();
         let reads = timeout(LOAD_LIMIT, self.source.read_rows(keys[*first].view, &asked)).await;
-        let reads = reads.map_err(|_| ReadError::Slow)?.map_err(store_error)?;
+        let reads = reads.map_err(|_| ReadError::Slow)??;
         let entries: Vec<_> =
             reads.into_iter().zip(histories).map(|(read, history)| Arc::new(Entry::read(read, history))).collect();
         join_all(missed.iter().zip(&entries).map(|(index, entry)| {
@@ -231,100 +205,25 @@ impl Counts {
     }
 }
 
-/// Waiting for tokens within one call.
-pub(crate) struct Wait {
-    until: Instant,
-    pause: Duration,
-    began: Option<Instant>,
-}
-
-impl Wait {
-    pub fn new(until: Instant) -> Self {
-        Self { until, pause: PAUSES.0, began: None }
-    }
-
-    /// Waits until the feed says that the views have reached `token`. Returns at once when the feed is silent: then only
-    /// the store can tell.
-    pub async fn reach(&mut self, log: &Log, token: Mark) -> Result<(), ReadError> {
-        let mut horizon = log.horizon();
-        if horizon.standing(token) == Standing::Reached {
-            return Ok(());
-        }
-        let mut horizons = log.watch();
-        loop {
-            match horizon.standing(token) {
-                Standing::Reached => return Ok(()),
-                Standing::Lost => return Err(ReadError::Restored { log: log.id, token }),
-                Standing::Ahead => {}
-            }
-            let now = Instant::now();
-            let Some(proof_ends) = horizon.proof_ends().filter(|ends| *ends > now) else { return Ok(()) };
-            if now >= self.until {
-                return Err(ReadError::NotYetVisible { log: log.id, token, known: horizon.feed });
-            }
-            self.began.get_or_insert(now);
-            // Either a new horizon, or time is up: the next round tells which.
-            let _ = timeout_at(self.until.min(proof_ends).into(), horizons.changed()).await;
-            horizon = *horizons.borrow_and_update();
-        }
-    }
-
-    /// Waits before the store is asked again, since it was behind the token at `known`.
-    pub async fn pause(&mut self, log: &Log, token: Mark, known: Mark) -> Result<(), ReadError> {
-        let now = Instant::now();
-        if now >= self.until {
-            return Err(ReadError::NotYetVisible { log: log.id, token, known: known.max(log.horizon().feed) });
-        }
-        self.began.get_or_insert(now);
-        sleep(self.pause.min(self.until - now)).await;
-        self.pause = (self.pause * 2).min(PAUSES.1);
-        Ok(())
-    }
-}
-
-impl Drop for Wait {
-    fn drop(&mut self) {
-        if let Some(began) = self.began {
-            metrics::histogram!("souk_token_wait_seconds").record(began.elapsed());
-        }
-    }
-}
-
-enum Verdict {
-    Enough,
-    /// The token that is ahead of the answer.
-    Behind(Mark),
-}
-
-/// Whether an answer holds what the token names of its log.
-fn judge(log: LogId, answer: &Answer, token: Option<Mark>) -> Result<Verdict, ReadError> {
-    let Some(token) = token else { return Ok(Verdict::Enough) };
-    if let Some(at) = answer.entry.row.as_ref().and_then(|row| row.parked_at).filter(|at| *at <= token.position) {
-        return Err(ReadError::Parked { log, at });
-    }
-    match token.against_snapshot(answer.contained) {
-        Standing::Reached => Ok(Verdict::Enough),
-        Standing::Ahead => Ok(Verdict::Behind(token)),
-        Standing::Lost => Err(ReadError::Restored { log, token }),
-    }
-}
-
 /// An answer from the store: it says of itself when it was true.
 fn fresh(entry: Arc<Entry>, log: &Log) -> Answer {
     Answer { contained: entry.provenance.as_of, heard: log.horizon().time.max(entry.written), entry }
 }
 
-/// What a token says of a log.
-pub(crate) fn mark_of(token: &Token, log: LogId) -> Option<Mark> {
-    token.of(log).map(|part| Mark { epoch: part.epoch, position: part.position })
+/// Whether an answer holds what the token names of its log; if not, some time has passed before the next attempt.
+async fn satisfied(wait: &mut Wait, log: &Log, token: Option<Mark>, answer: &Answer) -> Result<bool, ReadError> {
+    refuse_parked(log.id, token, answer)?;
+    match token {
+        Some(token) => wait.satisfied(log, token, answer.contained).await,
+        None => Ok(true),
+    }
 }
 
-pub(crate) fn store_error(error: ReadStoreError) -> ReadError {
-    ReadError::Store(Arc::new(error))
-}
-
-/// The wall clock.
-pub(crate) fn wall_clock() -> UnixMillis {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    UnixMillis(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+/// Nothing to wait for: an event the token asks for could not be applied (law 11).
+fn refuse_parked(log: LogId, token: Option<Mark>, answer: &Answer) -> Result<(), ReadError> {
+    let parked = answer.entry.row.as_ref().and_then(|row| row.parked_at);
+    match (parked, token) {
+        (Some(at), Some(token)) if at <= token.position => Err(ReadError::Parked { log, at }),
+        _ => Ok(()),
+    }
 }

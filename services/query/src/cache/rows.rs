@@ -4,7 +4,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -29,6 +29,17 @@ pub(crate) struct RowCache {
     logs: HashMap<LogId, Arc<Log>>,
     floor_rises: AtomicU64,
     risen: metrics::Counter,
+}
+
+/// What the cache may hold, and how long it trusts in silence.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct CacheLimits {
+    /// Weight of all rows together.
+    pub bytes: u64,
+    /// Buckets per log that remember where the feed last named a key.
+    pub buckets: usize,
+    /// A log not heard of for this long counts as unproven.
+    pub proof_age: Duration,
 }
 
 /// A row that answers a reader.
@@ -64,16 +75,15 @@ impl Wanted {
 }
 
 impl RowCache {
-    /// For rows of these logs, weighing at most `capacity_bytes` together.
-    pub fn new(logs: impl IntoIterator<Item = LogId>, capacity_bytes: u64) -> Self {
+    pub fn new(logs: impl IntoIterator<Item = LogId>, limits: CacheLimits) -> Self {
         let rows = Cache::builder()
             .name("view rows")
-            .max_capacity(capacity_bytes)
+            .max_capacity(limits.bytes)
             .weigher(|key: &RowKey, entry: &Arc<Entry>| entry.weight(key))
             .build();
         Self {
             rows,
-            logs: logs.into_iter().map(|id| (id, Arc::new(Log::new(id)))).collect(),
+            logs: logs.into_iter().map(|id| (id, Arc::new(Log::new(id, &limits)))).collect(),
             floor_rises: AtomicU64::new(0),
             risen: metrics::counter!("souk_cache_floor_rises_total"),
         }

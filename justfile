@@ -1,0 +1,39 @@
+_list:
+    @"{{just_executable()}}" --list --unsorted
+
+# Check the prerequisites; get Postgres and nats-server unless the machine has them
+setup:
+    @sh crates/devstack/scripts/setup.sh
+
+# Start everything on this machine: `just up --help`
+[positional-arguments]
+up *ARGS: _first setup _build
+    @target/debug/souk up "$@"
+
+# Tell the story of an order against the running system
+[positional-arguments]
+demo *ARGS: setup _build
+    @target/debug/souk demo "$@"
+
+# Run any souk command: `just souk call SERVICE/METHOD '{json}'`
+[positional-arguments]
+souk *ARGS: setup _build
+    @target/debug/souk "$@"
+
+# Run all tests, against real servers and processes (20 minutes on a warm build)
+test: setup _build
+    cargo test --workspace
+
+# Run the unit tests (under 2 minutes on a warm build)
+test-quick: setup
+    cargo test --workspace --lib
+
+# Check format, lints, contracts and dependencies
+check: setup
+    sh crates/devstack/scripts/check.sh
+
+_first:
+    @test -x target/debug/souk || echo "The first start compiles everything, which may take up to 12 minutes on two cores."
+
+_build:
+    @cargo build -p souk

@@ -1,0 +1,154 @@
+use std::{
+    collections::BTreeSet,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::Context;
+use souk_bus::{Feed, JetStreamBus};
+use souk_event_sourcing::Region;
+use souk_proto::internal::v1::admin_service_server::AdminServiceServer;
+use souk_read_store::{DatabaseConfig, Installation, PostgresViews, ReadStore};
+use souk_runtime::{GrpcServer, Listeners, Process, limited};
+use souk_views::{TABLES, ViewsMigrator};
+use tokio::{task::JoinSet, time::sleep};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    Config,
+    admin::Admin,
+    backoff::Backoff,
+    board::Board,
+    changes::Changes,
+    heads::Heads,
+    log_reader::GrpcLog,
+    shard::{Ports, Shard, now},
+};
+
+/// Time for announcing the last changes when the process ends.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
+const POOL_REPORTS: Duration = Duration::from_secs(5);
+
+/// Runs the projector until `process.shutdown`, then finishes its batches and returns.
+///
+/// # Errors
+/// When the read databases do not fit the settings, or a part that must not end ends.
+pub async fn run(process: Process, listeners: Listeners) -> anyhow::Result<()> {
+    let config = Config::from(&process.settings.projector);
+    let started = Instant::now();
+    // Health and reflection answer from the beginning, also while databases are still away.
+    let (board_sender, board) = tokio::sync::watch::channel(Board::new(Heads::new([])));
+    let admin = Admin { replica: process.replica.clone(), board, started };
+    let door = CancellationToken::new();
+    let server = GrpcServer::new("internal", &process)
+        .add(limited!(AdminServiceServer::new(admin), process))
+        .shutdown_on(door.clone())
+        .serve(listeners.internal);
+    let server = tokio::spawn(server);
+    let outcome = project(&process, config, board_sender).await;
+    door.cancel();
+    server.await.context("the internal server")??;
+    outcome
+}
+
+async fn project(process: &Process, config: Config, board: tokio::sync::watch::Sender<Board>) -> anyhow::Result<()> {
+    let Some(store) = install(process, config).await? else { return Ok(()) };
+    let settings = &process.settings;
+    let bus = JetStreamBus::connect(&settings.nats.url, &settings.nats.prefix, &process.replica).await.context("nats.url")?;
+    let bus = Arc::new(bus);
+    let heads = Heads::new(store.logs());
+    let (changes, publishing) = Changes::start(bus.clone());
+    let ports = Ports {
+        source: bus.clone(),
+        truth: Arc::new(GrpcLog::connect(&settings.peers.command_internal).context("peers.command_internal")?),
+        heads: heads.clone(),
+        changes,
+        board: Board::new(heads.clone()),
+    };
+    board.send_replace(ports.board.clone());
+    let listening = CancellationToken::new();
+    let mut listeners = JoinSet::new();
+    for region in store.logs().map(|log| log.region).collect::<BTreeSet<Region>>() {
+        let backoff = Backoff::new(config.retry_backoff, config.retry_backoff_max);
+        let feed: Arc<dyn Feed> = bus.clone();
+        listeners.spawn(heads.clone().listen(feed, region, backoff, listening.clone()));
+    }
+
+    listeners.spawn(report_pools(store.clone(), listening.clone()));
+    let mut shards = start_shards(process, config, &store, ports);
+    while let Some(ended) = shards.join_next().await {
+        ended.context("a shard")?;
+        anyhow::ensure!(process.shutdown.is_cancelled(), "a shard ended by itself");
+    }
+    // Only now: what the last batches changed is still to be told, if the bus is there to hear it.
+    let told = async {
+        publishing.await.context("the change feed")?;
+        bus.client().flush().await.context("the change feed")
+    };
+    match tokio::time::timeout(LAST_WORDS, told).await {
+        Ok(told) => told?,
+        Err(_) => tracing::warn!("the bus is away; the last changes were not announced"),
+    }
+    listening.cancel();
+    listeners.join_all().await;
+    store.close().await;
+    Ok(())
+}
+
+/// One loop per read database that holds logs.
+fn start_shards(process: &Process, config: Config, store: &ReadStore, ports: Ports) -> JoinSet<()> {
+    let mut shards = JoinSet::new();
+    for database in store.databases() {
+        let logs = store.logs_of(database.name());
+        if logs.is_empty() {
+            continue;
+        }
+        let component = process.health.component(&format!("database {}", database.name()));
+        let views = Arc::new(PostgresViews::new(database.clone(), TABLES));
+        let shard = Shard::new(database.name().to_owned(), views, logs, ports.clone(), config, component);
+        shards.spawn(shard.run(process.shutdown.clone()));
+    }
+    shards
+}
+
+async fn report_pools(store: ReadStore, until: CancellationToken) {
+    let mut ticks = tokio::time::interval(POOL_REPORTS);
+    let reporting = async {
+        loop {
+            ticks.tick().await;
+            store.report_pools();
+        }
+    };
+    tokio::select! {
+        () = reporting => {}
+        () = until.cancelled() => {}
+    }
+}
+
+/// Migrates and opens the read databases, waiting for them as long as it takes; `None` when shutdown comes first.
+async fn install(process: &Process, config: Config) -> anyhow::Result<Option<ReadStore>> {
+    let component = process.health.component("read databases");
+    let settings = &process.settings;
+    let databases: Vec<_> = settings.read.databases.iter().map(database).collect();
+    let installation = Installation { region: settings.installation.region(), partitions: settings.installation.partitions };
+    let mut backoff = Backoff::new(config.retry_backoff, config.retry_backoff_max);
+    loop {
+        match ReadStore::install::<ViewsMigrator>(&databases, installation, now()).await {
+            Ok(store) => {
+                component.ready();
+                return Ok(Some(store));
+            }
+            Err(error) if !error.retryable() => return Err(error.into()),
+            Err(error) => component.not_ready(&error.to_string()),
+        }
+        tokio::select! {
+            () = sleep(backoff.pause()) => {}
+            () = process.shutdown.cancelled() => return Ok(None),
+        }
+    }
+}
+
+fn database(settings: &souk_runtime::Database) -> DatabaseConfig {
+    DatabaseConfig { name: settings.name.clone(), url: settings.url.to_string(), max_connections: settings.max_connections }
+}

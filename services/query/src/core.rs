@@ -1,0 +1,121 @@
+use std::{
+    sync::{Arc, OnceLock},
+    time::{Duration, Instant},
+};
+
+use souk_event_sourcing::{LogPosition, Token, TokenKey, UnixMillis};
+use souk_read_store::{AsOf, ReadStore};
+use souk_runtime::{Deadline, Failure, Settings};
+use souk_views::read::{Page, Routing, Scope};
+
+use crate::cache::{CacheLimits, Mark, ReadError, Reader, RowCache, Wait, mark_of};
+
+/// What every query works with, once the read store is open.
+pub(crate) struct Core {
+    pub store: Arc<ReadStore>,
+    pub reader: Reader,
+    pub routing: Routing,
+    pub token_key: TokenKey,
+    pub settings: Arc<Settings>,
+}
+
+/// How fresh an answer is.
+#[derive(Debug, Clone)]
+pub(crate) struct Freshness {
+    /// Everything up to these positions is in it.
+    pub positions: Vec<LogPosition>,
+    /// When these logs were last heard of, the least of them.
+    pub heard: UnixMillis,
+    pub stale_since: Option<UnixMillis>,
+}
+
+impl Core {
+    pub fn new(store: ReadStore, settings: Arc<Settings>) -> Self {
+        let store = Arc::new(store);
+        let limits = CacheLimits {
+            bytes: settings.query.cache_bytes,
+            buckets: settings.query.change_buckets,
+            proof_age: settings.query.unproven_after,
+        };
+        let cache = Arc::new(RowCache::new(store.logs(), limits));
+        let installation = store.installation();
+        Self {
+            reader: Reader::new(cache, store.clone()),
+            store,
+            routing: Routing { region: installation.region, partitions: installation.partitions },
+            token_key: settings.installation.token_key(),
+            settings,
+        }
+    }
+
+    /// Until when a call may wait for what its token names.
+    pub fn patience(&self, deadline: Deadline) -> Instant {
+        Instant::now() + deadline.budget(self.settings.query.token_margin, self.settings.query.token_wait)
+    }
+
+    /// Bytes that rows of one reply may have, beside `freshness`.
+    pub fn room(&self, freshness: &Freshness) -> usize {
+        const PER_POSITION: usize = 80;
+        const REST: usize = 1024;
+        self.settings.grpc.max_message_bytes.saturating_sub(freshness.positions.len() * PER_POSITION + REST)
+    }
+
+    /// Runs a query over many rows until its snapshots hold what the token names of the logs in `scope`.
+    pub async fn listed<T, F>(&self, scope: Scope, token: &Token, until: Instant, query: impl Fn() -> F) -> Result<Page<T>, ReadError>
+    where
+        F: Future<Output = Result<Page<T>, souk_read_store::ReadStoreError>>,
+    {
+        let named: Vec<_> = token.parts().iter().filter(|part| scope.contains(part.log)).collect();
+        let logs = named.iter().map(|part| self.reader.log(part.log)).collect::<Result<Vec<_>, _>>()?;
+        let mut wait = Wait::new(until);
+        'again: loop {
+            for (part, log) in named.iter().zip(&logs) {
+                wait.reach(log, Mark { epoch: part.epoch, position: part.position }).await?;
+            }
+            let page = query().await?;
+            for as_of in &page.as_of {
+                let log = self.reader.log(as_of.position.log)?;
+                let contained = Mark { epoch: as_of.position.epoch, position: as_of.position.position };
+                if let Some(token) = mark_of(token, log.id)
+                    && !wait.satisfied(log, token, contained).await?
+                {
+                    continue 'again;
+                }
+            }
+            return Ok(page);
+        }
+    }
+
+    /// How fresh a list is.
+    pub fn freshness_of(&self, as_of: &[AsOf], stale_since: Option<UnixMillis>) -> Freshness {
+        let begun = || as_of.iter().filter(|as_of| as_of.position.position.0 > 0);
+        let heard = begun().map(|as_of| {
+            let horizon = self.reader.log(as_of.position.log).map(|log| log.horizon().time);
+            horizon.unwrap_or_default().max(as_of.written)
+        });
+        Freshness {
+            heard: heard.min().unwrap_or_else(UnixMillis::now),
+            positions: begun().map(|as_of| as_of.position).collect(),
+            stale_since,
+        }
+    }
+}
+
+/// The way to [`Core`], which is not there before the read store is open.
+#[derive(Clone, Default)]
+pub(crate) struct Entrance(Arc<OnceLock<Arc<Core>>>);
+
+const RETRY_START: Duration = Duration::from_millis(500);
+
+impl Entrance {
+    /// # Errors
+    /// UNAVAILABLE (STARTING) as long as there is no read store.
+    pub fn core(&self) -> Result<&Arc<Core>, Failure> {
+        self.0.get().ok_or_else(|| Failure::unavailable("STARTING", "the read store is not open yet", RETRY_START))
+    }
+
+    /// Lets queries in; a second core is ignored.
+    pub fn open(&self, core: Arc<Core>) {
+        let _ = self.0.set(core);
+    }
+}

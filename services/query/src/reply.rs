@@ -1,0 +1,100 @@
+//! Replies as bytes: what a cached row and a time make.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use prost::{
+    Message,
+    encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len},
+};
+use souk_event_sourcing::{LogPosition, Token, TokenKey, UnixMillis};
+use souk_proto::common::v1 as proto;
+
+use crate::core::Freshness;
+
+/// Every reply about one entity has it in this field, and `as_of` in the other.
+const ENTITY_FIELD: u32 = 1;
+const AS_OF_FIELD: u32 = 2;
+
+/// A reply about one entity, from its row as it is stored: nothing is decoded or encoded again.
+pub(crate) fn entity_reply(row: &[u8], as_of: &proto::AsOf) -> Bytes {
+    let as_of_len = as_of.encoded_len();
+    let length = |field, bytes: usize| key_len(field) + encoded_len_varint(bytes as u64) + bytes;
+    let mut reply = BytesMut::with_capacity(length(ENTITY_FIELD, row.len()) + length(AS_OF_FIELD, as_of_len));
+    encode_key(ENTITY_FIELD, WireType::LengthDelimited, &mut reply);
+    encode_varint(row.len() as u64, &mut reply);
+    reply.put_slice(row);
+    encode_key(AS_OF_FIELD, WireType::LengthDelimited, &mut reply);
+    encode_varint(as_of_len as u64, &mut reply);
+    as_of.encode_raw(&mut reply);
+    reply.freeze()
+}
+
+/// `as_of` as callers see it.
+pub(crate) fn as_of(key: &TokenKey, freshness: Freshness) -> proto::AsOf {
+    let token: Token = freshness.positions.iter().copied().collect();
+    proto::AsOf {
+        token: token.encode(key),
+        positions: freshness.positions.into_iter().map(position).collect(),
+        time: Some(timestamp(freshness.heard)),
+        stale_since: freshness.stale_since.map(timestamp),
+    }
+}
+
+fn position(at: LogPosition) -> proto::LogPosition {
+    proto::LogPosition {
+        region: at.log.region.0.into(),
+        partition: at.log.partition.0.into(),
+        epoch: at.epoch.0,
+        position: at.position.0,
+    }
+}
+
+pub(crate) fn timestamp(time: UnixMillis) -> prost_types::Timestamp {
+    prost_types::Timestamp { seconds: time.0.div_euclid(1000), nanos: (time.0.rem_euclid(1000) * 1_000_000) as i32 }
+}
+
+#[cfg(test)]
+mod tests {
+    use souk_event_sourcing::{Epoch, LogId, Partition, Position, Region};
+    use souk_proto::{cart, catalog, orders, stock};
+
+    use super::*;
+
+    const KEY: TokenKey = TokenKey::new([7; 32]);
+
+    fn some_as_of() -> proto::AsOf {
+        let log = LogId { region: Region(1), partition: Partition(5) };
+        let freshness = Freshness {
+            positions: vec![LogPosition { log, epoch: Epoch(3), position: Position(42) }],
+            heard: UnixMillis(1_700_000_000_123),
+            stale_since: Some(UnixMillis(-1)),
+        };
+        as_of(&KEY, freshness)
+    }
+
+    #[test]
+    fn a_reply_of_bytes_equals_the_encoded_message() {
+        let at = some_as_of();
+        let product = catalog::v1::Product { product_id: "p-1".into(), version: 300, ..Default::default() };
+        let reply = catalog::v1::GetProductResponse { product: Some(product.clone()), as_of: Some(at.clone()) };
+        assert_eq!(entity_reply(&product.encode_to_vec(), &at), reply.encode_to_vec());
+        let availability = stock::v1::Availability { product_id: "p-1".into(), on_hand: 7, ..Default::default() };
+        let reply = stock::v1::GetAvailabilityResponse { availability: Some(availability.clone()), as_of: Some(at.clone()) };
+        assert_eq!(entity_reply(&availability.encode_to_vec(), &at), reply.encode_to_vec());
+        let cart = cart::v1::Cart { customer_id: "c-1".into(), ..Default::default() };
+        let reply = cart::v1::GetCartResponse { cart: Some(cart.clone()), as_of: Some(at.clone()) };
+        assert_eq!(entity_reply(&cart.encode_to_vec(), &at), reply.encode_to_vec());
+        let order = orders::v1::Order { order_id: "x".repeat(200), ..Default::default() };
+        let reply = orders::v1::GetOrderResponse { order: Some(order.clone()), as_of: Some(at.clone()) };
+        assert_eq!(entity_reply(&order.encode_to_vec(), &at), reply.encode_to_vec());
+    }
+
+    #[test]
+    fn as_of_tells_its_positions_and_carries_them_as_a_token() {
+        let at = some_as_of();
+        let token = Token::decode(&at.token, &KEY).unwrap();
+        assert_eq!(token.parts().len(), 1);
+        assert_eq!((at.positions[0].partition, at.positions[0].position), (5, 42));
+        assert_eq!(at.time, Some(prost_types::Timestamp { seconds: 1_700_000_000, nanos: 123_000_000 }));
+        assert_eq!(at.stale_since, Some(prost_types::Timestamp { seconds: -1, nanos: 999_000_000 }));
+    }
+}

@@ -1,0 +1,161 @@
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use futures::StreamExt;
+use metrics::gauge;
+use souk_bus::Feed;
+use souk_event_sourcing::{Epoch, LogId, Partition, Position, Region};
+use souk_proto::log::v1::HeadAnnouncement;
+use tokio::time::Instant;
+
+/// What is known of every log: where it ends, as its owner announced, and how far this process has come. Clones share it.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Board(Arc<Mutex<Inner>>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    logs: BTreeMap<LogId, Progress>,
+    steps: BTreeMap<String, usize>,
+}
+
+/// One log on the board.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Progress {
+    pub head: Position,
+    pub checkpoint: Position,
+    /// Fence under which this process applies the log; 0 when another one does.
+    pub epoch: Epoch,
+    /// Since when the checkpoint has been behind the head.
+    pub behind_since: Option<Instant>,
+    /// Why the log is not applied any further.
+    pub blocked: Option<String>,
+}
+
+impl Progress {
+    pub fn lag(&self) -> u64 {
+        self.head.0.saturating_sub(self.checkpoint.0)
+    }
+
+    pub fn lag_seconds(&self) -> f64 {
+        self.behind_since.map_or(0.0, |since| since.elapsed().as_secs_f64())
+    }
+
+    fn update_lag(&mut self) {
+        match self.lag() {
+            0 => self.behind_since = None,
+            _ => {
+                self.behind_since.get_or_insert_with(Instant::now);
+            }
+        }
+    }
+}
+
+impl Board {
+    pub fn head(&self, log: LogId) -> Position {
+        self.lock().logs.get(&log).map_or(Position(0), |progress| progress.head)
+    }
+
+    pub fn announce(&self, log: LogId, head: Position) {
+        self.update(log, |progress| progress.head = head);
+    }
+
+    /// This process applies the log from here on, under `epoch`.
+    pub fn hold(&self, log: LogId, epoch: Epoch, checkpoint: Position) {
+        self.update(log, |progress| {
+            let head = progress.head.max(checkpoint);
+            *progress = Progress { head, checkpoint, epoch, ..Progress::default() };
+        });
+    }
+
+    pub fn lose(&self, log: LogId) {
+        self.update(log, |progress| *progress = Progress { head: progress.head, ..Progress::default() });
+    }
+
+    pub fn advance(&self, log: LogId, checkpoint: Position) {
+        self.update(log, |progress| {
+            progress.checkpoint = checkpoint;
+            progress.head = progress.head.max(checkpoint);
+        });
+    }
+
+    pub fn block(&self, log: LogId, why: String) {
+        self.update(log, |progress| progress.blocked = Some(why));
+    }
+
+    /// Steps in the outbox of one write database.
+    pub fn steps(&self, database: &str, count: usize) {
+        self.lock().steps.insert(database.to_owned(), count);
+        gauge!("souk_saga_outbox_steps", "database" => database.to_owned()).set(count as f64);
+    }
+
+    pub fn all_steps(&self) -> usize {
+        self.lock().steps.values().sum()
+    }
+
+    pub fn all(&self) -> Vec<(LogId, Progress)> {
+        self.lock().logs.iter().map(|(log, progress)| (*log, progress.clone())).collect()
+    }
+
+    /// Publishes lag as metrics.
+    pub fn measure(&self) {
+        for (log, progress) in self.all().into_iter().filter(|(_, progress)| progress.epoch != Epoch(0)) {
+            let partition = log.partition.to_string();
+            gauge!("souk_saga_lag_events", "partition" => partition.clone()).set(progress.lag() as f64);
+            gauge!("souk_saga_lag_seconds", "partition" => partition).set(progress.lag_seconds());
+        }
+    }
+
+    /// Hears announcements of one region until dropped.
+    pub async fn listen(self, feed: Arc<dyn Feed>, region: Region) {
+        const PAUSE: Duration = Duration::from_secs(1);
+        loop {
+            match feed.subscribe_heads(region).await {
+                Ok(mut heads) => {
+                    while let Some(HeadAnnouncement { partition, position, .. }) = heads.next().await {
+                        if let Ok(partition) = u16::try_from(partition) {
+                            self.announce(LogId { region, partition: Partition(partition) }, Position(position));
+                        }
+                    }
+                    tracing::debug!(%region, "announcements of heads ended; subscribing again");
+                }
+                Err(error) => tracing::warn!(%region, %error, "announcements of heads cannot be heard; trying again"),
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    fn update(&self, log: LogId, change: impl FnOnce(&mut Progress)) {
+        let mut inner = self.lock();
+        let progress = inner.logs.entry(log).or_default();
+        change(progress);
+        progress.update_lag();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::LOG;
+
+    #[test]
+    fn lag_lasts_until_the_checkpoint_reaches_the_head() {
+        let board = Board::default();
+        board.hold(LOG, Epoch(5), Position(3));
+        board.announce(LOG, Position(5));
+        let progress = || board.all()[0].1.clone();
+        assert_eq!((progress().lag(), progress().behind_since.is_some()), (2, true));
+        board.advance(LOG, Position(4));
+        assert_eq!((progress().lag(), progress().behind_since.is_some()), (1, true));
+        board.advance(LOG, Position(6));
+        assert_eq!((progress().lag(), progress().lag_seconds(), board.head(LOG)), (0, 0.0, Position(6)));
+        board.lose(LOG);
+        assert_eq!(progress().epoch, Epoch(0));
+    }
+}

@@ -1,0 +1,226 @@
+//! `souk up`: Postgres, NATS and all services on this machine.
+
+mod one_process;
+mod ports;
+mod report;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, bail};
+use souk_devstack::{Part, RunFile, Service, Stack, StackOptions, souk_folder};
+use souk_runtime::{Settings, Telemetry, termination};
+use tokio::signal::unix::{SignalKind, signal};
+
+use one_process::OneProcess;
+use report::Report;
+
+/// How long services may take until they are ready: they migrate their databases, and may wait for each other.
+const READY_PATIENCE: Duration = Duration::from_secs(120);
+/// A part that ends again so soon is not started a third time.
+const STABLE: Duration = Duration::from_secs(10);
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Start empty: removes the data of earlier runs first
+    #[arg(long)]
+    fresh: bool,
+    /// Run each service as its own process, as deployed; else they share one
+    #[arg(long)]
+    processes: bool,
+    /// When ready, print one JSON object with every address and process id, and nothing else on stdout
+    #[arg(long)]
+    json: bool,
+    /// Where the data lives [default: .souk/data]
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// Databases the events are spread over [default: 1, or what the data has]
+    #[arg(long, value_name = "N")]
+    write_shards: Option<u16>,
+    /// Databases the views are spread over [default: 1, or what the data has]
+    #[arg(long, value_name = "N")]
+    read_shards: Option<u16>,
+    /// Partitions of the log, fixed with the first start [default: 64, or what the data has]
+    #[arg(long, value_name = "N")]
+    partitions: Option<u16>,
+    /// A setting of the services, as command.payment_window=2s
+    #[arg(long = "set", value_name = "KEY=VALUE", value_parser = setting)]
+    settings: Vec<(String, toml::Value)>,
+    #[command(flatten)]
+    ports: ports::Args,
+}
+
+pub async fn run(args: Args) -> Result<()> {
+    let mut hang_up = signal(SignalKind::hangup())?;
+    let mut interrupted = std::pin::pin!(async move {
+        tokio::select! {
+            signal = termination() => signal,
+            _ = hang_up.recv() => "SIGHUP",
+        }
+    });
+    let run_file = RunFile::path();
+    let report = Report::new(args.json, souk_folder().join("logs/souk.log"))?;
+    // What has been started by then ends as it is dropped.
+    let mut system = tokio::select! {
+        started = System::start(args, &report) => started?,
+        signal = &mut interrupted => bail!("{signal}: given up before all was ready"),
+    };
+    let outcome = async {
+        system.announce(&run_file, &report)?;
+        system.keep_running(interrupted, &run_file, &report).await
+    };
+    let outcome = outcome.await;
+    let stopped = tokio::select! {
+        stopped = system.stop(&report) => stopped,
+        signal = termination() => Err(anyhow!("{signal} again: ended at once")),
+    };
+    fs::remove_file(&run_file).ok();
+    outcome.and(stopped)
+}
+
+/// A setting as `key=value`; the value as in TOML, or else a text.
+fn setting(text: &str) -> Result<(String, toml::Value), String> {
+    let (key, value) = text.split_once('=').filter(|(key, _)| key.contains('.')).ok_or("want section.key=value")?;
+    let parsed = toml::from_str::<toml::Table>(&format!("value = {value}")).ok().and_then(|mut table| table.remove("value"));
+    Ok((key.to_owned(), parsed.unwrap_or_else(|| value.into())))
+}
+
+struct System {
+    // The services are dropped before what they need.
+    in_this_process: Option<OneProcess>,
+    stack: Stack,
+    telemetry: Telemetry,
+}
+
+impl System {
+    async fn start(args: Args, report: &Report) -> Result<Self> {
+        end_what_is_left(report)?;
+        let ports = args.ports.check(args.processes)?;
+        let mut options = StackOptions::new(args.data.unwrap_or_else(|| souk_folder().join("data")), souk_folder().join("logs"));
+        options.fresh = args.fresh;
+        options.ports = ports;
+        (options.partitions, options.write_shards, options.read_shards) = (args.partitions, args.write_shards, args.read_shards);
+        options.settings = args.settings;
+        report.progress("starting Postgres and NATS");
+        let mut stack = Stack::start(options).await?;
+        report.progress(&servers(&stack));
+
+        let settings = Settings::load(Some(stack.settings_file()))?;
+        let telemetry = Telemetry::init(&settings.telemetry, "up", "up")?;
+        report.progress(if args.processes { "starting a process for each service" } else { "starting the services in this process" });
+        let in_this_process = if args.processes {
+            for service in Service::ALL {
+                stack.start_service(service)?;
+            }
+            None
+        } else {
+            Some(OneProcess::start(settings).await?)
+        };
+        let mut system = Self { in_this_process, stack, telemetry };
+        system.wait_until_ready().await?;
+        Ok(system)
+    }
+
+    async fn wait_until_ready(&mut self) -> Result<()> {
+        match &mut self.in_this_process {
+            Some(services) => services.wait_until_ready(READY_PATIENCE).await,
+            None => self.stack.wait_until_ready(READY_PATIENCE).await,
+        }
+    }
+
+    fn announce(&self, run_file: &Path, report: &Report) -> Result<()> {
+        let facts = self.stack.run_file()?;
+        facts.write(run_file)?;
+        report.ready(&facts, run_file)
+    }
+
+    /// Runs until a signal comes. What ends by itself or is killed meanwhile is started again, as it would be where it is deployed; data
+    /// and addresses stay the same.
+    async fn keep_running(
+        &mut self,
+        mut interrupted: impl Future<Output = &'static str> + Unpin,
+        run_file: &Path,
+        report: &Report,
+    ) -> Result<()> {
+        let mut last: Option<(Part, Instant)> = None;
+        loop {
+            let (part, death) = tokio::select! {
+                signal = &mut interrupted => {
+                    report.progress(&format!("{signal}: stopping"));
+                    return Ok(());
+                }
+                failure = one_process::failure(&mut self.in_this_process) => return Err(failure),
+                death = self.stack.first_death() => death,
+            };
+            if last.is_some_and(|(before, at)| before == part && at.elapsed() < STABLE) {
+                return Err(death.context(format!("{} ended twice within {} s", part.name(), STABLE.as_secs())));
+            }
+            tracing::error!(part = part.name(), error = format!("{death:#}"), "ended; starting it again");
+            report.progress(&format!("{} ended; starting it again", part.name()));
+            last = Some((part, Instant::now()));
+            let again = async {
+                self.stack.start_again(part).await?;
+                self.wait_until_ready().await
+            };
+            tokio::select! {
+                done = again => done.with_context(|| format!("{} does not come back", part.name()))?,
+                signal = &mut interrupted => {
+                    report.progress(&format!("{signal}: stopping"));
+                    return Ok(());
+                }
+            }
+            self.stack.run_file()?.write(run_file)?;
+            report.progress(&format!("{} is back", part.name()));
+        }
+    }
+
+    async fn stop(mut self, report: &Report) -> Result<()> {
+        if let Some(services) = self.in_this_process.take() {
+            services.stop(report).await?;
+        }
+        self.stack.stop().await?;
+        self.telemetry.flush().await;
+        report.progress("stopped");
+        Ok(())
+    }
+}
+
+/// One system at a time per run file. What a killed `souk up` left behind is ended; Postgres and NATS are found by their data.
+fn end_what_is_left(report: &Report) -> Result<()> {
+    let path = RunFile::path();
+    let earlier = match RunFile::read(&path) {
+        Ok(Some(earlier)) => earlier,
+        Ok(None) => return Ok(()),
+        Err(error) => {
+            report.progress(&format!("passing over {error:#}"));
+            return Ok(());
+        }
+    };
+    if earlier.souk.is_alive() {
+        bail!("souk is up already (process {}, {}); stop it first, or set SOUK_RUN_FILE, --data and --free-ports for a second one", earlier.souk.pid, path.display());
+    }
+    report.progress(&format!("cleaning up after a killed souk (process {})", earlier.souk.pid));
+    earlier.end_left_over()?;
+    fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))
+}
+
+fn servers(stack: &Stack) -> String {
+    let user = stack.postgres.runs_as().map(|user| format!(" as user {user}")).unwrap_or_default();
+    let folder = stack.postgres.data_folder();
+    let place = if folder.starts_with(stack.data()) { String::new() } else { format!(", its data in {}", folder.display()) };
+    format!("Postgres {} runs{user}{place}; NATS runs", stack.postgres.major_version())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_setting_has_a_section_a_key_and_a_value() {
+        assert_eq!(setting("saga.batch_events=7"), Ok(("saga.batch_events".into(), toml::Value::Integer(7))));
+        assert_eq!(setting("command.payment_window=2s"), Ok(("command.payment_window".into(), "2s".into())));
+        assert!(setting("payment_window=2s").is_err());
+        assert!(setting("command.payment_window").is_err());
+    }
+}

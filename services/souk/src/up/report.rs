@@ -1,0 +1,96 @@
+//! What `souk up` shows.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use nix::unistd::dup2_stderr;
+use souk_devstack::RunFile;
+
+/// Progress for people, the result for people or scripts. While it lives stderr of this process is its log file.
+pub struct Report {
+    json: bool,
+    begin: Instant,
+    terminal: File,
+}
+
+impl Report {
+    /// Takes over stderr.
+    pub fn new(json: bool, log: PathBuf) -> Result<Self> {
+        let folder = log.parent().context("a log lies in a folder")?;
+        fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
+        let terminal = File::from(io::stderr().as_fd().try_clone_to_owned()?);
+        let log = File::options().create(true).append(true).open(&log).with_context(|| format!("cannot open {}", log.display()))?;
+        dup2_stderr(&log).context("cannot send the log to its file")?;
+        Ok(Self { json, begin: Instant::now(), terminal })
+    }
+
+    /// One line of progress.
+    pub fn progress(&self, line: &str) {
+        let line = format!("{:5.1} s  {line}\n", self.begin.elapsed().as_secs_f64());
+        // Nobody may be watching any more.
+        let _ = if self.json { (&self.terminal).write_all(line.as_bytes()) } else { io::stdout().write_all(line.as_bytes()) };
+    }
+
+    /// The block of addresses, or the JSON object.
+    pub fn ready(&self, facts: &RunFile, run_file: &Path) -> Result<()> {
+        let text = if self.json { serde_json::to_string(facts)? + "\n" } else { self.block(facts, run_file) };
+        let mut out = io::stdout();
+        out.write_all(text.as_bytes()).and_then(|()| out.flush()).context("cannot write to stdout")
+    }
+
+    fn block(&self, facts: &RunFile, run_file: &Path) -> String {
+        let addresses = &facts.addresses;
+        let list = |map: &std::collections::BTreeMap<String, String>| {
+            let ports = map.iter().map(|(service, address)| format!("{service} {}", address.rsplit(':').next().unwrap_or(address)));
+            ports.collect::<Vec<_>>().join(", ")
+        };
+        let ops: std::collections::BTreeSet<&String> = addresses.ops.values().collect();
+        let ops = if ops.len() == 1 { addresses.ops["command"].clone() } else { format!("127.0.0.1, {}", list(&addresses.ops)) };
+        let databases = |side: &[souk_devstack::DatabaseUrl]| side.iter().map(|database| database.name.as_str()).collect::<Vec<_>>().join(" ");
+        format!(
+            "\nSouk is up in region {region}, {seconds:.1} s after its start. Ctrl-C stops it in order.\n\n  \
+             command    {command}   gRPC, with reflection\n  \
+             query      {query}   gRPC, with reflection\n  \
+             internal   127.0.0.1, {internal}\n  \
+             ops        {ops}   HTTP: /livez /readyz /metrics\n  \
+             postgres   {postgres}   {write} {read}; urls in {run_file}\n  \
+             nats       {nats}\n  \
+             logs       {logs}\n  \
+             data       {data}\n\n\
+             Try, in another terminal:\n  \
+             just demo\n  \
+             just souk call souk.catalog.v1.CommandService/CreateProduct '{{\"product_id\":\"lamp\",\"details\":{{\"title\":\"Lamp\"}}}}'\n  \
+             ghz --insecure --call souk.catalog.v1.QueryService/GetProduct -d '{{\"product_id\":\"lamp\"}}' -c 50 -z 10s {query}\n\n",
+            region = facts.region,
+            seconds = self.begin.elapsed().as_secs_f64(),
+            command = addresses.command,
+            query = addresses.query,
+            internal = list(&addresses.internal),
+            postgres = facts.postgres.address,
+            write = databases(&facts.write_databases),
+            read = databases(&facts.read_databases),
+            nats = facts.nats.address,
+            logs = shown(&facts.logs),
+            data = shown(&facts.data),
+            run_file = shown(run_file),
+        )
+    }
+}
+
+impl Drop for Report {
+    fn drop(&mut self) {
+        if dup2_stderr(&self.terminal).is_err() {
+            tracing::warn!("stderr stays the log file");
+        }
+    }
+}
+
+/// A path as short as it is from here.
+fn shown(path: &Path) -> String {
+    let here = std::env::current_dir().unwrap_or_default();
+    path.strip_prefix(&here).unwrap_or(path).display().to_string()
+}
