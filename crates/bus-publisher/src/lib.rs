@@ -2,13 +2,18 @@
 //!
 //! # Layout
 //! - `port`: what a relay needs of the broker ([`LogPublisher`]), and what may go wrong
-//! - `jetstream`: the port on NATS ([`JetStreamPublisher`])
+//! - `jetstream`: the port on NATS ([`JetStreamPublisher`]); `settings`: what its streams should be ([`StreamLimits`])
 //! - `memory`: the port in memory ([`MemoryPublisher`])
+//! - `conformance`: the law of publishing and reading as tests that all adapters run
 
+#[cfg(feature = "conformance")]
+pub mod conformance;
 mod jetstream;
 mod memory;
 mod port;
+mod settings;
 
-pub use jetstream::{JetStreamPublisher, StreamLimits};
+pub use jetstream::JetStreamPublisher;
 pub use memory::MemoryPublisher;
 pub use port::{Ack, LogPublisher, PublishError, StreamState};
+pub use settings::StreamLimits;

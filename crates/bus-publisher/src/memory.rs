@@ -1,65 +1,64 @@
-use std::{
-    collections::{BTreeMap, HashMap},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
-
 use futures::FutureExt;
-use souk_event_sourcing::{LogId, Position, RecordedEvent};
+use souk_bus::MemoryBus;
+use souk_event_sourcing::{LogId, Position, RecordedEvent, UnixMillis};
 
 use crate::{Ack, LogPublisher, PublishError, StreamState};
 
-/// [`LogPublisher`] in memory. Clones share the same streams.
+/// [`LogPublisher`] into the streams of a [`MemoryBus`], which keep everything.
 #[derive(Debug, Clone, Default)]
-pub struct MemoryPublisher(Arc<Mutex<HashMap<LogId, Stream>>>);
-
-#[derive(Debug, Default)]
-struct Stream {
-    last: u64,
-    events: BTreeMap<u64, RecordedEvent>,
-}
+pub struct MemoryPublisher(MemoryBus);
 
 impl MemoryPublisher {
-    fn streams(&self) -> MutexGuard<'_, HashMap<LogId, Stream>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    pub const fn new(bus: MemoryBus) -> Self {
+        Self(bus)
     }
 }
 
 #[async_trait::async_trait]
 impl LogPublisher for MemoryPublisher {
+    async fn reachable(&self) {}
+
     async fn state(&self, log: LogId) -> Result<Option<StreamState>, PublishError> {
-        let streams = self.streams();
-        Ok(streams.get(&log).map(|stream| {
-            let first = stream.events.keys().next().copied().unwrap_or(stream.last + 1);
-            let whole = stream.events.len() as u64 == stream.last + 1 - first;
-            StreamState { first: Position(first), last: Position(stream.last), whole, ours: true }
+        Ok(self.0.change(log, |stream| {
+            let first = stream.events.keys().next().copied().unwrap_or(stream.last.next());
+            let whole = stream.events.len() as u64 == stream.last.0 + 1 - first.0;
+            StreamState { begin: stream.begin, first, last: stream.last, whole, settled: true, keeps_after: Some(UnixMillis(i64::MIN)) }
         }))
     }
 
     async fn create(&self, log: LogId, first: Position) -> Result<(), PublishError> {
-        self.streams().insert(log, Stream { last: first.0.saturating_sub(1), events: BTreeMap::new() });
+        let found = self.0.change(log, |stream| stream.begin);
+        match found {
+            None => self.0.create(log, first),
+            Some(begin) if begin == first => {}
+            Some(begin) => return Err(PublishError::Refused(format!("log {log} has a stream that begins at {begin}"))),
+        }
+        Ok(())
+    }
+
+    async fn settle(&self, _: LogId) -> Result<(), PublishError> {
         Ok(())
     }
 
     async fn delete(&self, log: LogId) -> Result<(), PublishError> {
-        self.streams().remove(&log);
+        self.0.remove(log);
         Ok(())
     }
 
     async fn event(&self, log: LogId, position: Position) -> Result<Option<RecordedEvent>, PublishError> {
-        Ok(self.streams().get(&log).and_then(|stream| stream.events.get(&position.0).cloned()))
+        Ok(self.0.change(log, |stream| stream.events.get(&position).cloned()).flatten())
     }
 
     async fn publish(&self, event: &RecordedEvent) -> Result<Ack, PublishError> {
-        let mut streams = self.streams();
-        let outcome = match streams.get_mut(&event.log) {
-            None => Err(PublishError::NoStream),
-            Some(stream) if stream.last + 1 != event.position.0 => Err(PublishError::WrongSequence),
-            Some(stream) => {
-                stream.last = event.position.0;
-                stream.events.insert(event.position.0, event.clone());
-                Ok(())
+        let stored = self.0.change(event.log, |stream| {
+            if stream.last.next() != event.position {
+                return Err(PublishError::WrongSequence);
             }
-        };
+            stream.last = event.position;
+            stream.events.insert(event.position, event.clone());
+            Ok(())
+        });
+        let outcome = stored.unwrap_or(Err(PublishError::NoStream));
         Ok(async move { outcome }.boxed())
     }
 }

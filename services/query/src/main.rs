@@ -1,1 +1,7 @@
-fn main() {}
+use std::process::ExitCode;
+
+use souk_runtime::{ServiceKind, main_of};
+
+fn main() -> ExitCode {
+    main_of(ServiceKind::Query, souk_query::run)
+}

@@ -23,8 +23,7 @@ pub(crate) fn entity_reply(row: &[u8], as_of: &proto::AsOf) -> Bytes {
     encode_varint(row.len() as u64, &mut reply);
     reply.put_slice(row);
     encode_key(AS_OF_FIELD, WireType::LengthDelimited, &mut reply);
-    encode_varint(as_of_len as u64, &mut reply);
-    as_of.encode_raw(&mut reply);
+    as_of.encode_length_delimited(&mut reply).expect("the buffer grows");
     reply.freeze()
 }
 

@@ -8,11 +8,13 @@
 //! - `snapshot`: one query in one snapshot per database, merged: [`Page`], [`Scope`]
 //! - `products`, `orders`, `sales`: the lists
 //! - `timeline`: the events of one order
+//! - `schema`: whether the tables are those this build reads
 
 mod orders;
 mod products;
 mod routing;
 mod sales;
+mod schema;
 mod snapshot;
 mod timeline;
 
@@ -20,5 +22,6 @@ pub use orders::{OrderCursor, OrderFilter, list_orders};
 pub use products::{ProductFilter, list_products};
 pub use routing::{InvalidId, Routing};
 pub use sales::{SalesCursor, SalesFilter, SalesRow, summarize_sales};
+pub use schema::missing_migrations;
 pub use snapshot::{ListedRow, Page, Scope};
 pub use timeline::{TimelineRow, order_timeline};

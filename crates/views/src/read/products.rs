@@ -1,6 +1,6 @@
 use sea_orm::{
     ColumnTrait, EntityTrait, FromQueryResult, QueryFilter, QueryOrder, QuerySelect, QueryTrait,
-    sea_query::{Expr, ExprTrait},
+    sea_query::Expr,
 };
 use souk_event_sourcing::UnixMillis;
 use souk_proto::catalog::v1::ProductState;

@@ -138,7 +138,8 @@ impl Reader {
         Ok(answers.into_iter().map(|answer| answer.expect("none is open")).collect())
     }
 
-    fn log(&self, id: LogId) -> Result<&Arc<Log>, ReadError> {
+    /// What is known of a log.
+    pub fn log(&self, id: LogId) -> Result<&Arc<Log>, ReadError> {
         self.cache.log(id).ok_or(ReadError::UnknownLog(id))
     }
 

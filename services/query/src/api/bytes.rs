@@ -1,0 +1,124 @@
+use std::{
+    convert::Infallible,
+    marker::PhantomData,
+    task::{Context, Poll},
+};
+
+use bytes::{BufMut, Bytes};
+use prost::Message;
+use souk_runtime::Failure;
+use tonic::{
+    Request, Response, Status,
+    body::Body,
+    codec::{BufferSettings, Codec, EncodeBuf, Encoder},
+    codegen::{BoxFuture, Service, http},
+    server::{Grpc, NamedService, UnaryService},
+};
+use tonic_prost::ProstCodec;
+
+use super::Queries;
+
+/// One RPC whose reply exists as bytes already.
+#[tonic::async_trait]
+pub(crate) trait ByteRpc: Clone + Send + Sync + 'static {
+    /// `/package.Service/Method`
+    const PATH: &'static str;
+    type Request: Message + Default;
+
+    /// The encoded reply.
+    async fn reply(queries: &Queries, request: Request<Self::Request>) -> Result<Bytes, Failure>;
+}
+
+/// A generated server of which the RPC `R` is answered with bytes as they lie in the cache, beside the generated codec.
+/// Everything else goes to the generated server.
+pub(crate) struct AsBytes<S, R> {
+    generated: S,
+    queries: Queries,
+    limit: usize,
+    rpc: PhantomData<fn() -> R>,
+}
+
+impl<S, R> AsBytes<S, R> {
+    /// `limit` is that of messages, both ways.
+    pub fn new(generated: S, queries: Queries, limit: usize) -> Self {
+        Self { generated, queries, limit, rpc: PhantomData }
+    }
+}
+
+impl<S: Clone, R> Clone for AsBytes<S, R> {
+    fn clone(&self) -> Self {
+        Self { generated: self.generated.clone(), queries: self.queries.clone(), limit: self.limit, rpc: PhantomData }
+    }
+}
+
+impl<S: NamedService, R> NamedService for AsBytes<S, R> {
+    const NAME: &'static str = S::NAME;
+}
+
+impl<S, R> Service<http::Request<Body>> for AsBytes<S, R>
+where
+    S: Service<http::Request<Body>, Response = http::Response<Body>, Error = Infallible>,
+    S::Future: Send + 'static,
+    R: ByteRpc,
+{
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<Self::Response, Infallible>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.generated.poll_ready(context)
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        if request.uri().path() != R::PATH {
+            return Box::pin(self.generated.call(request));
+        }
+        let (call, limit) = (Call::<R>(self.queries.clone(), PhantomData), Some(self.limit));
+        Box::pin(async move {
+            let mut grpc = Grpc::new(ByteCodec::<R::Request>(PhantomData)).apply_max_message_size_config(limit, limit);
+            Ok(grpc.unary(call, request).await)
+        })
+    }
+}
+
+struct Call<R>(Queries, PhantomData<fn() -> R>);
+
+impl<R: ByteRpc> UnaryService<R::Request> for Call<R> {
+    type Response = Bytes;
+    type Future = BoxFuture<Response<Bytes>, Status>;
+
+    fn call(&mut self, request: Request<R::Request>) -> Self::Future {
+        let queries = self.0.clone();
+        Box::pin(async move { Ok(Response::new(R::reply(&queries, request).await?)) })
+    }
+}
+
+/// Decodes requests with prost and sends replies as they are.
+struct ByteCodec<Q>(PhantomData<fn() -> Q>);
+
+impl<Q: Message + Default> Codec for ByteCodec<Q> {
+    type Encode = Bytes;
+    type Decode = Q;
+    type Encoder = ByteEncoder;
+    type Decoder = <ProstCodec<Q, Q> as Codec>::Decoder;
+
+    fn encoder(&mut self) -> ByteEncoder {
+        ByteEncoder
+    }
+
+    fn decoder(&mut self) -> Self::Decoder {
+        ProstCodec::<Q, Q>::raw_decoder(BufferSettings::default())
+    }
+}
+
+struct ByteEncoder;
+
+impl Encoder for ByteEncoder {
+    type Item = Bytes;
+    type Error = Status;
+
+    fn encode(&mut self, reply: Bytes, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        buffer.put(reply);
+        Ok(())
+    }
+}

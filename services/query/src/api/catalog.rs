@@ -1,0 +1,71 @@
+use bytes::Bytes;
+use prost::Message;
+use souk_proto::catalog::v1::{
+    BatchGetProductsRequest, BatchGetProductsResponse, GetProductRequest, GetProductResponse, ListProductsRequest, ListProductsResponse,
+    query_service_server::QueryService,
+};
+use souk_runtime::{Deadline, Failure};
+use souk_views::read::{ProductFilter, Scope, list_products};
+use tonic::{Request, Response, Status};
+
+use super::{
+    Queries,
+    bytes::ByteRpc,
+    entity::stored,
+};
+use crate::{
+    cache::View,
+    check::Check,
+    page::{Binding, CursorWriter},
+};
+
+#[derive(Clone)]
+pub(crate) struct GetProduct;
+
+#[tonic::async_trait]
+impl ByteRpc for GetProduct {
+    const PATH: &'static str = "/souk.catalog.v1.QueryService/GetProduct";
+    type Request = GetProductRequest;
+
+    async fn reply(queries: &Queries, request: Request<GetProductRequest>) -> Result<Bytes, Failure> {
+        let message = request.get_ref();
+        queries.0.core()?.entity(View::Product, &message.product_id, &message.token, &request).await
+    }
+}
+
+#[tonic::async_trait]
+impl QueryService for Queries {
+    async fn get_product(&self, request: Request<GetProductRequest>) -> Result<Response<GetProductResponse>, Status> {
+        Ok(Response::new(stored(&GetProduct::reply(self, request).await?)?))
+    }
+
+    async fn batch_get_products(&self, request: Request<BatchGetProductsRequest>) -> Result<Response<BatchGetProductsResponse>, Status> {
+        let message = request.get_ref();
+        let batch = self.0.core()?.entities(View::Product, &message.product_ids, &message.token, &request).await?;
+        let products = batch.found.iter().map(stored).collect::<Result<_, _>>()?;
+        Ok(Response::new(BatchGetProductsResponse { products, missing: batch.missing, as_of: Some(batch.as_of) }))
+    }
+
+    async fn list_products(&self, request: Request<ListProductsRequest>) -> Result<Response<ListProductsResponse>, Status> {
+        let core = self.0.core()?;
+        let message = request.get_ref();
+        let bound = ListProductsRequest { page_size: 0, page_token: String::new(), token: String::new(), ..message.clone() }.encode_to_vec();
+        let binding = Binding { list: "catalog.products", filter: &bound };
+        let mut check = Check::default();
+        let filter = ProductFilter {
+            state: check.choice("state", message.state),
+            tag: check.filter("tag", &message.tag),
+            category: check.filter("category", &message.category),
+        };
+        let limit = check.page_size(message.page_size);
+        let after = check.page_token(&core.token_key, binding, &message.page_token, |cursor| cursor.text());
+        let token = check.token(&core.token_key, &message.token, request.metadata());
+        check.finish()?;
+        let until = core.patience(Deadline::of(&request));
+        let query = || list_products(&core.store, &filter, after.as_deref(), limit);
+        let page = core.listed(Scope::All, &token, until, query).await.map_err(Failure::from)?;
+        let listing = core.listing(page, binding, |id| CursorWriter::default().text(id).finish())?;
+        let reply = ListProductsResponse { products: listing.rows, next_page_token: listing.next_page_token, as_of: Some(listing.as_of) };
+        Ok(Response::new(reply))
+    }
+}

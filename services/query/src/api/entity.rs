@@ -1,0 +1,155 @@
+//! Reads of one entity and of several, alike for all contexts.
+
+use bytes::Bytes;
+use souk_event_sourcing::{LogId, LogPosition, UnixMillis};
+use souk_proto::common::v1::AsOf;
+use souk_runtime::{Deadline, Failure};
+use souk_views::read::{InvalidId, Routing};
+use tonic::Request;
+
+use crate::{
+    cache::{Answer, ReadError, RowRef, View},
+    check::Check,
+    core::{Core, Freshness},
+    reply,
+};
+
+/// Most ids of one batch.
+const MAX_BATCH: usize = 100;
+
+/// Several entities as a reply has them.
+pub(crate) struct Batch {
+    /// Encoded view messages, in the order asked for.
+    pub found: Vec<Bytes>,
+    pub missing: Vec<String>,
+    pub as_of: AsOf,
+}
+
+impl View {
+    /// The request's field with the entity's id.
+    fn id_field(self) -> &'static str {
+        match self {
+            Self::Product | Self::Availability => "product_id",
+            Self::Cart => "customer_id",
+            Self::Order => "order_id",
+        }
+    }
+
+    /// The log of the entity with this id.
+    fn log(self, routing: &Routing, id: &str) -> Result<LogId, InvalidId> {
+        match self {
+            Self::Product | Self::Availability => routing.product(id),
+            Self::Cart => routing.customer(id),
+            Self::Order => routing.order(id),
+        }
+    }
+
+    pub(super) fn not_found(self, id: &str) -> Failure {
+        let (reason, what) = match self {
+            Self::Product => ("PRODUCT_NOT_FOUND", "product"),
+            Self::Availability => ("STOCK_NOT_FOUND", "stock of product"),
+            Self::Cart => ("CART_NOT_FOUND", "cart of customer"),
+            Self::Order => ("ORDER_NOT_FOUND", "order"),
+        };
+        Failure::not_found(reason, format!("there is no {what} '{id}'"))
+    }
+}
+
+impl Core {
+    /// The reply to a request about one entity, encoded.
+    pub async fn entity<T>(&self, view: View, id: &str, token: &str, request: &Request<T>) -> Result<Bytes, Failure> {
+        let mut check = Check::default();
+        let log = check.field(view.id_field(), view.log(&self.routing, id));
+        let token = check.token(&self.token_key, token, request.metadata());
+        check.finish()?;
+        let key = RowRef { view, log: log.expect("checked"), key: id };
+        let answer = match self.reader.read(key, &token, self.patience(Deadline::of(request))).await {
+            // An id that names a region unknown here.
+            Err(ReadError::UnknownLog(_)) => return Err(view.not_found(id)),
+            answer => answer?,
+        };
+        match &answer.entry.row {
+            Some(row) => Ok(reply::entity_reply(&row.body, &self.as_of(freshness(key.log, &answer)))),
+            None => Err(view.not_found(id)),
+        }
+    }
+
+    /// Several entities of one view.
+    pub async fn entities<T>(&self, view: View, ids: &[String], token: &str, request: &Request<T>) -> Result<Batch, Failure> {
+        let mut check = Check::default();
+        let field = format!("{}s", view.id_field());
+        check.require((1..=MAX_BATCH).contains(&ids.len()), field.as_str(), &format!("want 1–{MAX_BATCH} ids"));
+        let logs: Vec<_> = (ids.iter().take(MAX_BATCH).enumerate())
+            .filter_map(|(index, id)| check.field(format!("{field}[{index}]"), view.log(&self.routing, id)))
+            .collect();
+        let token = check.token(&self.token_key, token, request.metadata());
+        check.finish()?;
+        let keys: Vec<_> = ids.iter().zip(logs).map(|(id, log)| RowRef { view, log, key: id }).collect();
+        let answers = self.reader.read_many(&keys, &token, self.patience(Deadline::of(request))).await?;
+        self.batch(&keys, &answers)
+    }
+
+    fn batch(&self, keys: &[RowRef<'_>], answers: &[Answer]) -> Result<Batch, Failure> {
+        let mut all: Option<Freshness> = None;
+        let (mut found, mut missing) = (Vec::with_capacity(keys.len()), Vec::new());
+        for (key, answer) in keys.iter().zip(answers) {
+            let one = freshness(key.log, answer);
+            match &mut all {
+                None => all = Some(one),
+                Some(all) => all.join(one),
+            }
+            match &answer.entry.row {
+                Some(row) => found.push(row.body.clone()),
+                None => missing.push(key.key.to_owned()),
+            }
+        }
+        let all = all.expect("a batch has at least one id");
+        let (bytes, room) = (found.iter().map(Bytes::len).sum::<usize>(), self.room(&all));
+        if bytes > room {
+            let failure = Failure::invalid("REPLY_TOO_LARGE", "the reply would exceed the message limit; ask for fewer at once");
+            return Err(failure.with("bytes", bytes).with("limit", room));
+        }
+        Ok(Batch { found, missing, as_of: self.as_of(all) })
+    }
+
+    pub fn as_of(&self, freshness: Freshness) -> AsOf {
+        reply::as_of(&self.token_key, freshness)
+    }
+}
+
+/// How fresh the answer about one entity is.
+pub(super) fn freshness(log: LogId, answer: &Answer) -> Freshness {
+    let position = LogPosition { log, epoch: answer.contained.epoch, position: answer.contained.position };
+    Freshness { positions: vec![position], heard: answer.heard, stale_since: answer.entry.row.as_ref().and_then(|row| row.stale_since) }
+}
+
+impl Freshness {
+    /// Of both answers together: of a log read twice, what both contain.
+    fn join(&mut self, other: Self) {
+        for position in other.positions {
+            match self.positions.iter_mut().find(|known| known.log == position.log) {
+                Some(known) if (position.epoch, position.position) < (known.epoch, known.position) => *known = position,
+                Some(_) => {}
+                None => self.positions.push(position),
+            }
+        }
+        self.heard = self.heard.min(other.heard);
+        self.stale_since = earlier(self.stale_since, other.stale_since);
+    }
+}
+
+/// The earlier of two times, if there is any.
+pub(super) fn earlier(left: Option<UnixMillis>, right: Option<UnixMillis>) -> Option<UnixMillis> {
+    left.into_iter().chain(right).min()
+}
+
+/// Decodes what a projection has stored.
+///
+/// # Errors
+/// INTERNAL: the view is damaged, which audit will tell more about.
+pub(super) fn stored<M: prost::Message + Default>(body: &Bytes) -> Result<M, Failure> {
+    M::decode(body.clone()).map_err(|error| {
+        tracing::error!(%error, "a stored view row cannot be decoded");
+        Failure::internal("STORE_DAMAGED", "the read store cannot be read")
+    })
+}

@@ -1,0 +1,109 @@
+use bytes::Bytes;
+use prost::Message;
+use souk_event_sourcing::{LogId, UnixMillis};
+use souk_proto::orders::v1::{
+    GetOrderRequest, GetOrderResponse, GetOrderTimelineRequest, GetOrderTimelineResponse, GetSalesSummaryRequest, GetSalesSummaryResponse,
+    ListOrdersRequest, ListOrdersResponse, TimelineEntry, WatchOrderRequest, query_service_server::QueryService,
+};
+use souk_runtime::{Deadline, Failure};
+use souk_views::read::{OrderCursor, OrderFilter, Scope, TimelineRow, list_orders, order_timeline};
+use tonic::{Request, Response, Status};
+
+use super::{Queries, bytes::ByteRpc, entity::stored, sales, watch::{self, Watching}};
+use crate::{
+    cache::{ReadError, View},
+    check::Check,
+    page::{Binding, CursorWriter},
+    reply::timestamp,
+};
+
+#[derive(Clone)]
+pub(crate) struct GetOrder;
+
+#[tonic::async_trait]
+impl ByteRpc for GetOrder {
+    const PATH: &'static str = "/souk.orders.v1.QueryService/GetOrder";
+    type Request = GetOrderRequest;
+
+    async fn reply(queries: &Queries, request: Request<GetOrderRequest>) -> Result<Bytes, Failure> {
+        let message = request.get_ref();
+        queries.0.core()?.entity(View::Order, &message.order_id, &message.token, &request).await
+    }
+}
+
+#[tonic::async_trait]
+impl QueryService for Queries {
+    type WatchOrderStream = Watching;
+
+    async fn get_order(&self, request: Request<GetOrderRequest>) -> Result<Response<GetOrderResponse>, Status> {
+        Ok(Response::new(stored(&GetOrder::reply(self, request).await?)?))
+    }
+
+    async fn list_orders(&self, request: Request<ListOrdersRequest>) -> Result<Response<ListOrdersResponse>, Status> {
+        let core = self.0.core()?;
+        let message = request.get_ref();
+        let bound = ListOrdersRequest { page_size: 0, page_token: String::new(), token: String::new(), ..message.clone() }.encode_to_vec();
+        let binding = Binding { list: "orders.orders", filter: &bound };
+        let mut check = Check::default();
+        let customer = (!message.customer_id.is_empty()).then_some(message.customer_id.as_str());
+        let log: Option<LogId> = customer.and_then(|id| check.field("customer_id", core.routing.customer(id)));
+        let filter = OrderFilter {
+            customer_id: customer.map(str::to_owned),
+            state: check.choice("state", message.state),
+            from: check.time("from_time", message.from_time),
+            to: check.time("to_time", message.to_time),
+        };
+        let limit = check.page_size(message.page_size);
+        let after = check.page_token(&core.token_key, binding, &message.page_token, |cursor| {
+            Ok(OrderCursor { placed: UnixMillis(cursor.number()?), order_id: cursor.text()? })
+        });
+        let token = check.token(&core.token_key, &message.token, request.metadata());
+        check.finish()?;
+        // Wherever a customer's orders were written, it was in the customer's partition.
+        let scope = log.map_or(Scope::All, |log| Scope::Partition(log.partition));
+        let until = core.patience(Deadline::of(&request));
+        let query = || list_orders(&core.store, scope, &filter, after.as_ref(), limit);
+        let page = core.listed(scope, &token, until, query).await.map_err(Failure::from)?;
+        let listing = core.listing(page, binding, |cursor: &OrderCursor| {
+            CursorWriter::default().number(cursor.placed.0).text(&cursor.order_id).finish()
+        })?;
+        let reply = ListOrdersResponse { orders: listing.rows, next_page_token: listing.next_page_token, as_of: Some(listing.as_of) };
+        Ok(Response::new(reply))
+    }
+
+    async fn get_order_timeline(&self, request: Request<GetOrderTimelineRequest>) -> Result<Response<GetOrderTimelineResponse>, Status> {
+        let core = self.0.core()?;
+        let message = request.get_ref();
+        let mut check = Check::default();
+        let log = check.field("order_id", core.routing.order(&message.order_id));
+        let token = check.token(&core.token_key, &message.token, request.metadata());
+        check.finish()?;
+        let log = log.expect("checked");
+        let until = core.patience(Deadline::of(&request));
+        let query = || order_timeline(&core.store, log, &message.order_id);
+        let page = match core.reader.log(log) {
+            Err(ReadError::UnknownLog(_)) => return Err(View::Order.not_found(&message.order_id).into()),
+            _ => core.listed(Scope::Log(log), &token, until, query).await.map_err(Failure::from)?,
+        };
+        if page.rows.is_empty() {
+            return Err(View::Order.not_found(&message.order_id).into());
+        }
+        Ok(Response::new(GetOrderTimelineResponse {
+            order_id: message.order_id.clone(),
+            entries: page.rows.iter().map(entry).collect::<Result<_, _>>()?,
+            as_of: Some(core.as_of(core.freshness_of(&page.as_of, None))),
+        }))
+    }
+
+    async fn watch_order(&self, request: Request<WatchOrderRequest>) -> Result<Response<Watching>, Status> {
+        Ok(Response::new(watch::begin(self.0.core()?.clone(), request).await?))
+    }
+
+    async fn get_sales_summary(&self, request: Request<GetSalesSummaryRequest>) -> Result<Response<GetSalesSummaryResponse>, Status> {
+        Ok(Response::new(sales::summarize(self.0.core()?, request).await?))
+    }
+}
+
+fn entry(row: &TimelineRow) -> Result<TimelineEntry, Failure> {
+    Ok(TimelineEntry { projected_time: Some(timestamp(row.projected)), ..stored(&row.body)? })
+}

@@ -1,0 +1,88 @@
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::Context;
+use souk_bus::{Feed, JetStreamBus};
+use souk_proto::{
+    cart::v1::query_service_server::QueryServiceServer as CartServer, catalog::v1::query_service_server::QueryServiceServer as CatalogServer,
+    internal::v1::admin_service_server::AdminServiceServer, orders::v1::query_service_server::QueryServiceServer as OrdersServer,
+    stock::v1::query_service_server::QueryServiceServer as StockServer,
+};
+use souk_runtime::{Component, GrpcServer, Listeners, Process, limited};
+use tokio::task::JoinSet;
+
+use crate::{
+    admin::Admin,
+    api::{AsBytes, GetAvailability, GetCart, GetOrder, GetProduct, Queries},
+    cache::RowCache,
+    core::{Core, Entrance},
+    feed, readiness,
+};
+
+/// Runs the query service until `process.shutdown`: both doors open at once, queries are answered as soon as the read
+/// store is there.
+///
+/// # Errors
+/// When there is no public listener, a listener breaks or the bus's address is malformed.
+pub async fn run(process: Process, listeners: Listeners) -> anyhow::Result<()> {
+    let public = listeners.public.context("the query service needs a public listener")?;
+    let entrance = Entrance::default();
+    let nats = &process.settings.nats;
+    let bus: Arc<dyn Feed> = Arc::new(JetStreamBus::connect(&nats.url, &nats.prefix, &process.replica).await?);
+    let component = process.health.component("read store");
+    let background = tokio::spawn(serve_from_store(process.clone(), entrance.clone(), bus, component));
+    let admin = Admin { entrance: entrance.clone(), replica: process.replica.clone(), started: Instant::now() };
+    let internal_server = GrpcServer::new("internal", &process).add(limited!(AdminServiceServer::new(admin), process));
+    let served = tokio::try_join!(
+        public_server(&process, Queries(entrance.clone())).serve(public),
+        internal_server.serve(listeners.internal)
+    );
+    background.abort();
+    if let Ok(core) = entrance.core() {
+        core.store.close().await;
+    }
+    served.map(|_| ())
+}
+
+fn public_server(process: &Process, queries: Queries) -> GrpcServer {
+    let limit = process.settings.grpc.max_message_bytes;
+    let (catalog, stock) = (CatalogServer::new(queries.clone()), StockServer::new(queries.clone()));
+    let (cart, orders) = (CartServer::new(queries.clone()), OrdersServer::new(queries.clone()));
+    GrpcServer::new("public", process)
+        .add(AsBytes::<_, GetProduct>::new(limited!(catalog, process), queries.clone(), limit))
+        .add(AsBytes::<_, GetAvailability>::new(limited!(stock, process), queries.clone(), limit))
+        .add(AsBytes::<_, GetCart>::new(limited!(cart, process), queries.clone(), limit))
+        .add(AsBytes::<_, GetOrder>::new(limited!(orders, process), queries, limit))
+}
+
+/// Opens the store, then follows the change feed and watches over the databases.
+async fn serve_from_store(process: Process, entrance: Entrance, bus: Arc<dyn Feed>, component: Component) {
+    let store = readiness::open(&process.settings, &component).await;
+    let core = Arc::new(Core::new(store, process.settings.clone()));
+    let cache = core.reader.cache().clone();
+    let mut regions: Vec<_> = core.store.logs().map(|log| log.region).collect();
+    regions.dedup();
+    let mut tasks = JoinSet::new();
+    for region in regions {
+        tasks.spawn(feed::follow(bus.clone(), region, cache.clone()));
+    }
+    tasks.spawn(readiness::watch(core.store.clone(), component, move || report(&cache)));
+    entrance.open(core);
+    // Aborted with the service; ends by itself only when one of them panics.
+    while let Some(ended) = tasks.join_next().await {
+        tracing::error!(error = ?ended.err(), "a task of the query service ended");
+    }
+}
+
+fn report(cache: &RowCache) {
+    metrics::gauge!("souk_cache_entries").set(cache.entries() as f64);
+    metrics::gauge!("souk_cache_bytes").set(cache.weight() as f64);
+    let now = Instant::now();
+    let oldest = cache.logs().map(|log| log.horizon().age(now).unwrap_or(NEVER)).max();
+    metrics::gauge!("souk_feed_age_seconds").set(oldest.unwrap_or_default().as_secs_f64());
+}
+
+/// Age of a feed that was never heard.
+const NEVER: Duration = Duration::from_secs(u32::MAX as u64);

@@ -1,0 +1,128 @@
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use anyhow::Context;
+use souk_bus::JetStreamBus;
+use souk_event_store::{DatabaseConfig, PostgresStore, StoreError};
+use souk_proto::internal::v1::admin_service_server::AdminServiceServer;
+use souk_runtime::{GrpcServer, Listeners, Process, Settings, limited};
+use tokio::{sync::Semaphore, task::JoinSet, time::Instant};
+
+use crate::{
+    backoff::Backoff,
+    board::Board,
+    commands::{GrpcCommands, channel},
+    reader::Sources,
+    shard::{Config, Shard},
+    status::Admin,
+    store::SagaStore,
+    truth::GrpcTruth,
+    worker::Worker,
+};
+
+/// How long logs stay ours without a sign of life.
+const LEASE: Duration = Duration::from_secs(6);
+
+/// Runs the process manager until `process.shutdown`, then drains.
+///
+/// # Errors
+/// When the settings do not fit the databases, or a door breaks. Databases, bus and command service that do not answer
+/// are waited for.
+pub async fn run(process: Process, listeners: Listeners) -> anyhow::Result<()> {
+    let settings = process.settings.clone();
+    let region = settings.installation.region();
+    let board = Board::default();
+    let Some(placement) = placement(&process).await? else { return Ok(()) };
+    let bus = JetStreamBus::connect(&settings.nats.url, &settings.nats.prefix, &process.replica).await.context("nats.url")?;
+    let bus = Arc::new(bus);
+    let internal = channel(&settings.peers.command_internal).context("peers.command_internal")?;
+    let public = channel(&settings.peers.command).context("peers.command")?;
+    let backoff = Backoff::new(settings.saga.retry_backoff, settings.saga.retry_backoff_max);
+    let truth = Arc::new(GrpcTruth::new(internal.clone()));
+    let sources = Sources { bus: bus.clone(), truth, board: board.clone(), backoff: backoff.clone() };
+    let commands = GrpcCommands::new(public, internal, settings.saga.step_deadline);
+    let permits = Arc::new(Semaphore::new(settings.saga.parallel_orders));
+    let worker = Worker { commands: Arc::new(commands), permits };
+    let config = Config {
+        batch_events: settings.saga.batch_events,
+        step_deadline: settings.saga.step_deadline,
+        backoff,
+        timer_interval: settings.saga.timer_interval,
+        lease: LEASE,
+    };
+
+    let mut shards = JoinSet::new();
+    for database in &settings.write.databases {
+        let shard = Shard {
+            database: database.name.clone(),
+            region,
+            partitions: placement.partitions_of(&database.name),
+            store: SagaStore::connect(&database.url, region)?,
+            owner: process.replica.clone(),
+            sources: sources.clone(),
+            worker: worker.clone(),
+            config: config.clone(),
+            ready: process.health.component(&format!("database {}", database.name)),
+            shutdown: process.shutdown.clone(),
+        };
+        shards.spawn(Arc::new(shard).run());
+    }
+    let listening = tokio::spawn(board.clone().listen(bus, region));
+    let admin = Admin { board, replica: process.replica.clone(), started: Instant::now(), databases: Arc::new(databases(&placement)) };
+    let server = GrpcServer::new("internal", &process).add(limited!(AdminServiceServer::new(admin), process));
+    let served = server.serve(listeners.internal).await;
+    process.shutdown.cancel();
+    while let Some(ended) = shards.join_next().await {
+        ended.context("a shard panicked")?;
+    }
+    listening.abort();
+    served
+}
+
+/// Brings all databases up to date and reads which of them holds what; `None` when the process shall end before they
+/// answer.
+async fn placement(process: &Process) -> anyhow::Result<Option<PostgresStore>> {
+    let settings = &process.settings;
+    let ready = process.health.component("placement");
+    let mut backoff = Backoff::new(settings.saga.retry_backoff, settings.saga.retry_backoff_max);
+    loop {
+        match prepare(settings).await {
+            Ok(store) => {
+                ready.ready();
+                return Ok(Some(store));
+            }
+            Err(error) if error.retryable() => {
+                tracing::warn!(%error, "a write database does not answer; trying again");
+                ready.not_ready("a write database does not answer");
+            }
+            Err(error) => return Err(error).context("write databases"),
+        }
+        tokio::select! {
+            () = tokio::time::sleep(backoff.pause()) => {}
+            () = process.shutdown.cancelled() => return Ok(None),
+        }
+    }
+}
+
+async fn prepare(settings: &Settings) -> Result<PostgresStore, StoreError> {
+    let config = |database: &souk_runtime::Database| DatabaseConfig {
+        name: database.name.clone(),
+        url: database.url.to_string(),
+        max_connections: 2,
+    };
+    let configs: Vec<_> = settings.write.databases.iter().map(config).collect();
+    PostgresStore::migrate(&configs).await?;
+    let region = settings.installation.region();
+    let store = PostgresStore::connect(&configs, region, settings.installation.partitions).await?;
+    for config in &configs {
+        SagaStore::migrate(&config.url).await?;
+        let tables = SagaStore::connect(&config.url, region)?;
+        tables.seed(&store.partitions_of(&config.name)).await?;
+        tables.close().await;
+    }
+    Ok(store)
+}
+
+fn databases(placement: &PostgresStore) -> HashMap<souk_event_sourcing::Partition, String> {
+    let of = |name: &str| placement.partitions_of(name).into_iter().map(|partition| (partition, name.to_owned())).collect::<Vec<_>>();
+    placement.databases().flat_map(of).collect()
+}

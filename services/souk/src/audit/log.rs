@@ -1,0 +1,203 @@
+use std::time::Duration;
+
+use anyhow::Result;
+use futures::StreamExt;
+use prost::Message;
+use souk_bus::{BusError, EventSource};
+use souk_bus_publisher::LogPublisher;
+use souk_event_sourcing::{LogHash, LogId, Position, RecordedEvent, RequestId, UnixMillis, Version};
+use souk_event_store::{EventLog, Retention};
+use souk_proto::log::v1::{StoredReply, stored_reply::Outcome};
+use sqlx::Row;
+use tokio::time::{Instant, sleep, timeout};
+use uuid::Uuid;
+
+use super::{Sources, findings::Findings, views, walk::Walk};
+
+const PAGE: usize = 1000;
+const POLL: Duration = Duration::from_millis(100);
+/// The bus is given this long for one message that its stream is said to hold.
+const MESSAGE_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Everything that can be said of one log.
+pub(super) async fn audit(sources: &Sources, log: LogId, from: Position) -> Result<Findings> {
+    let mut found = Findings::default();
+    let before = Position(from.0.saturating_sub(1));
+    let hash = match before.0 {
+        0 => LogHash::EMPTY,
+        _ => sources.write.read(log, before, 1).await?.first().map_or(LogHash::EMPTY, |event| event.hash),
+    };
+    if sources.write.head(log).await?.position < before {
+        return Ok(found);
+    }
+    let mut walk = Walk::new(log, before, hash);
+    heads(sources, log, &mut walk, &mut found).await?;
+    ledger(sources, log, &walk, &mut found).await?;
+    stream(sources, log, &walk, &mut found).await?;
+    if walk.is_whole() {
+        views::audit(sources, log, &mut walk, &mut found).await?;
+    }
+    Ok(found)
+}
+
+/// Walks on to `end`, or to where the log ends.
+pub(super) async fn walk_to(sources: &Sources, log: LogId, walk: &mut Walk, end: Position, found: &mut Findings) -> Result<()> {
+    while walk.position < end {
+        let wanted = PAGE.min((end.0 - walk.position.0) as usize);
+        let events = sources.write.read(log, walk.position.next(), wanted).await?;
+        if events.is_empty() {
+            found.differ(log, "position", format!("the log ends at {}, its head says {end}", walk.position));
+            return Ok(());
+        }
+        events.iter().for_each(|event| walk.step(event, found));
+        sources.progress.add(events.len() as u64);
+    }
+    Ok(())
+}
+
+/// Partition head and stream heads, as one snapshot sees them, against the walked events.
+async fn heads(sources: &Sources, log: LogId, walk: &mut Walk, found: &mut Findings) -> Result<()> {
+    let pool = sources.write.pool_of(log.partition).ok_or_else(|| anyhow::anyhow!("log {log} is not placed"))?;
+    let rows = sqlx::query(
+        "select h.position, h.hash, s.stream, s.version from partition_head h \
+         left join stream_head s on s.region = h.region and s.partition = h.partition where h.region = $1 and h.partition = $2",
+    )
+    .bind(log.region.0 as i16)
+    .bind(i32::from(log.partition.0))
+    .fetch_all(pool)
+    .await?;
+    let Some(head) = rows.first() else {
+        found.differ(log, "head", "the log has no head");
+        return Ok(());
+    };
+    let (position, hash): (i64, Vec<u8>) = (head.try_get("position")?, head.try_get("hash")?);
+    walk_to(sources, log, walk, Position(position as u64), found).await?;
+    if walk.position.0 as i64 == position && walk.hash.0.as_slice() != hash {
+        found.differ(log, "head", format!("the head's hash is not that of event {position}"));
+    }
+    if !walk.is_whole() {
+        return Ok(());
+    }
+    let mut walked = walk.streams.clone();
+    for row in &rows {
+        let (Some(stream), Some(version)) = (row.try_get::<Option<String>, _>("stream")?, row.try_get::<Option<i64>, _>("version")?) else { continue };
+        found.count("streams", 1);
+        let events = stream.parse().ok().and_then(|stream| walked.remove(&stream)).unwrap_or_default();
+        if events != Version(version as u64) {
+            found.differ(log, "stream head", format!("{stream} is said to be at {version}, its events end at {events}"));
+        }
+    }
+    for (stream, version) in walked {
+        found.differ(log, "stream head", format!("{stream} has {version} events and no head"));
+    }
+    Ok(())
+}
+
+/// Every remembered reply against the events of its request, and the other way round.
+async fn ledger(sources: &Sources, log: LogId, walk: &Walk, found: &mut Findings) -> Result<()> {
+    let pool = sources.write.pool_of(log.partition).ok_or_else(|| anyhow::anyhow!("log {log} is not placed"))?;
+    let mut rows = sqlx::query("select request_id, reply, method from ledger where region = $1 and partition = $2")
+        .bind(log.region.0 as i16)
+        .bind(i32::from(log.partition.0))
+        .fetch(pool);
+    let mut events = walk.requests.clone();
+    while let Some(row) = rows.next().await {
+        let row = row?;
+        let (request, reply): (Uuid, Vec<u8>) = (row.try_get("request_id")?, row.try_get("reply")?);
+        let led_to = events.remove(&RequestId(request));
+        found.count("replies", 1);
+        match StoredReply::decode(reply.as_slice()).map(|reply| reply.outcome) {
+            Ok(Some(Outcome::Accepted(accepted))) => match led_to {
+                _ if accepted.position > walk.position.0 => {}
+                Some(last) if last.0 == accepted.position => {}
+                Some(last) => found.differ(log, "ledger", format!("{request}: answered with position {}, its last event is {last}", accepted.position)),
+                None => {}
+            },
+            Ok(Some(Outcome::Refused(refused))) => {
+                if let Some(last) = led_to {
+                    found.differ(log, "ledger", format!("{request}: refused with {}, yet event {last} is its", refused.reason));
+                }
+            }
+            _ => found.differ(log, "ledger", format!("{request}: its reply cannot be read")),
+        }
+    }
+    let (retention, now) = (Retention { days: 7 }, UnixMillis::now());
+    for (request, last) in events {
+        // Ids of which the ledger may have forgotten are none of its business.
+        if retention.admit(request, now).is_ok() {
+            found.differ(log, "ledger", format!("{}: event {last} is its, but no reply is remembered", request.0));
+        }
+    }
+    Ok(())
+}
+
+/// The JetStream stream, as far as it reaches back, message by message.
+async fn stream(sources: &Sources, log: LogId, walk: &Walk, found: &mut Findings) -> Result<()> {
+    let deadline = Instant::now() + sources.settle;
+    let state = loop {
+        let state = sources.publisher.state(log).await?;
+        if state.is_some_and(|state| state.last >= walk.position) || Instant::now() >= deadline {
+            break state;
+        }
+        sleep(POLL).await;
+    };
+    let Some(state) = state else {
+        found.differ(log, "stream", "JetStream has no stream of this log");
+        return Ok(());
+    };
+    if state.last < walk.position {
+        found.differ(log, "stream", format!("the stream ends at {}, the log at {}", state.last, walk.position));
+    }
+    if !state.whole {
+        found.differ(log, "stream", "the stream has holes");
+    }
+    if !state.ours {
+        found.differ(log, "stream", "the stream is of another installation or is set up otherwise");
+    }
+    let end = state.last.min(walk.position);
+    let mut next = state.first;
+    if next > end {
+        return Ok(());
+    }
+    let mut messages = sources.bus.consume(log, next).await?;
+    while next <= end {
+        let stored = sources.write.read(log, next, PAGE.min((end.0 - next.0 + 1) as usize)).await?;
+        if stored.is_empty() {
+            return Ok(());
+        }
+        for event in stored {
+            let message = match timeout(MESSAGE_PATIENCE, messages.next()).await {
+                Ok(Some(message)) => message,
+                _ => {
+                    found.differ(log, "message", format!("the stream does not deliver {}", event.position));
+                    return Ok(());
+                }
+            };
+            found.count("messages", 1);
+            if !same(&message, &event, found) {
+                return Ok(());
+            }
+            next = event.position.next();
+        }
+    }
+    Ok(())
+}
+
+/// Compares a message with its event; `false` when nothing behind it can be compared.
+fn same(message: &Result<RecordedEvent, BusError>, event: &RecordedEvent, found: &mut Findings) -> bool {
+    match message {
+        Ok(message) if message == event => true,
+        Ok(message) if message.position == event.position => {
+            found.differ(event.log, "message", format!("message {} is not its event", event.position));
+            true
+        }
+        Ok(message) => {
+            found.differ(event.log, "message", format!("message {} where {} was due", message.position, event.position));
+            false
+        }
+        Err(error) => {
+            found.differ(event.log, "message", format!("message {}: {error}", event.position));
+            false
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! `souk audit`: proves that log, JetStream and views of the running system are equal, or names what is not.
+//!
+//! # Layout
+//! - `walk`: one log event by event, and what it leads to
+//! - `log`: heads, ledger and JetStream stream against the walk
+//! - `views`: view rows against the fold
+//! - `findings`: counts and differences
+
+mod findings;
+mod log;
+mod views;
+mod walk;
+
+use std::{
+    io::{IsTerminal, Write},
+    sync::atomic::{AtomicU64, Ordering},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+use futures::{StreamExt, TryStreamExt, stream};
+use souk_bus::JetStreamBus;
+use souk_bus_publisher::{JetStreamPublisher, StreamLimits};
+use souk_devstack::RunFile;
+use souk_event_sourcing::{LogId, Partition, Position, Region};
+use souk_event_store::PostgresStore;
+use souk_read_store::{Access, Installation, PostgresViews, ReadStore};
+use souk_runtime::Settings;
+use souk_views::TABLES;
+
+use findings::Findings;
+
+/// Logs audited at the same time.
+const PARALLEL: usize = 8;
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// First position of each log to look at; later than 1, views and stock are left out: they need the whole log
+    #[arg(long, default_value_t = 1, value_name = "POSITION")]
+    from: u64,
+    /// How long streams and views may take to reach the end of the log
+    #[arg(long, default_value = "30s", value_name = "DURATION", value_parser = humantime::parse_duration)]
+    settle: Duration,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// What is compared, and how patiently.
+pub(crate) struct Sources {
+    write: PostgresStore,
+    publisher: JetStreamPublisher,
+    bus: JetStreamBus,
+    read: ReadStore,
+    settle: Duration,
+    progress: Progress,
+}
+
+/// Events walked so far, shown on a terminal.
+#[derive(Default)]
+struct Progress {
+    events: AtomicU64,
+    shown: bool,
+}
+
+impl Progress {
+    fn add(&self, events: u64) {
+        let events = self.events.fetch_add(events, Ordering::Relaxed) + events;
+        if self.shown {
+            eprint!("\r{events} events");
+            std::io::stderr().flush().ok();
+        }
+    }
+}
+
+/// Runs the audit.
+///
+/// # Errors
+/// When something cannot be reached, or is not as it should be.
+pub async fn run(args: Args) -> Result<()> {
+    let run = RunFile::find()?;
+    let settings = Settings::load(Some(&run.settings))?;
+    let sources = Sources::open(&settings, args.settle, !args.json && std::io::stderr().is_terminal()).await?;
+    let started = Instant::now();
+    let region = Region(run.region_number);
+    let logs = (0..run.partitions).map(|partition| LogId { region, partition: Partition(partition) });
+    let findings = stream::iter(logs)
+        .map(|log| log::audit(&sources, log, Position(args.from.max(1))))
+        .buffer_unordered(PARALLEL)
+        .try_fold(Findings::default(), |mut all, one| async move {
+            all.add(one);
+            Ok(all)
+        })
+        .await?;
+    if args.json {
+        println!("{}", serde_json::to_string(&findings)?);
+    } else {
+        report(&findings, started.elapsed(), sources.progress.shown);
+    }
+    if findings.is_clean() { Ok(()) } else { bail!("{} differences", findings.wrong.values().sum::<u64>()) }
+}
+
+fn report(findings: &Findings, took: Duration, shown: bool) {
+    if shown {
+        eprint!("\r");
+    }
+    let counts: Vec<_> = findings.checked.iter().map(|(what, number)| format!("{number} {what}")).collect();
+    println!("checked in {:.1} s: {}", took.as_secs_f64(), if counts.is_empty() { "nothing".to_owned() } else { counts.join(", ") });
+    if findings.is_clean() {
+        println!("clean: log, streams, views, ledger and stock agree");
+    }
+    for (kind, number) in &findings.wrong {
+        println!("{number} × {kind}");
+    }
+    for difference in &findings.differences {
+        println!("  log {} {}: {}", difference.log, difference.kind, difference.what);
+    }
+}
+
+impl Sources {
+    async fn open(settings: &Settings, settle: Duration, shown: bool) -> Result<Self> {
+        let region = Region(settings.installation.region_number);
+        let partitions = settings.installation.partitions;
+        let write: Vec<_> = (settings.write.databases.iter())
+            .map(|database| souk_event_store::DatabaseConfig { name: database.name.clone(), url: database.url.to_string(), max_connections: 4 })
+            .collect();
+        let write = PostgresStore::connect(&write, region, partitions).await.context("write store")?;
+        let read: Vec<_> = (settings.read.databases.iter())
+            .map(|database| souk_read_store::DatabaseConfig { name: database.name.clone(), url: database.url.to_string(), max_connections: 4 })
+            .collect();
+        let read = ReadStore::open(&read, Access::Write, Installation { region, partitions }).await.context("read store")?;
+        let bus = JetStreamBus::connect(&settings.nats.url, &settings.nats.prefix, "souk-audit").await?;
+        let limits = StreamLimits { max_age: settings.nats.stream_max_age, max_bytes: settings.nats.stream_max_bytes, replicas: settings.nats.stream_replicas };
+        let publisher = JetStreamPublisher::new(bus.client().clone(), bus.subjects().clone(), limits, write.installation());
+        Ok(Self { write, publisher, bus, read, settle, progress: Progress { events: AtomicU64::new(0), shown } })
+    }
+
+    fn views(&self, log: LogId) -> Result<PostgresViews> {
+        Ok(PostgresViews::new(self.read.database_of(log)?.clone(), TABLES))
+    }
+}

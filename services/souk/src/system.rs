@@ -1,0 +1,63 @@
+//! The running system, as every command finds it.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result};
+use souk_client::{Endpoints, Session, Souk};
+use souk_devstack::RunFile;
+
+/// Which system to speak to; the one started by `souk up` unless told otherwise.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Target {
+    /// Command service [default: from .souk/run.json]
+    #[arg(long, value_name = "URL", env = "SOUK_COMMAND_URL")]
+    command: Option<String>,
+    /// Query service [default: from .souk/run.json]
+    #[arg(long, value_name = "URL", env = "SOUK_QUERY_URL")]
+    query: Option<String>,
+}
+
+/// Where the system is.
+#[derive(Clone, Debug)]
+pub struct System {
+    pub command: String,
+    pub query: String,
+    /// Internal ports by service; empty when the system was named by its urls.
+    pub internal: BTreeMap<String, String>,
+    /// What `souk up` wrote, unless the system was named by its urls.
+    pub run_file: Option<RunFile>,
+}
+
+impl Target {
+    /// # Errors
+    /// When no system runs, or only one of the two urls was given.
+    pub fn find(&self) -> Result<System> {
+        if let (Some(command), Some(query)) = (&self.command, &self.query) {
+            return Ok(System { command: url(command), query: url(query), internal: BTreeMap::new(), run_file: None });
+        }
+        let run_file = RunFile::find()?;
+        let addresses = &run_file.addresses;
+        Ok(System {
+            command: url(self.command.as_ref().unwrap_or(&addresses.command)),
+            query: url(self.query.as_ref().unwrap_or(&addresses.query)),
+            internal: addresses.internal.iter().map(|(service, address)| (service.clone(), url(address))).collect(),
+            run_file: Some(run_file),
+        })
+    }
+
+    /// A client of the system.
+    pub fn connect(&self, connections: usize) -> Result<Souk> {
+        let system = self.find()?;
+        let endpoints = Endpoints::new(&system.command, &system.query).connections(connections);
+        Souk::connect(&endpoints).with_context(|| format!("cannot reach {} and {}", system.command, system.query))
+    }
+
+    /// A session whose commands are told apart in events by the name of this program's command.
+    pub fn session(&self, caller: &str) -> Result<Session> {
+        Ok(self.connect(1)?.session().caller(caller))
+    }
+}
+
+fn url(address: &str) -> String {
+    if address.contains("://") { address.to_owned() } else { format!("http://{address}") }
+}
