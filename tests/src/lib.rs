@@ -1,1 +1,14 @@
+//! Whole-system tests: real Postgres, NATS, processes and sockets; what several of them need.
+//!
+//! # Layout
+//! - [`System`]: the system under test, each service a process of its own
+//! - [`Shop`]: products, stock and orders with few words
+//! - `ledger`: acknowledged commands, proved by SQL alone
 
+mod ledger;
+mod shop;
+mod system;
+
+pub use ledger::Acknowledged;
+pub use shop::{Shop, eur};
+pub use system::{System, until};

@@ -99,8 +99,11 @@ impl LogPublisher for JetStreamPublisher {
     async fn settle(&self, log: LogId) -> Result<(), PublishError> {
         let Info { config, state, .. } = self.info(log).await?.ok_or(PublishError::NoStream)?;
         let config = self.settings.applied(log, config, Position(state.first_sequence));
-        let updated = self.jetstream.update_stream(&config).await;
-        updated.map(drop).map_err(|error| not_set_up(&error))
+        let updated = self.jetstream.update_stream(&config).await.map_err(|error| not_set_up(&error))?;
+        match self.settings.met_by(log, &updated.config) {
+            true => Ok(()),
+            false => Err(PublishError::Refused("the stream is of another kind".into())),
+        }
     }
 
     async fn delete(&self, log: LogId) -> Result<(), PublishError> {

@@ -100,6 +100,9 @@ fn sweep(parent: &Path) {
 }
 
 fn discard(folder: &Path) -> Result<()> {
+    if version(folder).is_some() {
+        return Postgres::remove(folder);
+    }
     end_servers(folder, 2)?;
     fs::remove_dir_all(folder).with_context(|| format!("cannot remove {}", folder.display()))
 }

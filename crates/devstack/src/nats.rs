@@ -29,10 +29,10 @@ pub struct NatsOptions {
 }
 
 impl NatsOptions {
-    /// Store in `folder`, log beside it, any free port.
+    /// Store and log in `folder`, any free port.
     pub fn new(folder: impl Into<PathBuf>) -> Self {
         let folder = folder.into();
-        let log = folder.with_extension("log");
+        let log = folder.join("log");
         Self { folder, log, port: Port::Free }
     }
 }

@@ -59,10 +59,10 @@ pub struct PostgresOptions {
 }
 
 impl PostgresOptions {
-    /// Data in `folder`, log beside it, any free port, no database of its own.
+    /// Data and log in `folder`, any free port, no database of its own.
     pub fn new(folder: impl Into<PathBuf>) -> Self {
         let folder = folder.into();
-        let log = folder.with_extension("log");
+        let log = folder.join("log");
         Self { folder, log, port: Port::Free, databases: Vec::new(), settings: Vec::new() }
     }
 }

@@ -1,5 +1,6 @@
 //! Both adapters against the law of the ports.
 
+use souk_devstack::{PostgresOptions, TemporaryFolder};
 use souk_event_sourcing::{LogId, UnixMillis};
 use souk_event_store::{
     Belief, DatabaseConfig, MemoryStore, PostgresLane, PostgresStore, Retention,
@@ -53,14 +54,15 @@ async fn memory_keeps_the_law() {
 
 #[tokio::test]
 async fn postgres_keeps_the_law() {
-    let url = std::env::var("SOUK_TEST_DATABASE").unwrap();
+    let folder = TemporaryFolder::create().expect("folder");
+    let options = PostgresOptions { databases: vec!["store".into()], ..PostgresOptions::new(folder.path()) };
+    let postgres = souk_devstack::Postgres::start(options).await.expect("postgres");
+    let url = postgres.url("store");
     let configs = [DatabaseConfig { name: "w1".into(), url, max_connections: 4 }];
     let (first, second) = tokio::join!(PostgresStore::migrate(&configs), PostgresStore::migrate(&configs));
     first.and(second).expect("two migrations at once");
-    let started = std::time::Instant::now();
     let store = PostgresStore::connect(&configs, souk_event_sourcing::Region(1), 16).await.expect("connect");
     let logs: Vec<_> = (0..16).map(|partition| (conformance::log(partition), souk_event_sourcing::Position(0))).collect();
     store.prepare(&logs, Retention { days: 7 }, UnixMillis::now()).await.expect("prepare");
-    eprintln!("prepared in {:?}", started.elapsed());
     conformance::all(&Postgres(store)).await;
 }

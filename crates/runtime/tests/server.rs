@@ -3,8 +3,15 @@
 use std::{pin::Pin, sync::Arc, time::Duration};
 
 use futures::{Stream, StreamExt, stream};
+use opentelemetry_proto::tonic::{
+    collector::trace::v1::{
+        ExportTraceServiceRequest, ExportTraceServiceResponse,
+        trace_service_server::{TraceService, TraceServiceServer},
+    },
+    trace::v1::Span,
+};
 use souk_proto::{catalog::v1 as catalog, common::v1::LogPosition, orders::v1 as orders};
-use souk_runtime::{Deadline, GrpcServer, Health, Process, ServiceKind, Settings, limited, ops};
+use souk_runtime::{Deadline, GrpcServer, Health, Process, ServiceKind, Settings, Telemetry, limited, ops, settings::TelemetrySettings};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -408,4 +415,49 @@ async fn the_ops_port_tells_readiness_with_reasons_and_metrics() {
     shutdown.cancel();
     ops.await.unwrap().unwrap();
     server.drain().await;
+}
+
+#[derive(Clone)]
+struct Receiver(tokio::sync::mpsc::UnboundedSender<Span>);
+
+#[tonic::async_trait]
+impl TraceService for Receiver {
+    async fn export(&self, request: Request<ExportTraceServiceRequest>) -> Result<Response<ExportTraceServiceResponse>, Status> {
+        let scopes = request.into_inner().resource_spans.into_iter().flat_map(|resource| resource.scope_spans);
+        scopes.flat_map(|scope| scope.spans).for_each(|span| drop(self.0.send(span)));
+        Ok(Response::new(ExportTraceServiceResponse::default()))
+    }
+}
+
+#[tokio::test]
+async fn a_call_is_exported_as_a_child_of_its_callers_span() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    let (sender, mut spans) = tokio::sync::mpsc::unbounded_channel();
+    let receiver = tonic::transport::Server::builder().add_service(TraceServiceServer::new(Receiver(sender)));
+    let receiving = tokio::spawn(receiver.serve_with_incoming(tonic::transport::server::TcpIncoming::from(listener)));
+    let settings = TelemetrySettings { otlp_endpoint: Some(endpoint), ..TelemetrySettings::default() };
+    let telemetry = Telemetry::init(&settings, "test", "test-1").unwrap();
+
+    let server = Running::start("").await;
+    let mut client = server.catalog().await;
+    let mut request = product("p-1");
+    let traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    request.metadata_mut().insert("traceparent", traceparent.parse().unwrap());
+    asked(&mut client, request).await;
+    server.drain().await;
+    telemetry.flush().await;
+
+    let ours = async {
+        loop {
+            let span = spans.recv().await.unwrap();
+            if span.trace_id == 0x0af7_6519_16cd_43dd_8448_eb21_1c80_319c_u128.to_be_bytes() {
+                return span;
+            }
+        }
+    };
+    let span = tokio::time::timeout(Duration::from_secs(10), ours).await.unwrap();
+    assert_eq!(span.name, "souk.catalog.v1.QueryService/GetProduct");
+    assert_eq!(span.parent_span_id, 0xb7ad_6b71_6920_3331_u64.to_be_bytes());
+    receiving.abort();
 }

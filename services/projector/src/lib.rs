@@ -26,6 +26,8 @@ mod service;
 mod shard;
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod tests;
 
 pub use service::run;
 

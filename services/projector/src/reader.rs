@@ -45,6 +45,9 @@ pub(crate) struct Reader {
     pub outbox: mpsc::Sender<Arrival>,
     pub room: Arc<Semaphore>,
     pub config: Config,
+    /// Read the event log to its end before the bus: after a divergence the bus may go on with the other history, which is
+    /// just as well chained, until its relay has mended it.
+    pub truth_first: bool,
 }
 
 /// Why a reader stopped what it was doing.
@@ -72,7 +75,7 @@ impl Reader {
         let mut backoff = Backoff::new(self.config.retry_backoff, longest);
         // At start the checkpoint is held against the log; if that does not answer, the bus goes on and the chain of
         // hashes proves each event all the same.
-        let mut stop = self.verify().await.err();
+        let mut stop = if self.truth_first { None } else { self.verify().await.err() };
         loop {
             match stop.take() {
                 Some(Stop::Diverged) => {
@@ -84,20 +87,28 @@ impl Reader {
                 Some(Stop::Again) | None => {}
             }
             let before = self.tail.position;
-            let outcome = match self.source.consume(self.log, self.tail.position.next()).await {
-                Ok(events) => self.follow(events).await,
-                Err(error) => {
-                    tracing::debug!(log = %self.log, %error, "the bus has no such stream; the event log is asked");
-                    self.catch_up().await
-                }
-            };
-            stop = outcome.err();
+            stop = self.read().await.err();
             if self.tail.position > before {
                 backoff.reset();
             }
             tokio::select! {
                 () = sleep(backoff.pause()) => {}
                 () = self.outbox.closed() => return,
+            }
+        }
+    }
+
+    /// Reads as long as nothing is in the way.
+    async fn read(&mut self) -> Result<(), Stop> {
+        if self.truth_first {
+            self.read_truth(Position(u64::MAX)).await?;
+            self.truth_first = false;
+        }
+        match self.source.consume(self.log, self.tail.position.next()).await {
+            Ok(events) => self.follow(events).await,
+            Err(error) => {
+                tracing::debug!(log = %self.log, %error, "the bus has no such stream; the event log is asked");
+                self.catch_up().await
             }
         }
     }

@@ -11,8 +11,8 @@ use crate::{
     shard::{Halted, Held, Shard, now},
 };
 
-/// Another projector that does not move a log that could move for this long has died: the log is claimed back.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// Another projector that for this many heartbeats does not move a log that could move has died: the log is claimed back.
+const PATIENCE_BEATS: u32 = 5;
 
 impl Shard {
     /// A write found another checkpoint than believed.
@@ -66,7 +66,7 @@ impl Shard {
             }
             return self.rewind(checkpoint.log).await;
         }
-        self.resume(checkpoint);
+        self.resume(checkpoint, false);
         Ok(())
     }
 
@@ -99,7 +99,7 @@ impl Shard {
         // Receivers see a position before the one they knew, and drop what they hold of this log.
         self.ports.changes.publish(changes::message(&start, Position(0)));
         self.unsynced.remove(&log);
-        self.resume(start);
+        self.resume(start, true);
         Ok(())
     }
 
@@ -133,7 +133,6 @@ impl Shard {
         let logs: Vec<_> = self.logs.keys().copied().collect();
         for stored in self.store.checkpoints(&logs).await? {
             let log = stored.log;
-            let head = self.ports.heads.of(log).map(|head| head.position);
             let Some(progress) = self.logs.get_mut(&log) else { continue };
             match progress.held {
                 Held::Nobody => drop(self.unsynced.insert(log)),
@@ -144,20 +143,25 @@ impl Shard {
                         self.unsynced.insert(log);
                     }
                 }
-                Held::Another { seen, since } => {
-                    let idle = head.is_none_or(|head| head <= stored.position);
-                    progress.checkpoint = Some(stored);
-                    if idle || seen != stored.position {
-                        progress.held = Held::Another { seen: stored.position, since: Instant::now() };
-                    } else if since.elapsed() > PATIENCE {
-                        tracing::warn!(%log, "the other projector does not move the log; claiming it back");
-                        progress.held = Held::Nobody;
-                        self.unsynced.insert(log);
-                    }
-                }
+                Held::Another { seen, since } => self.watch_another(stored, seen, since),
             }
             self.note(log);
         }
         Ok(())
+    }
+
+    /// A log that another projector holds: claimed back when it stands still although its head is ahead.
+    fn watch_another(&mut self, stored: Checkpoint, seen: Position, since: Instant) {
+        let log = stored.log;
+        let ahead = self.ports.heads.of(log).is_some_and(|head| head.position > stored.position);
+        let Some(progress) = self.logs.get_mut(&log) else { return };
+        progress.checkpoint = Some(stored);
+        if !ahead || seen != stored.position {
+            progress.held = Held::Another { seen: stored.position, since: Instant::now() };
+        } else if since.elapsed() > PATIENCE_BEATS * self.config.feed_interval {
+            tracing::warn!(%log, "the other projector does not move the log; claiming it back");
+            progress.held = Held::Nobody;
+            self.unsynced.insert(log);
+        }
     }
 }

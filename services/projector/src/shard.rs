@@ -167,8 +167,8 @@ impl Shard {
         arrivals
     }
 
-    /// Starts reading `log` behind `checkpoint`, which is the stored one and ours.
-    pub(crate) fn resume(&mut self, checkpoint: Checkpoint) {
+    /// Starts reading `log` behind `checkpoint`, which is the stored one and ours; `truth_first` as in [`Reader`].
+    pub(crate) fn resume(&mut self, checkpoint: Checkpoint, truth_first: bool) {
         let log = checkpoint.log;
         self.folder.forget(log);
         let Some(progress) = self.logs.get_mut(&log) else { return };
@@ -186,6 +186,7 @@ impl Shard {
             outbox: self.outbox.clone(),
             room: self.room.clone(),
             config: self.config,
+            truth_first,
         };
         progress.reader = Some(tokio::spawn(reader.run()).abort_handle());
         self.note(log);

@@ -8,6 +8,8 @@ use tonic::metadata::MetadataMap;
 
 use crate::page::{Binding, CursorReader, InvalidPageToken};
 
+/// Metadata key of a token, as bad fields name it.
+const TOKEN_METADATA: &str = "souk-token";
 /// Rows of a page when the caller does not say, and at most.
 const PAGE_SIZES: (usize, usize) = (50, 1000);
 /// Longest text of a filter.
@@ -41,7 +43,7 @@ impl Check {
         let mut token = self.parsed(REASON, "token", Token::decode(field, key)).unwrap_or_default();
         let sent = souk_runtime::token(metadata).map_err(|failure| failure.message);
         let sent = sent.and_then(|text| Token::decode(text, key).map_err(|error| error.to_string()));
-        if let Some(sent) = self.parsed(REASON, souk_runtime::TOKEN, sent) {
+        if let Some(sent) = self.parsed(REASON, TOKEN_METADATA, sent) {
             token.extend(sent.parts().iter().copied());
         }
         token
@@ -136,7 +138,7 @@ mod tests {
     #[test]
     fn tokens_of_field_and_metadata_are_joined() {
         let mut metadata = MetadataMap::new();
-        metadata.insert(souk_runtime::TOKEN, token(2, 9).encode(&KEY).parse().unwrap());
+        metadata.insert(TOKEN_METADATA, token(2, 9).encode(&KEY).parse().unwrap());
         let mut check = Check::default();
         let joined = check.token(&KEY, &token(1, 5).encode(&KEY), &metadata);
         assert!(check.finish().is_ok());
@@ -150,7 +152,7 @@ mod tests {
         let failure = check.finish().unwrap_err();
         assert_eq!((failure.code, &*failure.reason), (tonic::Code::InvalidArgument, "INVALID_TOKEN"));
         let mut metadata = MetadataMap::new();
-        metadata.insert(souk_runtime::TOKEN, "forged".parse().unwrap());
+        metadata.insert(TOKEN_METADATA, "forged".parse().unwrap());
         let mut check = Check::default();
         check.token(&KEY, "", &metadata);
         let failure = check.finish().unwrap_err();

@@ -1,7 +1,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use souk_domain::{OrderId, order::Placed};
-use souk_event_sourcing::{Epoch, Hlc, LogHash, LogId, Position, RecordedEvent, UnixMillis};
+use souk_event_sourcing::{Epoch, LogHash, LogId, Position, RecordedEvent};
 
 use crate::{
     fold::{Effect, When},
@@ -17,8 +17,6 @@ pub(crate) struct Tail {
 }
 
 impl Tail {
-    pub const START: Self = Self { epoch: Epoch(0), position: Position(0), hash: LogHash::EMPTY };
-
     pub fn after(event: &RecordedEvent) -> Self {
         Self { epoch: event.epoch, position: event.position, hash: event.hash }
     }
@@ -124,18 +122,6 @@ impl Changes {
         }
         self.due.push(timer.into());
     }
-
-    /// Keeps only what belongs to logs that `keep` accepts.
-    pub fn retain_logs(&mut self, keep: impl Fn(LogId) -> bool) {
-        self.advances.retain(|log, _| keep(*log));
-        self.remembered.retain(|(log, _), _| keep(*log));
-        self.forgotten.retain(|(log, _)| keep(*log));
-        self.set.retain(|(log, ..), _| keep(*log));
-        self.cleared.retain(|(log, ..)| keep(*log));
-        self.due.retain(|step| keep(step.origin.log));
-        self.done.retain(|(log, ..)| keep(*log));
-        self.renewed.retain(|step| keep(step.origin.log));
-    }
 }
 
 fn origin(event: &RecordedEvent) -> Origin {
@@ -143,20 +129,16 @@ fn origin(event: &RecordedEvent) -> Origin {
         log: event.log,
         position: event.position,
         cause: event.event_id,
-        time: decided(event.hlc),
+        time: event.hlc.time(),
         attempt: 1,
         traceparent: event.traceparent.clone(),
     }
 }
 
-fn decided(hlc: Hlc) -> UnixMillis {
-    hlc.time()
-}
-
 #[cfg(test)]
 mod tests {
     use souk_domain::Event;
-    use souk_event_sourcing::Version;
+    use souk_event_sourcing::{Hlc, UnixMillis, Version};
 
     use super::*;
     use crate::testing::{LOG, order_id, origin, placed};

@@ -6,13 +6,15 @@ use async_trait::async_trait;
 use souk_domain::{OrderId, ProductId, Quantity, ReservationId, order::Refusal};
 use souk_event_sourcing::{RequestId, UnixMillis};
 use souk_proto::{
-    orders::v1::{ExpirePaymentRequest, OrderState, RecordReservationRequest, process_service_client::ProcessServiceClient as OrderProcess},
+    orders::v1::{
+        ExpirePaymentRequest, OrderState, RecordReservationRequest, process_service_client::ProcessServiceClient as OrderProcess,
+    },
     stock::v1::{
         CommitReservationRequest, ExpireReservationRequest, ReleaseReservationRequest, ReserveStockRequest,
         command_service_client::CommandServiceClient as StockCommands, process_service_client::ProcessServiceClient as StockProcess,
     },
 };
-use souk_runtime::{CALLER, telemetry};
+use souk_runtime::{call::CALLER, telemetry};
 use tonic::{
     Code, Request, Response, Status,
     metadata::MetadataValue,
@@ -38,7 +40,10 @@ pub(crate) enum Answer {
     /// It came too early or is still needed: the order still awaits payment, the hold was kept.
     StillOpen,
     /// A rule refused.
-    Refused { reason: String, available: i64 },
+    Refused {
+        reason: String,
+        available: i64,
+    },
 }
 
 /// Why there is no definite answer.

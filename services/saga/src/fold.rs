@@ -9,7 +9,7 @@ use souk_event_sourcing::{StreamId, UnixMillis};
 
 use crate::step::{StepKind, Subject};
 
-/// What follows from one event, in order.
+/// What follows from one event, in order; what may fail for want of a remembered order stands first.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Effect {
     /// Keep the order's lines until it needs them no more.
@@ -62,11 +62,9 @@ fn of_order(order: OrderId, event: &order::Event) -> Vec<Effect> {
         order::Event::OrderPlaced(placed) => vec![Effect::Remember(order, placed.clone()), Effect::Due(StepKind::Reserve, subject)],
         order::Event::OrderReserved => vec![Effect::Set(StepKind::ExpirePayment, subject, When::PaymentDeadline)],
         order::Event::PaymentRecorded { refund_due: false, .. } => vec![Effect::Clear(StepKind::ExpirePayment, subject)],
-        order::Event::OrderRejected { .. } | order::Event::OrderCancelled { .. } => vec![
-            Effect::Clear(StepKind::ExpirePayment, subject.clone()),
-            Effect::Due(StepKind::Release, subject),
-            Effect::Forget(order),
-        ],
+        order::Event::OrderRejected { .. } | order::Event::OrderCancelled { .. } => {
+            vec![Effect::Due(StepKind::Release, subject.clone()), Effect::Clear(StepKind::ExpirePayment, subject), Effect::Forget(order)]
+        }
         order::Event::OrderShipped(_) => vec![Effect::Due(StepKind::Commit, subject), Effect::Forget(order)],
         order::Event::PaymentRecorded { refund_due: true, .. } | order::Event::OrderDelivered => vec![],
     }
@@ -121,10 +119,9 @@ mod tests {
     #[test]
     fn every_end_without_shipment_releases_all_lines() {
         let expected =
-            [Effect::Clear(StepKind::ExpirePayment, subject()), Effect::Due(StepKind::Release, subject()), Effect::Forget(order_id(1))];
+            [Effect::Due(StepKind::Release, subject()), Effect::Clear(StepKind::ExpirePayment, subject()), Effect::Forget(order_id(1))];
         assert_eq!(react(order::Event::OrderRejected { refusals: vec![] }), expected);
-        let cancelled =
-            order::Event::OrderCancelled { cause: order::CancelCause::Caller, reason: Default::default(), refund_due: false };
+        let cancelled = order::Event::OrderCancelled { cause: order::CancelCause::Caller, reason: Default::default(), refund_due: false };
         assert_eq!(react(cancelled), expected);
         let shipped = [Effect::Due(StepKind::Commit, subject()), Effect::Forget(order_id(1))];
         assert_eq!(react(order::Event::OrderShipped(Default::default())), shipped);

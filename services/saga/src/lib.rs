@@ -30,5 +30,7 @@ mod worker;
 
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod tests;
 
 pub use service::run;

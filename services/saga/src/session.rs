@@ -6,7 +6,7 @@ use souk_event_sourcing::{Epoch, LogId, Partition, RecordedEvent, UnixMillis};
 use souk_event_store::StoreError;
 use tokio::{
     sync::mpsc,
-    task::JoinSet,
+    task::{JoinError, JoinSet},
     time::{MissedTickBehavior, interval, sleep, timeout},
 };
 
@@ -54,10 +54,12 @@ struct Held {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum End {
     Shutdown,
-    /// A write was fenced.
-    Lost,
+    /// A write was refused: another process holds logs of this one, or a log lacks an event that the bus delivered.
+    Fenced,
     /// Logs that another process held are free.
     Free,
+    /// A task panicked; its step is still in the outbox.
+    Panicked,
 }
 
 /// What has come in since the last transaction.
@@ -106,7 +108,10 @@ impl<'a> Session<'a> {
             tokio::select! {
                 () = self.shard.shutdown.cancelled() => return self.drain().await,
                 Some(event) = self.inbox.recv(), if self.open < MAX_OPEN_STEPS => incoming.events.push(event),
-                Some(Ok(result)) = self.tasks.join_next() => incoming.results.push(result),
+                Some(result) = self.tasks.join_next() => match result {
+                    Ok(result) => incoming.results.push(result),
+                    Err(_) => return Ok(End::Panicked),
+                },
                 Some(Ok(task)) = self.pauses.join_next() => self.spawn(task),
                 _ = timers.tick(), if self.open < MAX_OPEN_STEPS => {
                     incoming.timers = self.due().await?;
@@ -120,23 +125,26 @@ impl<'a> Session<'a> {
                     }
                 }
             }
-            self.gather(&mut incoming);
+            if self.gather(&mut incoming).is_err() {
+                return Ok(End::Panicked);
+            }
             if !self.commit(incoming).await? {
-                return Ok(End::Lost);
+                return Ok(End::Fenced);
             }
             backoff.reset();
         }
     }
 
     /// Adds what has come in besides, so that one transaction serves all of it.
-    fn gather(&mut self, incoming: &mut Incoming) {
+    fn gather(&mut self, incoming: &mut Incoming) -> Result<(), JoinError> {
         while incoming.events.len() < self.shard.config.batch_events && self.open < MAX_OPEN_STEPS {
             let Ok(event) = self.inbox.try_recv() else { break };
             incoming.events.push(event);
         }
-        while let Some(Ok(result)) = self.tasks.try_join_next() {
-            incoming.results.push(result);
+        while let Some(result) = self.tasks.try_join_next() {
+            incoming.results.push(result?);
         }
+        Ok(())
     }
 
     async fn due(&self) -> Result<Vec<Timer>, StoreError> {
@@ -153,9 +161,10 @@ impl<'a> Session<'a> {
         self.shard.sources.board.measure();
         let held: Vec<_> = self.held.iter().map(|(log, held)| (log.partition, held.epoch)).collect();
         if !self.shard.store.renew(&held, self.shard.config.lease).await? {
-            return Ok(Some(End::Lost));
+            return Ok(Some(End::Fenced));
         }
-        let others: Vec<_> = self.shard.partitions.iter().filter(|partition| !self.held.contains_key(&self.shard.log(**partition))).copied().collect();
+        let others: Vec<_> =
+            self.shard.partitions.iter().filter(|partition| !self.held.contains_key(&self.shard.log(**partition))).copied().collect();
         let free = !others.is_empty() && self.shard.store.any_free(&others).await?;
         Ok(free.then_some(End::Free))
     }

@@ -3,6 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use metrics::counter;
 use souk_event_sourcing::{LogId, Partition, Region};
 use souk_event_store::StoreError;
 use souk_runtime::Component;
@@ -55,8 +56,15 @@ impl Shard {
         while !self.shutdown.is_cancelled() {
             match self.session(&mut forced, &mut backoff).await {
                 Ok(End::Shutdown) => break,
-                Ok(End::Lost) => tracing::warn!(database = self.database, "another process holds logs of this one; reading checkpoints anew"),
                 Ok(End::Free) => continue,
+                Ok(End::Fenced) => {
+                    counter!("souk_saga_fenced_total").increment(1);
+                    tracing::warn!(
+                        database = self.database,
+                        "another process applies logs of this one, or the bus is ahead of a log; reading anew"
+                    );
+                }
+                Ok(End::Panicked) => tracing::error!(database = self.database, "a step panicked; reading anew"),
                 Err(error) => {
                     tracing::warn!(database = self.database, %error, "the write database failed; beginning anew from what it holds");
                     self.ready.not_ready("the write database does not answer");

@@ -1,9 +1,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use souk_event_sourcing::{Epoch, Partition};
-use souk_proto::internal::v1::{
-    GetStatusRequest, GetStatusResponse, PartitionStatus, admin_service_server::AdminService,
-};
+use souk_proto::internal::v1::{GetStatusRequest, GetStatusResponse, PartitionStatus, admin_service_server::AdminService};
 use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
@@ -35,11 +33,8 @@ impl AdminService for Admin {
         };
         let partitions: Vec<_> = held.map(status).collect();
         let lag: u64 = all.iter().filter(|(_, progress)| progress.epoch != Epoch(0)).map(|(_, progress)| progress.lag()).sum();
-        let figures = [
-            ("outbox_steps", self.board.all_steps() as f64),
-            ("lag_events", lag as f64),
-            ("partitions_held", partitions.len() as f64),
-        ];
+        let figures =
+            [("outbox_steps", self.board.all_steps() as f64), ("lag_events", lag as f64), ("partitions_held", partitions.len() as f64)];
         Ok(Response::new(GetStatusResponse {
             service: "saga".into(),
             replica: self.replica.clone(),

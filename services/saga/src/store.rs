@@ -66,12 +66,14 @@ impl SagaStore {
 
     /// Makes checkpoints before the first event of logs that have none.
     pub async fn seed(&self, partitions: &[Partition]) -> Result<(), StoreError> {
-        sqlx::query("insert into saga_checkpoint (region, partition, hash) select $1, p, $3 from unnest($2::int[]) p on conflict do nothing")
-            .bind(self.region.0 as i16)
-            .bind(numbers(partitions))
-            .bind(LogHash::EMPTY.0.as_slice())
-            .execute(&self.pool)
-            .await?;
+        sqlx::query(
+            "insert into saga_checkpoint (region, partition, hash) select $1, p, $3 from unnest($2::int[]) p on conflict do nothing",
+        )
+        .bind(self.region.0 as i16)
+        .bind(numbers(partitions))
+        .bind(LogHash::EMPTY.0.as_slice())
+        .execute(&self.pool)
+        .await?;
         Ok(())
     }
 
@@ -157,13 +159,14 @@ impl SagaStore {
 
     /// The timers of logs that are due, at most `limit`, the longest due first.
     pub async fn due(&self, partitions: &[Partition], now: UnixMillis, limit: u32) -> Result<Vec<Timer>, StoreError> {
-        let rows = sqlx::query("select * from saga_timer where region = $1 and due_ms <= $3 and partition = any($2) order by due_ms limit $4")
-            .bind(self.region.0 as i16)
-            .bind(numbers(partitions))
-            .bind(now.0)
-            .bind(i64::from(limit))
-            .fetch_all(&self.pool)
-            .await?;
+        let rows =
+            sqlx::query("select * from saga_timer where region = $1 and due_ms <= $3 and partition = any($2) order by due_ms limit $4")
+                .bind(self.region.0 as i16)
+                .bind(numbers(partitions))
+                .bind(now.0)
+                .bind(i64::from(limit))
+                .fetch_all(&self.pool)
+                .await?;
         rows.iter().map(|row| rows::timer(row, self.region)).collect()
     }
 

@@ -10,7 +10,13 @@ pub(crate) const LOG: LogId = LogId { region: Region(1), partition: Partition(3)
 
 pub(crate) fn order_id(number: u128) -> OrderId {
     let customer: CustomerId = "c-1".parse().unwrap();
-    OrderId::mint(RequestId(Uuid::from_u128(0x0189_0a5d_ac96_7000_8000_0000_0000_0000 + number)), "test", &customer, "PlaceOrder", Region(1))
+    OrderId::mint(
+        RequestId(Uuid::from_u128(0x0189_0a5d_ac96_7000_8000_0000_0000_0000 + number)),
+        "test",
+        &customer,
+        "PlaceOrder",
+        Region(1),
+    )
 }
 
 pub(crate) fn placed() -> order::Placed {

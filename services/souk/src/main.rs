@@ -6,7 +6,15 @@
 //! - `up`: the whole system on this machine; `serve`: one service, as deployed
 //! - `call`, `seed`, `demo`: use it; `status`, `timeline`, `audit`: look into it
 
+mod audit;
+mod call;
+mod demo;
+mod paint;
+mod seed;
 mod serve;
+mod status;
+mod system;
+mod timeline;
 mod up;
 
 use std::process::ExitCode;
@@ -66,6 +74,12 @@ fn main() -> ExitCode {
 async fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Up(args) => up::run(args).await,
-        Command::Serve(_) => unreachable!("runs on a runtime of its own"),
+        Command::Serve(_) => anyhow::bail!("a service runs on a runtime of its own"),
+        Command::Call(args) => call::run(args).await,
+        Command::Seed(args) => seed::run(args).await,
+        Command::Demo(args) => demo::run(args).await,
+        Command::Status(args) => status::run(args).await,
+        Command::Order(OrderCommand::Timeline(args)) => timeline::run(args).await,
+        Command::Audit(args) => audit::run(args).await,
     }
 }

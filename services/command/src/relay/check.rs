@@ -1,7 +1,10 @@
+use std::time::Duration;
+
 use metrics::counter;
 use souk_bus_publisher::{LogPublisher, PublishError, StreamState};
-use souk_event_sourcing::{Epoch, LogHash, LogId, Position};
+use souk_event_sourcing::{Epoch, LogHash, LogId, Position, UnixMillis};
 use souk_event_store::{EventLog, StoreError};
+use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::{OwnedLog, Relays};
@@ -13,6 +16,8 @@ pub(super) enum Trouble {
     Store(#[from] StoreError),
     #[error(transparent)]
     Publish(#[from] PublishError),
+    #[error("the stream is {0} again, and was made anew only just now")]
+    TooSoon(&'static str),
     /// The log has another owner: this relay must not touch its stream.
     #[error("the log has another owner")]
     NotOwner,
@@ -21,81 +26,170 @@ pub(super) enum Trouble {
 /// How far the stream is a copy of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Copied {
+    /// First position the stream keeps.
+    pub first: Position,
     pub last: Position,
     /// Running hash at `last`.
     pub hash: LogHash,
+    /// When the event at `last` was committed.
+    pub committed: UnixMillis,
 }
 
-/// Looks at the stream of a log and makes it anew unless it is a copy of the log's end: whole, ours, not ahead, and
-/// with the log's own event at its last position. By the hash chain that event stands for all before it.
-pub(super) async fn check<S: OwnedLog, P: LogPublisher, F>(relays: &Relays<S, P, F>, log: LogId, epoch: Epoch) -> Result<Copied, Trouble> {
+/// Deletions of one stream. They are not fenced, and what makes one necessary may come back at once, as when two
+/// installations share a prefix: the first is free, each further one waits longer.
+#[derive(Debug, Default)]
+pub(super) struct Deletions {
+    last: Option<Instant>,
+    pause: Duration,
+}
+
+impl Deletions {
+    const FIRST_PAUSE: Duration = Duration::from_secs(1);
+    const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+    /// After this long without one the next is free again.
+    const FORGIVEN_AFTER: Duration = Duration::from_secs(600);
+
+    /// Whether the stream may be deleted now; if so, that counts as done.
+    fn allow(&mut self, now: Instant) -> bool {
+        match self.last.map(|last| now - last) {
+            Some(since) if since < self.pause => return false,
+            Some(since) if since < Self::FORGIVEN_AFTER => self.pause = (self.pause * 4).min(Self::LONGEST_PAUSE),
+            _ => self.pause = Self::FIRST_PAUSE,
+        }
+        self.last = Some(now);
+        true
+    }
+}
+
+/// Looks at the stream of a log, makes its settings as they should be, and makes it anew unless it is a copy of the
+/// log's end: whole, not ahead, not further behind than a new one would be, nothing gone that limits do not explain,
+/// and with the log's own event at its last position. By the hash chain that event stands for all before it.
+pub(super) async fn check<S: OwnedLog, P: LogPublisher, F>(
+    relays: &Relays<S, P, F>,
+    log: LogId,
+    epoch: Epoch,
+    deletions: &mut Deletions,
+) -> Result<Copied, Trouble> {
     let (store, publisher) = (&*relays.store, &*relays.publisher);
-    let head = store.head(log).await?.position;
-    let flaw = match publisher.state(log).await? {
-        None => "missing",
-        Some(state) => match compare(store, publisher, log, head, state).await? {
-            Ok(copied) => return Ok(copied),
-            Err(flaw) => flaw,
-        },
-    };
-    if !store.still_owner(log, epoch).await? {
+    // The stream first: what it holds was committed before, so a head read later is never behind it without reason.
+    let state = publisher.state(log).await?;
+    let head = store.head(log).await?;
+    if head.epoch != epoch {
         return Err(Trouble::NotOwner);
     }
-    let first = Position(head.0.saturating_sub(relays.tuning.refill) + 1);
-    if flaw != "missing" {
-        warn!(%log, flaw, %first, "the stream is no copy of the log: it is made anew");
+    if let Some(state) = state {
+        let flaw = match compare(relays, log, head.position, state).await? {
+            Ok(copied) => match settled(publisher, log, state).await? {
+                true => return Ok(copied),
+                false => "foreign",
+            },
+            Err(flaw) => flaw,
+        };
+        if !store.still_owner(log, epoch).await? {
+            return Err(Trouble::NotOwner);
+        }
+        if !deletions.allow(Instant::now()) {
+            return Err(Trouble::TooSoon(flaw));
+        }
+        warn!(%log, flaw, first = %state.first, last = %state.last, head = %head.position, "the stream is no copy of the log: it is made anew");
         counter!("souk_relay_rebuilds_total", "flaw" => flaw).increment(1);
         publisher.delete(log).await?;
     }
+    let first = Position(head.position.0.saturating_sub(relays.tuning.refill) + 1);
     publisher.create(log, first).await?;
-    info!(%log, %first, "the stream is made");
-    let last = Position(first.0 - 1);
-    Ok(Copied { last, hash: hash_at(store, log, last).await? })
+    info!(%log, %first, head = %head.position, "the stream is made");
+    at(store, log, first, Position(first.0 - 1)).await.map_err(Trouble::from)
 }
 
-/// Compares stream and log; a flaw is named.
-async fn compare<S: EventLog, P: LogPublisher>(
-    store: &S,
-    publisher: &P,
-    log: LogId,
-    head: Position,
-    state: StreamState,
-) -> Result<Result<Copied, &'static str>, Trouble> {
-    if !state.ours {
-        return Ok(Err("foreign"));
-    }
-    if !state.whole {
-        return Ok(Err("holes"));
-    }
-    if state.last > head {
-        return Ok(Err("ahead"));
-    }
-    let hash = hash_at(store, log, state.last).await?;
-    if state.first > state.last {
-        return Ok(Ok(Copied { last: state.last, hash }));
-    }
-    let event = publisher.event(log, state.last).await?;
-    let same = event.is_some_and(|event| event.log == log && event.position == state.last && event.hash == hash);
-    Ok(if same { Ok(Copied { last: state.last, hash }) } else { Err("different") })
-}
-
-/// Running hash of the log at a position.
-async fn hash_at(store: &impl EventLog, log: LogId, position: Position) -> Result<LogHash, StoreError> {
-    if position.0 == 0 {
-        return Ok(LogHash::EMPTY);
-    }
-    let event = store.read(log, position, 1).await?.pop();
-    event.map(|event| event.hash).ok_or_else(|| StoreError::Corrupt(format!("log {log} has no event at {position}")))
-}
-
-/// Whether the stream still is what the relay left behind; cheaper than [`check`], nothing is asked of the database.
-pub(super) async fn unchanged<P: LogPublisher>(publisher: &P, log: LogId, copied: Copied) -> Result<bool, PublishError> {
+/// Whether the stream still is what the relay left behind. Asks the database only when the stream was shortened.
+pub(super) async fn unchanged<S: EventLog, P: LogPublisher, F>(relays: &Relays<S, P, F>, log: LogId, copied: Copied) -> Result<bool, Trouble> {
+    let publisher = &*relays.publisher;
     let Some(state) = publisher.state(log).await? else { return Ok(false) };
-    if !state.ours || !state.whole || state.last != copied.last {
+    if !state.settled || !state.whole || state.last != copied.last {
+        return Ok(false);
+    }
+    if state.first != copied.first && truncated(&*relays.store, log, state).await? {
         return Ok(false);
     }
     if state.first > state.last {
         return Ok(true);
     }
     Ok(publisher.event(log, state.last).await?.is_some_and(|event| event.hash == copied.hash))
+}
+
+/// Compares stream and log; a flaw is named.
+async fn compare<S: EventLog, P: LogPublisher, F>(
+    relays: &Relays<S, P, F>,
+    log: LogId,
+    head: Position,
+    state: StreamState,
+) -> Result<Result<Copied, &'static str>, Trouble> {
+    let (store, publisher) = (&*relays.store, &*relays.publisher);
+    if !state.whole {
+        return Ok(Err("holes"));
+    }
+    if state.last > head {
+        return Ok(Err("ahead"));
+    }
+    if head.0 - state.last.0 > relays.tuning.refill {
+        return Ok(Err("far behind"));
+    }
+    let copied = at(store, log, state.first, state.last).await?;
+    if state.first <= state.last {
+        let event = publisher.event(log, state.last).await?;
+        if event.is_none_or(|event| event.log != log || event.position != copied.last || event.hash != copied.hash) {
+            return Ok(Err("different"));
+        }
+    }
+    Ok(if truncated(store, log, state).await? { Err("truncated") } else { Ok(copied) })
+}
+
+/// Whether something took events from the stream's beginning before their time, as a purge does. The last of them
+/// decides: it is the youngest.
+async fn truncated(store: &impl EventLog, log: LogId, state: StreamState) -> Result<bool, StoreError> {
+    let Some(keeps_after) = state.keeps_after.filter(|_| state.first > state.begin) else { return Ok(false) };
+    let gone = at(store, log, state.first, Position(state.first.0 - 1)).await?;
+    Ok(gone.committed > keeps_after)
+}
+
+/// Makes the stream's settings as they should be; `false` when that cannot be.
+async fn settled(publisher: &impl LogPublisher, log: LogId, state: StreamState) -> Result<bool, Trouble> {
+    if state.settled {
+        return Ok(true);
+    }
+    match publisher.settle(log).await {
+        Ok(()) => {
+            info!(%log, "the stream has its settings now");
+            Ok(true)
+        }
+        Err(PublishError::Refused(reason)) => {
+            warn!(%log, reason, "the stream's settings cannot be changed");
+            Ok(false)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The log at a position.
+async fn at(store: &impl EventLog, log: LogId, first: Position, last: Position) -> Result<Copied, StoreError> {
+    if last.0 == 0 {
+        return Ok(Copied { first, last, hash: LogHash::EMPTY, committed: UnixMillis::now() });
+    }
+    let event = store.read(log, last, 1).await?.pop().filter(|event| event.position == last);
+    let event = event.ok_or_else(|| StoreError::Corrupt(format!("log {log} has no event at {last}")))?;
+    Ok(Copied { first, last, hash: event.hash, committed: event.hlc.time() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn deletions_come_ever_more_slowly_until_they_are_forgiven() {
+        let (mut deletions, start) = (Deletions::default(), Instant::now());
+        let allowed: Vec<u64> = (0..300).filter(|second| deletions.allow(start + Duration::from_secs(*second))).collect();
+        assert_eq!(allowed, [0, 1, 5, 21, 81, 141, 201, 261]);
+        let (quiet, second) = (start + Duration::from_secs(261 + 600), Duration::from_secs(1));
+        assert!(deletions.allow(quiet) && !deletions.allow(quiet + second / 2) && deletions.allow(quiet + second));
+    }
 }

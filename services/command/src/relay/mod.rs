@@ -22,7 +22,7 @@ use tokio::{sync::Semaphore, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
 pub use progress::Progress;
-pub use ring::Ring;
+pub use ring::{Head, Ring};
 
 /// What a relay needs of the store: the log, and whether it may still touch its stream.
 #[async_trait::async_trait]
@@ -47,7 +47,7 @@ pub struct Tuning {
     pub ring_capacity: usize,
     pub check_every: Duration,
     pub announce_every: Duration,
-    /// Events a stream is refilled with when it was lost; readers further behind use the event log.
+    /// Events a stream is filled with at most when it was lost or fell behind; readers further behind use the event log.
     pub refill: u64,
 }
 
@@ -69,13 +69,11 @@ impl RelayHandle {
 
 impl<S: OwnedLog + 'static, P: LogPublisher + 'static, F: Feed + 'static> Relays<S, P, F> {
     /// Starts the relay of a log that was taken over at `head` under `epoch`.
-    pub fn spawn(self: &Arc<Self>, log: LogId, epoch: Epoch, head: pump::Head, stop: CancellationToken) -> RelayHandle {
-        let ring = Arc::new(Ring::new(self.tuning.ring_capacity));
-        let progress = Arc::new(Progress::new(log, head.position));
-        let pump = pump::Pump::new(self.clone(), log, epoch, head, ring.clone(), progress.clone());
+    pub fn spawn(self: &Arc<Self>, log: LogId, epoch: Epoch, head: Head, stop: CancellationToken) -> RelayHandle {
+        let ring = Arc::new(Ring::new(self.tuning.ring_capacity, head));
+        let progress = Arc::new(Progress::new(log, ring.clone()));
+        let pump = pump::Pump { relays: self.clone(), log, epoch, ring: ring.clone(), progress: progress.clone() };
         let task = tokio::spawn(pump.run(stop));
         RelayHandle { ring, progress, task }
     }
 }
-
-pub use pump::Head;

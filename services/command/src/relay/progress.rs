@@ -1,54 +1,59 @@
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{
+    Arc,
+    atomic::{AtomicI64, AtomicU64, Ordering},
+};
 
 use metrics::{Gauge, gauge};
 use souk_event_sourcing::{LogId, Position, UnixMillis};
 
+use super::Ring;
+
 /// How far a relay is: head of the log against what JetStream has acknowledged.
 pub struct Progress {
-    head: AtomicU64,
+    ring: Arc<Ring>,
     acknowledged: AtomicU64,
-    /// Unix milliseconds since which the two differ; 0 while they are equal.
-    behind_since: AtomicI64,
+    /// Unix milliseconds: no event committed before is missing from the stream.
+    complete_until: AtomicI64,
     lag_events: Gauge,
     lag_seconds: Gauge,
 }
 
 impl Progress {
-    pub fn new(log: LogId, head: Position) -> Self {
+    pub fn new(log: LogId, ring: Arc<Ring>) -> Self {
         let partition = log.partition.to_string();
         Self {
-            head: AtomicU64::new(head.0),
+            ring,
             acknowledged: AtomicU64::new(0),
-            behind_since: AtomicI64::new(UnixMillis::now().0),
+            complete_until: AtomicI64::new(UnixMillis::now().0),
             lag_events: gauge!("souk_relay_lag_events", "partition" => partition.clone()),
             lag_seconds: gauge!("souk_relay_lag_seconds", "partition" => partition),
         }
     }
 
     pub fn head(&self) -> Position {
-        Position(self.head.load(Ordering::Relaxed))
+        self.ring.head().position
     }
 
     pub fn acknowledged(&self) -> Position {
         Position(self.acknowledged.load(Ordering::Relaxed))
     }
 
-    /// Seconds since head and acknowledged position differ.
+    /// Age of the oldest event the stream does not have, in seconds; 0 when it has all. An event no longer in memory
+    /// is taken to be as old as the one before it.
     pub fn lag_seconds(&self) -> f64 {
-        match self.behind_since.load(Ordering::Relaxed) {
-            0 => 0.0,
-            since => (UnixMillis::now().0 - since).max(0) as f64 / 1000.0,
+        let acknowledged = self.acknowledged();
+        if acknowledged >= self.head() {
+            return 0.0;
         }
+        let oldest = self.ring.get(acknowledged.next()).map(|event| event.hlc.time());
+        let oldest = oldest.unwrap_or_else(|| UnixMillis(self.complete_until.load(Ordering::Relaxed)));
+        (UnixMillis::now().0 - oldest.0).max(0) as f64 / 1000.0
     }
 
-    pub(super) fn set(&self, head: Position, acknowledged: Position) {
-        self.head.store(head.0, Ordering::Relaxed);
-        let before = self.acknowledged.swap(acknowledged.0, Ordering::Relaxed);
-        if acknowledged >= head {
-            self.behind_since.store(0, Ordering::Relaxed);
-        } else if before != acknowledged.0 || self.behind_since.load(Ordering::Relaxed) == 0 {
-            self.behind_since.store(UnixMillis::now().0, Ordering::Relaxed);
-        }
+    /// The stream ends at `position` now. `committed` is when that event was; it may go back when a stream was lost.
+    pub(super) fn acknowledge(&self, position: Position, committed: UnixMillis) {
+        self.acknowledged.store(position.0, Ordering::Relaxed);
+        self.complete_until.store(committed.0, Ordering::Relaxed);
     }
 
     /// Brings the gauges up to date.

@@ -1,188 +1,252 @@
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
+use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use metrics::{counter, histogram};
 use souk_bus::Feed;
-use souk_bus_publisher::{Ack, LogPublisher, PublishError};
-use souk_event_sourcing::{Epoch, LogHash, LogId, Position, RecordedEvent};
+use souk_bus_publisher::{LogPublisher, PublishError};
+use souk_event_sourcing::{Epoch, LogId, Position, RecordedEvent};
+use souk_event_store::StoreError;
 use souk_proto::log::v1::HeadAnnouncement;
 use tokio::{
     sync::OwnedSemaphorePermit,
-    time::{Instant, Interval, MissedTickBehavior, interval, sleep},
+    time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{Instrument, info_span, warn};
+use tracing::{Instrument, Span, debug, info, info_span, warn};
 
 use super::{
     OwnedLog, Progress, Relays, Ring,
-    check::{Copied, Trouble, check, unchanged},
+    check::{Copied, Deletions, Trouble, check, unchanged},
 };
 
 const FIRST_BACKOFF: Duration = Duration::from_millis(50);
-const LONGEST_BACKOFF: Duration = Duration::from_secs(5);
+const LONGEST_BACKOFF: Duration = Duration::from_secs(2);
 /// Events read from the table at once.
-const PAGE: usize = 256;
+const PAGE: usize = 128;
+/// Payload bytes of one log under way at most: the window counts events, which may be large.
+const MOST_BYTES: usize = 2 << 20;
 /// How long a relay that stops goes on publishing what it has.
 const FAREWELL: Duration = Duration::from_secs(2);
 
-/// Where a log ends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Head {
-    pub position: Position,
-    pub hash: LogHash,
-}
-
 /// One log's relay.
 pub(super) struct Pump<S, P, F> {
-    relays: Arc<Relays<S, P, F>>,
-    log: LogId,
-    epoch: Epoch,
-    /// Head at the takeover; later ones are in the ring.
-    taken: Head,
-    ring: Arc<Ring>,
-    progress: Arc<Progress>,
-    /// Read from the table because the ring no longer has them.
-    page: VecDeque<Arc<RecordedEvent>>,
-}
-
-/// A publish that is not acknowledged yet; its permit is a place in the connection's window.
-struct Flight {
-    event: Arc<RecordedEvent>,
-    ack: Ack,
-    sent: Instant,
-    _permit: OwnedSemaphorePermit,
+    pub relays: Arc<Relays<S, P, F>>,
+    pub log: LogId,
+    pub epoch: Epoch,
+    pub ring: Arc<Ring>,
+    pub progress: Arc<Progress>,
 }
 
 impl<S: OwnedLog + 'static, P: LogPublisher + 'static, F: Feed + 'static> Pump<S, P, F> {
-    pub fn new(relays: Arc<Relays<S, P, F>>, log: LogId, epoch: Epoch, taken: Head, ring: Arc<Ring>, progress: Arc<Progress>) -> Self {
-        Self { relays, log, epoch, taken, ring, progress, page: VecDeque::new() }
+    /// Keeps the stream a copy of the log and announces the log's head until stopped, or until the log has another
+    /// owner; when stopped, publishes what it can for a moment.
+    pub async fn run(self, stop: CancellationToken) {
+        let mut deletions = Deletions::default();
+        let lost = tokio::select! {
+            biased;
+            () = stop.cancelled() => false,
+            () = self.copy(&mut deletions) => true,
+            () = self.announce() => true,
+        };
+        if !lost {
+            // Begins with a look at the stream: whatever was under way when the token came may have been half done.
+            let farewell = async {
+                let copied = check(&self.relays, self.log, self.epoch, &mut deletions).await?;
+                let goal = self.ring.head().position;
+                Copying::new(&self, copied).run(Some(goal)).await
+            };
+            if let Ok(Err(trouble)) = timeout(FAREWELL, farewell).await {
+                debug!(log = %self.log, error = %trouble, "the relay stops with events unpublished");
+            }
+        }
+        self.progress.report();
     }
 
-    /// Checks the stream, then publishes until something is wrong, then checks again.
-    pub async fn run(mut self, stop: CancellationToken) {
+    /// Checks the stream, then publishes until something is wrong, then checks again. Ends when the log is another's.
+    async fn copy(&self, deletions: &mut Deletions) {
         let mut backoff = FIRST_BACKOFF;
-        let mut announce = interval(self.relays.tuning.announce_every);
-        announce.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        while !stop.is_cancelled() {
-            let trouble = match check(&self.relays, self.log, self.epoch).await {
+        let mut in_trouble = false;
+        loop {
+            let trouble = match check(&self.relays, self.log, self.epoch, deletions).await {
                 Ok(copied) => {
-                    backoff = FIRST_BACKOFF;
-                    match self.pump(copied, &mut announce, &stop).await {
-                        Ok(()) => continue,
-                        Err(trouble) => trouble,
+                    let mut copying = Copying::new(self, copied);
+                    let outcome = copying.run(None).await;
+                    if copying.copied.last > copied.last || outcome.is_ok() {
+                        backoff = FIRST_BACKOFF;
+                        if std::mem::take(&mut in_trouble) {
+                            info!(log = %self.log, "the relay is out of trouble");
+                        }
                     }
+                    outcome
                 }
-                Err(trouble) => trouble,
+                Err(trouble) => Err(trouble),
             };
+            let Err(trouble) = trouble else { continue };
             if matches!(trouble, Trouble::NotOwner) {
                 warn!(log = %self.log, "the relay stops: the log has another owner");
                 return;
             }
             counter!("souk_relay_troubles_total").increment(1);
-            warn!(log = %self.log, error = %trouble, "the relay checks its stream again");
-            self.progress.report();
-            tokio::select! {
-                () = sleep(backoff) => {}
-                () = stop.cancelled() => return,
+            // That the connection was lost is said once, by the connection.
+            if in_trouble || self.relays.publisher.reachable().now_or_never().is_none() {
+                debug!(log = %self.log, error = %trouble, "the relay waits");
+            } else {
+                warn!(log = %self.log, error = %trouble, "the relay checks its stream again");
             }
+            in_trouble = true;
+            sleep(backoff).await;
+            self.relays.publisher.reachable().await;
             backoff = (backoff * 2).min(LONGEST_BACKOFF);
         }
     }
 
-    /// Publishes what follows `copied`. Ends without an error when it was stopped or the stream is no longer what it
-    /// left behind.
-    async fn pump(&mut self, mut copied: Copied, announce: &mut Interval, stop: &CancellationToken) -> Result<(), Trouble> {
-        self.page.clear();
-        let mut flights: VecDeque<Flight> = VecDeque::new();
-        let mut next = copied.last.next();
-        let mut check_due = Instant::now() + self.relays.tuning.check_every;
-        let mut until: Option<Instant> = None;
-        loop {
-            self.progress.set(self.head().position, copied.last);
-            if stop.is_cancelled() {
-                let until = *until.get_or_insert_with(|| Instant::now() + FAREWELL);
-                if copied.last >= self.head().position || Instant::now() >= until {
-                    return Ok(());
-                }
-            }
-            let ready = next <= self.head().position;
-            tokio::select! {
-                biased;
-                Some(done) = landed(&mut flights) => {
-                    copied = done?;
-                    self.ring.release(copied.last);
-                }
-                permit = self.relays.window.clone().acquire_owned(), if ready => {
-                    let Ok(permit) = permit else { return Ok(()) };
-                    let Some(event) = self.event(next).await? else { continue };
-                    flights.push_back(self.publish(event, permit).await?);
-                    next = next.next();
-                }
-                _ = announce.tick() => self.announce().await,
-                () = self.ring.pushed(), if !ready => {}
-                () = tokio::time::sleep_until(check_due), if flights.is_empty() => {
-                    check_due = Instant::now() + self.relays.tuning.check_every;
-                    if !unchanged(&*self.relays.publisher, self.log, copied).await? {
-                        return Ok(());
-                    }
-                }
-                () = stop.cancelled(), if until.is_none() => {}
-            }
-        }
-    }
-
-    async fn publish(&self, event: Arc<RecordedEvent>, permit: OwnedSemaphorePermit) -> Result<Flight, PublishError> {
-        let span = info_span!("publish", log = %self.log, position = event.position.0);
-        souk_runtime::telemetry::set_parent(&span, &event.traceparent);
-        let ack = self.relays.publisher.publish(&event).instrument(span).await?;
-        Ok(Flight { event, ack, sent: Instant::now(), _permit: permit })
-    }
-
-    /// The event at a position, from memory or from the table.
-    async fn event(&mut self, position: Position) -> Result<Option<Arc<RecordedEvent>>, Trouble> {
-        if let Some(event) = self.ring.get(position) {
-            self.page.clear();
-            return Ok(Some(event));
-        }
-        while self.page.front().is_some_and(|event| event.position < position) {
-            self.page.pop_front();
-        }
-        if self.page.is_empty() {
-            let page = self.relays.store.read(self.log, position, PAGE).await?;
-            self.page = page.into_iter().map(Arc::new).collect();
-        }
-        match self.page.pop_front() {
-            Some(event) if event.position == position => Ok(Some(event)),
-            Some(event) => Err(Trouble::Store(souk_event_store::StoreError::Corrupt(format!("log {}: {} follows {position}", self.log, event.position)))),
-            None => Ok(None),
-        }
-    }
-
-    fn head(&self) -> Head {
-        self.ring.last().map_or(self.taken, |event| Head { position: event.position, hash: event.hash })
-    }
-
+    /// Announces the head for ever, whatever becomes of the stream: readers of the log go by it.
     async fn announce(&self) {
-        let head = self.head();
-        let message = HeadAnnouncement {
-            region: self.log.region.0.into(),
-            partition: self.log.partition.0.into(),
-            epoch: self.epoch.0,
-            position: head.position.0,
-            hash: head.hash.0.to_vec().into(),
-        };
-        self.progress.report();
-        // A lost announcement is followed by the next.
-        if let Err(error) = self.relays.feed.publish_head(message).await {
-            tracing::debug!(log = %self.log, %error, "head not announced");
+        let mut ticks = interval(self.relays.tuning.announce_every);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            self.progress.report();
+            let head = self.ring.head();
+            let message = HeadAnnouncement {
+                region: self.log.region.0.into(),
+                partition: self.log.partition.0.into(),
+                epoch: self.epoch.0,
+                position: head.position.0,
+                hash: head.hash.0.to_vec().into(),
+            };
+            // A lost announcement is followed by the next.
+            if let Err(error) = self.relays.feed.publish_head(message).await {
+                debug!(log = %self.log, %error, "head not announced");
+            }
         }
     }
 }
 
-/// The oldest publish under way, when it has landed; never when none is.
-async fn landed(flights: &mut VecDeque<Flight>) -> Option<Result<Copied, PublishError>> {
-    let Some(oldest) = flights.front_mut() else { return std::future::pending().await };
-    let outcome = (&mut oldest.ack).await;
-    let flight = flights.pop_front()?;
-    histogram!("souk_relay_publish_seconds").record(flight.sent.elapsed());
-    Some(outcome.map(|()| Copied { last: flight.event.position, hash: flight.event.hash }))
+/// A publish that is not acknowledged yet; its permit is a place in the connection's window.
+struct Flight {
+    event: Arc<RecordedEvent>,
+    sent: Instant,
+    /// Lasts until the acknowledgement.
+    _span: Span,
+    _permit: OwnedSemaphorePermit,
+}
+
+/// Publishing what follows the part that is copied already.
+struct Copying<'a, S, P, F> {
+    pump: &'a Pump<S, P, F>,
+    copied: Copied,
+    next: Position,
+    /// In order of position.
+    flights: VecDeque<Flight>,
+    flying_bytes: usize,
+    acks: FuturesUnordered<BoxFuture<'static, (Position, Result<(), PublishError>)>>,
+    /// Read from the table because the ring no longer has them.
+    page: VecDeque<Arc<RecordedEvent>>,
+    check_due: Instant,
+}
+
+impl<'a, S: OwnedLog + 'static, P: LogPublisher + 'static, F: Feed + 'static> Copying<'a, S, P, F> {
+    fn new(pump: &'a Pump<S, P, F>, copied: Copied) -> Self {
+        pump.progress.acknowledge(copied.last, copied.committed);
+        pump.ring.release(copied.last);
+        Self {
+            pump,
+            copied,
+            next: copied.last.next(),
+            flights: VecDeque::new(),
+            flying_bytes: 0,
+            acks: FuturesUnordered::new(),
+            page: VecDeque::new(),
+            check_due: Instant::now() + pump.relays.tuning.check_every,
+        }
+    }
+
+    /// Ends without an error when the goal is reached, or the stream is not what it was left as.
+    async fn run(&mut self, goal: Option<Position>) -> Result<(), Trouble> {
+        let (pump, window) = (self.pump, &self.pump.relays.window);
+        while goal.is_none_or(|goal| self.copied.last < goal) {
+            // A check that is due goes before new publishes, or constant load would put it off for ever.
+            let due = Instant::now() >= self.check_due;
+            let behind = self.next <= pump.ring.head().position;
+            let room = self.flying_bytes < MOST_BYTES;
+            tokio::select! {
+                biased;
+                Some((position, outcome)) = self.acks.next() => self.landed(position, outcome)?,
+                permit = window.clone().acquire_owned(), if behind && room && !due => {
+                    let permit = permit.expect("nobody closes the window");
+                    self.send(permit).await?;
+                }
+                () = pump.ring.pushed(), if !behind => {}
+                () = sleep_until(self.check_due), if self.flights.is_empty() => {
+                    self.check_due = Instant::now() + pump.relays.tuning.check_every;
+                    if !unchanged(&pump.relays, pump.log, self.copied).await? {
+                        return Ok(());
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn send(&mut self, permit: OwnedSemaphorePermit) -> Result<(), Trouble> {
+        let Some(event) = self.event(self.next).await? else {
+            // Committed, or it would not be in the head: another reader's view may lag, the next look will have it.
+            return Err(StoreError::Unavailable(format!("log {} does not show position {} yet", self.pump.log, self.next)).into());
+        };
+        let span = publish_span(&event);
+        let ack = self.pump.relays.publisher.publish(&event).instrument(span.clone()).await?;
+        let position = event.position;
+        self.acks.push(ack.map(move |outcome| (position, outcome)).boxed());
+        self.flying_bytes += event.payload.len();
+        self.flights.push_back(Flight { event, sent: Instant::now(), _span: span, _permit: permit });
+        self.next = position.next();
+        Ok(())
+    }
+
+    /// An acknowledgement of one event stands for all before it, so a lost one holds nothing up.
+    fn landed(&mut self, position: Position, outcome: Result<(), PublishError>) -> Result<(), Trouble> {
+        if position <= self.copied.last {
+            return Ok(());
+        }
+        outcome?;
+        while let Some(flight) = self.flights.pop_front_if(|flight| flight.event.position <= position) {
+            histogram!("souk_relay_publish_seconds").record(flight.sent.elapsed());
+            self.flying_bytes -= flight.event.payload.len();
+            self.copied.last = flight.event.position;
+            self.copied.hash = flight.event.hash;
+            self.copied.committed = flight.event.hlc.time();
+        }
+        self.pump.progress.acknowledge(self.copied.last, self.copied.committed);
+        self.pump.ring.release(self.copied.last);
+        Ok(())
+    }
+
+    /// The event at a position, from memory or from the table.
+    async fn event(&mut self, position: Position) -> Result<Option<Arc<RecordedEvent>>, StoreError> {
+        if let Some(event) = self.pump.ring.get(position) {
+            self.page = VecDeque::new();
+            return Ok(Some(event));
+        }
+        if self.page.is_empty() {
+            let page = self.pump.relays.store.read(self.pump.log, position, PAGE).await?;
+            self.page = page.into_iter().map(Arc::new).collect();
+        }
+        match self.page.pop_front() {
+            Some(event) if event.position == position => Ok(Some(event)),
+            Some(event) => Err(StoreError::Corrupt(format!("log {}: {} comes where {position} should", self.pump.log, event.position))),
+            None => Ok(None),
+        }
+    }
+}
+
+/// A span of the command's trace, if that is sampled: one for every event would cost more than it tells.
+fn publish_span(event: &RecordedEvent) -> Span {
+    let flags = event.traceparent.rsplit('-').next().and_then(|flags| u8::from_str_radix(flags, 16).ok());
+    if flags.unwrap_or_default() & 1 == 0 {
+        return Span::none();
+    }
+    let span = info_span!("publish", log = %event.log, position = event.position.0);
+    souk_runtime::telemetry::set_parent(&span, &event.traceparent);
+    span
 }

@@ -23,7 +23,7 @@ use super::Queries;
 pub(crate) trait ByteRpc: Clone + Send + Sync + 'static {
     /// `/package.Service/Method`
     const PATH: &'static str;
-    type Request: Message + Default;
+    type Request: Message + Default + 'static;
 
     /// The encoded reply.
     async fn reply(queries: &Queries, request: Request<Self::Request>) -> Result<Bytes, Failure>;
@@ -96,7 +96,7 @@ impl<R: ByteRpc> UnaryService<R::Request> for Call<R> {
 /// Decodes requests with prost and sends replies as they are.
 struct ByteCodec<Q>(PhantomData<fn() -> Q>);
 
-impl<Q: Message + Default> Codec for ByteCodec<Q> {
+impl<Q: Message + Default + 'static> Codec for ByteCodec<Q> {
     type Encode = Bytes;
     type Decode = Q;
     type Encoder = ByteEncoder;

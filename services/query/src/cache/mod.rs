@@ -21,8 +21,7 @@ mod wait;
 #[cfg(test)]
 mod model;
 
-pub(crate) use entry::{CachedRow, Entry};
-pub(crate) use freshness::{Horizon, Mark, Standing};
+pub(crate) use freshness::{Horizon, Mark};
 pub(crate) use key::{RowRef, View};
 pub(crate) use log::Log;
 pub(crate) use reader::Reader;

@@ -228,3 +228,7 @@ fn refuse_parked(log: LogId, token: Option<Mark>, answer: &Answer) -> Result<(),
         _ => Ok(()),
     }
 }
+
+#[cfg(test)]
+#[path = "reader_tests.rs"]
+mod tests;

@@ -38,6 +38,8 @@ fn history(count: u64, flavour: &str) -> Vec<RecordedEvent> {
     (1..=count).map(event).collect()
 }
 
+const START: Tail = Tail { epoch: Epoch(0), position: Position(0), hash: LogHash::EMPTY };
+
 /// The event log in memory.
 #[derive(Default)]
 struct Log(Mutex<Vec<RecordedEvent>>);
@@ -98,14 +100,15 @@ async fn events_come_once_and_in_order_from_the_checkpoint_on() {
 async fn what_the_bus_lacks_at_the_start_or_between_is_read_from_the_log() {
     let events = history(9, "");
     let some = [events[3].clone(), events[7].clone(), events[8].clone()];
-    let mut world = World::start(events.clone(), Tail::START, |bus| some.into_iter().for_each(|event| bus.put(event)));
+    let mut world = World::start(events.clone(), START, |bus| some.into_iter().for_each(|event| bus.put(event)));
     world.expect(&events).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_quiet_bus_behind_the_announced_head_is_not_waited_for() {
     let events = history(5, "");
-    let mut world = World::start(events.clone(), Tail::after(&events[0]), |_| {});
+    let first = events[0].clone();
+    let mut world = World::start(events.clone(), Tail::after(&events[0]), |bus| bus.put(first));
     world.expect_nothing_more().await;
     world.board.announce(LOG, Position(5));
     world.expect(&events[1..]).await;

@@ -151,7 +151,7 @@ async fn stream(sources: &Sources, log: LogId, walk: &Walk, found: &mut Findings
     if !state.whole {
         found.differ(log, "stream", "the stream has holes");
     }
-    if !state.ours {
+    if !state.settled {
         found.differ(log, "stream", "the stream is of another installation or is set up otherwise");
     }
     let end = state.last.min(walk.position);

@@ -70,7 +70,7 @@ fn compare(log: LogId, walk: &Walk, checkpoint: &Checkpoint, tables: Vec<(&'stat
                 found.differ(log, "view", format!("{} lacks {}", table.name, name(&missing.key)));
             }
             match wanted.next_if(|wanted| wanted.key == row.key) {
-                Some(wanted) if comparable(table, row.clone()) == comparable(table, wanted) => {}
+                Some(wanted) if comparable(table, wanted.clone()) == comparable(table, row.clone()) => {}
                 Some(_) => found.differ(log, "view", format!("{} {} is not the fold of its events", table.name, name(&row.key))),
                 None => found.differ(log, "view", format!("{} has {} of no event", table.name, name(&row.key))),
             }

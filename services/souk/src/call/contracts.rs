@@ -100,7 +100,9 @@ impl Door {
             if matches!(&request, MessageRequest::FileByFilename(name) if files.contains_key(name)) {
                 continue;
             }
-            let MessageResponse::FileDescriptorResponse(reply) = self.ask(request).await? else { bail!("unexpected reply to a question for a file") };
+            let MessageResponse::FileDescriptorResponse(reply) = self.ask(request).await? else {
+                bail!("unexpected reply to a question for a file")
+            };
             for bytes in reply.file_descriptor_proto {
                 let file = FileDescriptorProto::decode(&bytes[..])?;
                 wanted.extend(file.dependency.iter().cloned().map(MessageRequest::FileByFilename));
@@ -114,7 +116,8 @@ impl Door {
 
     async fn ask(&self, question: MessageRequest) -> Result<MessageResponse> {
         let request = ServerReflectionRequest { host: String::new(), message_request: Some(question) };
-        let mut replies = ServerReflectionClient::new(self.channel.clone()).server_reflection_info(stream::iter([request])).await?.into_inner();
+        let mut replies =
+            ServerReflectionClient::new(self.channel.clone()).server_reflection_info(stream::iter([request])).await?.into_inner();
         match replies.message().await?.and_then(|reply| reply.message_response) {
             Some(MessageResponse::ErrorResponse(error)) => bail!("{}", error.error_message),
             Some(reply) => Ok(reply),

@@ -21,7 +21,10 @@ pub fn readable(status: &Status) -> String {
         bad.field_violations.iter().for_each(|violation| line(format!("field {}: {}", violation.field, violation.description)));
     }
     if let Some(failed) = details.precondition_failure() {
-        failed.violations.iter().for_each(|violation| line(format!("{} {}: {}", violation.r#type, violation.subject, violation.description)));
+        failed
+            .violations
+            .iter()
+            .for_each(|violation| line(format!("{} {}: {}", violation.r#type, violation.subject, violation.description)));
     }
     if let Some(delay) = details.retry_info().and_then(|info| info.retry_delay) {
         line(format!("may be repeated after {}", humantime::format_duration(delay)));

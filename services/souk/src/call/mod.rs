@@ -12,8 +12,8 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use prost_reflect::{DeserializeOptions, DynamicMessage, MessageDescriptor, MethodDescriptor, SerializeOptions, Value};
-use tonic::{Request, Status, client::Grpc, transport::Channel};
+use prost_reflect::{DeserializeOptions, DynamicMessage, MessageDescriptor, SerializeOptions, Value};
+use tonic::{Request, Status, client::Grpc};
 use tonic_types::StatusExt;
 use uuid::Uuid;
 
@@ -96,11 +96,10 @@ impl Call<'_> {
 
     /// Fills in what every request of its kind has.
     fn complete(&self, mut request: DynamicMessage) -> DynamicMessage {
-        if self.is_command() && request.descriptor().get_field_by_name("request_id").is_some() && text(&request, "request_id").is_empty() {
-            request.set_field_by_name("request_id", Value::String(Uuid::now_v7().to_string()));
-        }
-        if !self.is_command() && request.descriptor().get_field_by_name("token").is_some() && text(&request, "token").is_empty() {
-            request.set_field_by_name("token", Value::String(self.tokens.text()));
+        let (field, value) = if self.is_command() { ("request_id", Uuid::now_v7().to_string()) } else { ("token", self.tokens.text()) };
+        let has_field = self.found.method.input().get_field_by_name(field).is_some();
+        if has_field && text(&request, field).is_empty() {
+            request.set_field_by_name(field, Value::String(value));
         }
         request
     }
@@ -174,7 +173,3 @@ fn text(message: &DynamicMessage, field: &str) -> String {
 fn reason(status: &Status) -> String {
     status.get_details_error_info().map(|info| info.reason).unwrap_or_default()
 }
-
-/// What reflection found: where a method is served.
-type Door = (String, Channel);
-type Method = MethodDescriptor;

@@ -18,8 +18,9 @@ use report::Report;
 
 /// How long services may take until they are ready: they migrate their databases, and may wait for each other.
 const READY_PATIENCE: Duration = Duration::from_secs(120);
-/// A part that ends again so soon is not started a third time.
-const STABLE: Duration = Duration::from_secs(10);
+/// What ends more often than this within the period is not started again.
+const DEATHS: usize = 5;
+const PERIOD: Duration = Duration::from_secs(30);
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -48,7 +49,7 @@ pub struct Args {
     #[arg(long = "set", value_name = "KEY=VALUE", value_parser = setting)]
     settings: Vec<(String, toml::Value)>,
     #[command(flatten)]
-    ports: ports::Args,
+    ports: ports::Flags,
 }
 
 pub async fn run(args: Args) -> Result<()> {
@@ -137,13 +138,8 @@ impl System {
 
     /// Runs until a signal comes. What ends by itself or is killed meanwhile is started again, as it would be where it is deployed; data
     /// and addresses stay the same.
-    async fn keep_running(
-        &mut self,
-        mut interrupted: impl Future<Output = &'static str> + Unpin,
-        run_file: &Path,
-        report: &Report,
-    ) -> Result<()> {
-        let mut last: Option<(Part, Instant)> = None;
+    async fn keep_running(&mut self, mut interrupted: impl Future<Output = &'static str> + Unpin, run_file: &Path, report: &Report) -> Result<()> {
+        let mut deaths: Vec<(Part, Instant)> = Vec::new();
         loop {
             let (part, death) = tokio::select! {
                 signal = &mut interrupted => {
@@ -153,25 +149,21 @@ impl System {
                 failure = one_process::failure(&mut self.in_this_process) => return Err(failure),
                 death = self.stack.first_death() => death,
             };
-            if last.is_some_and(|(before, at)| before == part && at.elapsed() < STABLE) {
-                return Err(death.context(format!("{} ended twice within {} s", part.name(), STABLE.as_secs())));
+            deaths.retain(|(_, at)| at.elapsed() < PERIOD);
+            deaths.push((part, Instant::now()));
+            if deaths.iter().filter(|(dead, _)| *dead == part).count() > DEATHS {
+                return Err(death.context(format!("{} ended more than {DEATHS} times within {} s", part.name(), PERIOD.as_secs())));
             }
             tracing::error!(part = part.name(), error = format!("{death:#}"), "ended; starting it again");
             report.progress(&format!("{} ended; starting it again", part.name()));
-            last = Some((part, Instant::now()));
-            let again = async {
-                self.stack.start_again(part).await?;
-                self.wait_until_ready().await
-            };
             tokio::select! {
-                done = again => done.with_context(|| format!("{} does not come back", part.name()))?,
+                started = self.stack.start_again(part) => started.with_context(|| format!("{} does not come back", part.name()))?,
                 signal = &mut interrupted => {
                     report.progress(&format!("{signal}: stopping"));
                     return Ok(());
                 }
             }
             self.stack.run_file()?.write(run_file)?;
-            report.progress(&format!("{} is back", part.name()));
         }
     }
 

@@ -5,7 +5,7 @@ use souk_devstack::{Port, StackPorts, is_free};
 
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Ports on 127.0.0.1")]
-pub struct Args {
+pub struct Flags {
     /// Public gRPC of the command service [default: 50051]
     #[arg(long, value_name = "PORT")]
     command_port: Option<u16>,
@@ -54,7 +54,7 @@ struct Wanted {
     used: bool,
 }
 
-impl Args {
+impl Flags {
     /// The ports to use, all of them free.
     ///
     /// # Errors
@@ -132,14 +132,14 @@ mod tests {
     use super::*;
 
     #[derive(Parser)]
-    struct Flags {
+    struct Program {
         #[command(flatten)]
-        ports: Args,
+        ports: Flags,
     }
 
     fn check(flags: &[&str], processes: bool) -> Result<StackPorts> {
         let flags = ["up", "--free-ports"].iter().chain(flags);
-        Flags::parse_from(flags).ports.check(processes)
+        Program::parse_from(flags).ports.check(processes)
     }
 
     #[test]

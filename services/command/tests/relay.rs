@@ -1,0 +1,529 @@
+//! The relay over a real nats-server: whatever happens to server, store or stream, the stream becomes a copy of the
+//! log again, unattended.
+
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use async_nats::jetstream::{self, stream::Config};
+use futures::StreamExt;
+use prost::Message;
+use souk_bus::{Connection, EventSource, Feed, JetStreamBus, Subjects, to_wire};
+use souk_bus_publisher::{
+    JetStreamPublisher, LogPublisher, StreamLimits, StreamState,
+    conformance::{History, log, publish, take, within},
+};
+use souk_command::relay::{Head, OwnedLog, RelayHandle, Relays, Tuning};
+use souk_devstack::{Nats, NatsOptions, TemporaryFolder};
+use souk_event_sourcing::{Epoch, LogId, MAX_PAYLOAD_BYTES, Position, RecordedEvent, Region, Version};
+use souk_event_store::{Belief, EventLog, Head as LogHead, Lane, LogBatch, MemoryStore, StoreError, StreamAdvance};
+use tokio::{sync::Semaphore, time::Instant};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+const LIMITS: StreamLimits = StreamLimits { max_age: Duration::from_secs(24 * 3600), max_bytes: 2 << 30, replicas: 1 };
+const LOG: LogId = log(1);
+const TUNING: Tuning =
+    Tuning { ring_capacity: 64, check_every: Duration::from_millis(100), announce_every: Duration::from_millis(50), refill: 1_000 };
+
+/// The log where it is true: a store that can be away, and can be replaced by a restored one.
+struct Truth {
+    store: Mutex<MemoryStore>,
+    away: AtomicBool,
+}
+
+impl Truth {
+    fn store(&self) -> Result<MemoryStore, StoreError> {
+        if self.away.load(Ordering::SeqCst) {
+            return Err(StoreError::Unavailable("away".into()));
+        }
+        Ok(self.store.lock().expect("not poisoned").clone())
+    }
+
+    /// Everything is as in a backup that holds nothing.
+    fn restore_nothing(&self) {
+        *self.store.lock().expect("not poisoned") = MemoryStore::default();
+    }
+}
+
+#[async_trait::async_trait]
+impl EventLog for Truth {
+    async fn read(&self, log: LogId, from: Position, limit: usize) -> Result<Vec<RecordedEvent>, StoreError> {
+        self.store()?.read(log, from, limit).await
+    }
+
+    async fn head(&self, log: LogId) -> Result<LogHead, StoreError> {
+        self.store()?.head(log).await
+    }
+}
+
+#[async_trait::async_trait]
+impl OwnedLog for Truth {
+    async fn still_owner(&self, log: LogId, epoch: Epoch) -> Result<bool, StoreError> {
+        Ok(self.head(log).await?.epoch == epoch)
+    }
+}
+
+struct World {
+    relays: Arc<Relays<Truth, JetStreamPublisher, JetStreamBus>>,
+    stranger: jetstream::Context,
+    nats: Nats,
+    folder: TemporaryFolder,
+}
+
+impl World {
+    async fn new() -> Self {
+        Self::with(TUNING, 256).await
+    }
+
+    async fn with(tuning: Tuning, window: usize) -> Self {
+        let folder = TemporaryFolder::create().expect("a folder");
+        let nats = Nats::start(NatsOptions::new(folder.path().join("nats"))).await.expect("NATS starts");
+        let bus = JetStreamBus::new(Connection::open(&nats.url(), "relay").await.expect("a good url"), Subjects::new("souk"));
+        let publisher = JetStreamPublisher::new(bus.client().clone(), bus.subjects().clone(), LIMITS, Uuid::from_u128(1));
+        let stranger = jetstream::new(async_nats::connect(nats.url()).await.expect("connects"));
+        let truth = Truth { store: Mutex::default(), away: AtomicBool::new(false) };
+        let relays = Relays {
+            store: Arc::new(truth),
+            publisher: Arc::new(publisher),
+            feed: Arc::new(bus),
+            window: Arc::new(Semaphore::new(window)),
+            tuning,
+        };
+        within(relays.publisher.reachable()).await;
+        Self { relays: Arc::new(relays), stranger, nats, folder }
+    }
+
+    /// A log taken over: its relay runs.
+    fn own(&self, history: History) -> Owned {
+        let belief = self.relays.store.store.lock().expect("not poisoned").take(history.log(), 1);
+        self.relay(belief, history)
+    }
+
+    fn relay(&self, belief: Belief, history: History) -> Owned {
+        let stop = CancellationToken::new();
+        let head = Head { position: belief.position, hash: belief.hash };
+        let relay = self.relays.spawn(history.log(), belief.epoch, head, stop.clone());
+        Owned { relays: self.relays.clone(), history, belief, relay, stop }
+    }
+
+    fn stream_name(&self) -> String {
+        self.relays.feed.subjects().stream(LOG)
+    }
+
+    /// A stream of somebody else's in place of the log's: without protection, and with these events.
+    async fn foreign(&self, events: &[RecordedEvent]) -> jetstream::stream::Stream {
+        self.relays.publisher.delete(LOG).await.expect("deleted");
+        let config = Config { name: self.stream_name(), subjects: vec![self.relays.feed.subjects().log(LOG)], ..Config::default() };
+        let stream = self.stranger.create_stream(config).await.expect("made");
+        publish(&*self.relays.publisher, events).await;
+        stream
+    }
+
+    async fn state(&self, log: LogId) -> Option<StreamState> {
+        self.relays.publisher.state(log).await.ok().flatten()
+    }
+
+    async fn created(&self) -> String {
+        self.stranger.get_stream(self.stream_name()).await.expect("found").cached_info().created.to_string()
+    }
+}
+
+/// An owned log: commits go to the store and to the relay's ring, as a committer does it.
+struct Owned {
+    relays: Arc<Relays<Truth, JetStreamPublisher, JetStreamBus>>,
+    history: History,
+    belief: Belief,
+    relay: RelayHandle,
+    stop: CancellationToken,
+}
+
+impl Owned {
+    async fn commit(&mut self, events: u64) {
+        for batch in (0..events).collect::<Vec<_>>().chunks(50) {
+            let events = self.history.events(batch.len() as u64);
+            self.append(events).await;
+        }
+    }
+
+    async fn append(&mut self, events: Vec<RecordedEvent>) {
+        let events: Vec<_> = events.into_iter().map(Arc::new).collect();
+        let last = events.last().expect("some").clone();
+        let stream = StreamAdvance { stream: last.stream.clone(), expected: Version(self.belief.position.0), new: last.version };
+        let batch = LogBatch { log: last.log, belief: self.belief, ledger: vec![], streams: vec![stream], events: events.clone() };
+        let mut store = self.relays.store.store.lock().expect("not poisoned").clone();
+        assert_eq!(store.append(&[batch]).await.expect("appended"), [souk_event_store::BatchOutcome::Done]);
+        self.belief = Belief { batch: self.belief.batch + 1, position: last.position, hash: last.hash, ..self.belief };
+        events.into_iter().for_each(|event| self.relay.ring.push(event));
+    }
+
+    /// Waits until the stream is a copy of the log from `first` on, and proves it event by event.
+    async fn copied_from(&self, first: u64) {
+        let (log, head) = (self.history.log(), self.belief.position);
+        let publisher = &self.relays.publisher;
+        within(async {
+            loop {
+                let state = publisher.state(log).await.ok().flatten();
+                let whole = state.is_some_and(|state| state.last == head && state.first.0 == first && state.whole && state.settled);
+                if whole && self.relay.progress.acknowledged() == head {
+                    return;
+                }
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+        let count = (head.0 + 1 - first) as usize;
+        let store = self.relays.store.store.lock().expect("not poisoned").clone();
+        let stored = store.read(log, Position(first), count).await.expect("read");
+        let mut consumer = self.relays.feed.consume(log, Position(first)).await.expect("consumes");
+        assert!(take(&mut consumer, count).await == stored, "the stream differs from the log");
+    }
+
+    async fn copied(&self) {
+        self.copied_from(1).await;
+    }
+
+    async fn stop(self) {
+        self.stop.cancel();
+        within(self.relay.stopped()).await;
+    }
+}
+
+fn history() -> History {
+    History::of(LOG, "truth")
+}
+
+#[tokio::test]
+async fn what_is_committed_is_published_also_when_the_ring_overflows() {
+    let world = World::new().await;
+    let mut owned = world.own(history());
+    owned.commit(10).await;
+    owned.copied().await;
+    // Many times the ring, without a pause: most of it comes from the table.
+    owned.commit(2_000).await;
+    owned.copied().await;
+    for _ in 0..20 {
+        owned.commit(1).await;
+        owned.copied().await;
+    }
+    assert_eq!((owned.relay.progress.head(), owned.relay.progress.lag_seconds()), (Position(2_030), 0.0));
+    assert!(owned.relay.ring.get(Position(2_030)).is_none(), "what is acknowledged is forgotten");
+}
+
+#[tokio::test]
+async fn a_lost_stream_is_filled_with_the_latest_events() {
+    let world = World::with(Tuning { refill: 100, ..TUNING }, 256).await;
+    let mut owned = world.own(history());
+    owned.commit(250).await;
+    owned.copied_from(1).await;
+    // Made anew while the relay runs …
+    world.stranger.delete_stream(world.stream_name()).await.expect("deleted");
+    owned.copied_from(151).await;
+    owned.commit(10).await;
+    owned.copied_from(151).await;
+    // … and when a relay starts without one.
+    let history = owned.history.clone();
+    owned.stop().await;
+    world.stranger.delete_stream(world.stream_name()).await.expect("deleted");
+    world.own(history).copied_from(161).await;
+}
+
+#[tokio::test]
+async fn a_killed_server_is_caught_up_with() {
+    let mut world = World::new().await;
+    let mut owned = world.own(history());
+    for _ in 0..5 {
+        owned.commit(200).await;
+        world.nats.kill9().await.expect("killed");
+        // More than the ring holds, while nobody takes it.
+        owned.commit(200).await;
+        world.nats.start_again().await.expect("restarted");
+        owned.commit(200).await;
+        owned.copied().await;
+    }
+}
+
+#[tokio::test]
+async fn a_wiped_store_is_filled_again() {
+    let mut world = World::new().await;
+    let mut owned = world.own(history());
+    owned.commit(500).await;
+    owned.copied().await;
+    world.nats.kill9().await.expect("killed");
+    world.nats.wipe().expect("wiped");
+    world.nats.start_again().await.expect("restarted");
+    owned.commit(100).await;
+    owned.copied().await;
+}
+
+#[tokio::test]
+async fn a_server_that_lost_the_end_of_its_file_is_filled_up() {
+    let mut world = World::new().await;
+    let mut owned = world.own(history());
+    owned.commit(900).await;
+    owned.copied().await;
+    world.nats.kill9().await.expect("killed");
+    let block = world.folder.path().join(format!("nats/jetstream/$G/streams/{}/msgs/1.blk", world.stream_name()));
+    let file = std::fs::File::options().write(true).open(&block).expect("the block is there");
+    file.set_len(file.metadata().expect("known").len() / 2).expect("cut");
+    // Without its index the server has to believe the block.
+    let _ = std::fs::remove_file(block.with_file_name("index.db"));
+    let starts = owned.relay.progress.acknowledged();
+    world.nats.start_again().await.expect("restarted");
+    assert_eq!(starts, Position(900));
+    owned.copied().await;
+    owned.commit(10).await;
+    owned.copied().await;
+}
+
+#[tokio::test]
+async fn a_stream_with_a_hole_is_made_anew() {
+    let world = World::new().await;
+    let mut owned = world.own(history());
+    owned.commit(50).await;
+    owned.copied().await;
+    let history = owned.history.clone();
+    owned.stop().await;
+    let stream = world.foreign(&self::history().events(50)).await;
+    // Not the same bytes, but a whole stream; then one message is missing.
+    stream.delete_message(20).await.expect("deleted");
+    let mut owned = world.own(history);
+    owned.commit(10).await;
+    owned.copied().await;
+}
+
+#[tokio::test]
+async fn a_purged_stream_is_made_anew() {
+    for keep in [0, 10] {
+        let world = World::new().await;
+        let mut owned = world.own(history());
+        owned.commit(50).await;
+        owned.copied().await;
+        let stored = world.relays.store.read(LOG, Position(1), 50).await.expect("read");
+        let history = owned.history.clone();
+        owned.stop().await;
+        let stream = world.foreign(&stored).await;
+        match keep {
+            0 => stream.purge().await,
+            keep => stream.purge().keep(keep).await,
+        }
+        .expect("purged");
+        let owned = world.own(history);
+        owned.copied().await;
+    }
+}
+
+#[tokio::test]
+async fn a_stream_of_the_log_with_other_settings_is_kept_and_settled() {
+    let world = World::new().await;
+    let mut owned = world.own(history());
+    owned.commit(50).await;
+    owned.copied().await;
+    let stored = world.relays.store.read(LOG, Position(1), 50).await.expect("read");
+    let history = owned.history.clone();
+    owned.stop().await;
+    world.foreign(&stored).await;
+    let created = world.created().await;
+    let mut owned = world.own(history);
+    owned.commit(10).await;
+    owned.copied().await;
+    assert_eq!(world.created().await, created);
+}
+
+#[tokio::test]
+async fn a_stream_that_is_ahead_or_of_another_history_is_made_anew() {
+    for theirs in [80, 30] {
+        let world = World::new().await;
+        let mut owned = world.own(history());
+        owned.commit(50).await;
+        owned.copied().await;
+        let history = owned.history.clone();
+        owned.stop().await;
+        world.foreign(&History::of(LOG, "another history").events(theirs)).await;
+        let mut owned = world.own(history);
+        owned.commit(10).await;
+        owned.copied().await;
+    }
+}
+
+#[tokio::test]
+async fn a_log_that_went_back_takes_its_stream_along() {
+    let world = World::new().await;
+    let mut owned = world.own(history());
+    owned.commit(100).await;
+    owned.copied().await;
+    world.relays.store.restore_nothing();
+    let mut restored = world.own(History::of(LOG, "after the restore"));
+    restored.commit(40).await;
+    restored.copied().await;
+    restored.commit(100).await;
+    restored.copied().await;
+    drop(owned);
+}
+
+#[tokio::test]
+async fn a_message_somebody_else_put_into_the_stream_is_got_rid_of() {
+    let world = World::new().await;
+    let mut owned = world.own(history());
+    owned.commit(50).await;
+    owned.copied().await;
+    let subject = world.relays.feed.subjects().log(LOG);
+    world.stranger.publish(subject.clone(), "junk".into()).await.expect("sent").await.expect("stored");
+    owned.copied().await;
+    // A duplicate of an event, at a sequence that is not its position.
+    let last = world.relays.store.read(LOG, Position(50), 1).await.expect("read").remove(0);
+    let again = to_wire(&last).encode_to_vec();
+    world.stranger.publish(subject, again.into()).await.expect("sent").await.expect("stored");
+    owned.commit(50).await;
+    owned.copied().await;
+}
+
+#[tokio::test]
+async fn two_relays_of_one_log_do_not_harm_each_other() {
+    let world = World::new().await;
+    let mut owned = world.own(history());
+    let other = world.relay(owned.belief, history());
+    owned.commit(1).await;
+    owned.copied().await;
+    let created = world.created().await;
+    for _ in 0..40 {
+        let from = owned.belief.position.next();
+        owned.commit(25).await;
+        for event in world.relays.store.read(LOG, from, 25).await.expect("read") {
+            other.relay.ring.push(Arc::new(event));
+        }
+    }
+    owned.copied().await;
+    within(async {
+        while other.relay.progress.acknowledged() != owned.belief.position {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    assert_eq!(world.created().await, created, "nobody made the stream anew");
+}
+
+#[tokio::test]
+async fn a_relay_whose_log_was_taken_over_touches_nothing_and_ends() {
+    let world = World::new().await;
+    let mut owned = world.own(history());
+    owned.commit(20).await;
+    owned.copied().await;
+    world.relays.store.store.lock().expect("not poisoned").take(LOG, 1);
+    world.stranger.delete_stream(world.stream_name()).await.expect("deleted");
+    within(owned.relay.stopped()).await;
+    assert_eq!(world.state(LOG).await, None);
+}
+
+#[tokio::test]
+async fn the_largest_events_pass() {
+    let world = World::new().await;
+    let mut owned = world.own(history());
+    for _ in 0..4 {
+        let events = (0..10).map(|_| owned.history.event(MAX_PAYLOAD_BYTES)).collect();
+        owned.append(events).await;
+    }
+    owned.copied().await;
+}
+
+#[tokio::test]
+async fn many_logs_share_a_small_window() {
+    let world = World::with(TUNING, 8).await;
+    let mut owned: Vec<Owned> = (0..64).map(|partition| world.own(History::of(log(partition), "many"))).collect();
+    for log in &mut owned {
+        log.commit(100).await;
+    }
+    for log in &owned {
+        log.copied().await;
+    }
+    assert_eq!(world.relays.window.available_permits(), 8);
+}
+
+#[tokio::test]
+async fn a_store_that_is_away_for_a_while_stops_nothing_for_good() {
+    let world = World::new().await;
+    let mut owned = world.own(history());
+    owned.commit(50).await;
+    owned.copied().await;
+    world.relays.store.away.store(true, Ordering::SeqCst);
+    world.stranger.delete_stream(world.stream_name()).await.expect("deleted");
+    // Far more than the ring holds, so that the table is needed.
+    owned.commit(300).await;
+    let mut heads = world.relays.feed.subscribe_heads(Region(1)).await.expect("subscribes");
+    while within(heads.next()).await.expect("goes on").position != 350 {}
+    assert_eq!(world.state(LOG).await, None);
+    world.relays.store.away.store(false, Ordering::SeqCst);
+    owned.copied().await;
+}
+
+#[tokio::test]
+async fn heads_are_announced_also_when_the_stream_cannot_be_written() {
+    let world = World::new().await;
+    let subject = world.relays.feed.subjects().log(LOG);
+    let theirs = Config { name: "theirs".into(), subjects: vec![subject], ..Config::default() };
+    world.stranger.create_stream(theirs).await.expect("made");
+    let mut heads = world.relays.feed.subscribe_heads(Region(1)).await.expect("subscribes");
+    let mut owned = world.own(history());
+    owned.commit(5).await;
+    let hash = owned.belief.hash.0.to_vec();
+    loop {
+        let head = within(heads.next()).await.expect("goes on");
+        assert_eq!((head.region, head.partition, head.epoch), (1, 1, owned.belief.epoch.0));
+        if head.position == 5 {
+            assert_eq!(head.hash, hash);
+            break;
+        }
+    }
+    assert_eq!(owned.relay.progress.acknowledged(), Position(0));
+    // The relay finds its way when the other stream is gone.
+    world.stranger.delete_stream("theirs").await.expect("deleted");
+    owned.copied().await;
+}
+
+#[tokio::test]
+async fn a_stopping_relay_publishes_what_it_has() {
+    let world = World::new().await;
+    let mut owned = world.own(history());
+    owned.commit(500).await;
+    owned.stop().await;
+    let state = world.state(LOG).await.expect("there");
+    assert_eq!((state.first, state.last, state.whole), (Position(1), Position(500), true));
+}
+
+#[tokio::test]
+async fn a_relay_stops_soon_and_holds_little_while_nats_is_away() {
+    let mut world = World::new().await;
+    let mut owned = world.own(history());
+    owned.commit(10).await;
+    owned.copied().await;
+    world.nats.kill9().await.expect("killed");
+    owned.commit(3_000).await;
+    let kept = (1..=3_010).filter(|position| owned.relay.ring.get(Position(*position)).is_some()).count();
+    assert_eq!(kept, TUNING.ring_capacity);
+    assert_eq!(owned.relay.progress.head(), Position(3_010));
+    let started = Instant::now();
+    owned.stop().await;
+    assert!(started.elapsed() < Duration::from_secs(4), "{:?}", started.elapsed());
+}
+
+#[tokio::test]
+async fn messages_carry_the_trace_of_their_command() {
+    let world = World::new().await;
+    let traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    let mut owned = world.own(History { traceparent, ..history() });
+    owned.commit(1).await;
+    owned.history.traceparent = "";
+    owned.commit(1).await;
+    owned.copied().await;
+    let stream = world.stranger.get_stream(world.stream_name()).await.expect("found");
+    let with = stream.get_raw_message(1).await.expect("there").headers;
+    assert_eq!(with.get("traceparent").map(|value| value.as_str()), Some(traceparent));
+    assert_eq!(with.get("Nats-Expected-Last-Sequence").map(|value| value.as_str()), Some("0"));
+    assert!(with.get("Nats-Msg-Id").is_none());
+    let without = stream.get_raw_message(2).await.expect("there").headers;
+    assert!(without.get("traceparent").is_none());
+}

@@ -1,0 +1,296 @@
+//! The whole service on real Postgres and NATS, with an event log of the test's own.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use futures::StreamExt;
+use prost::Message;
+use souk_bus::{Feed, JetStreamBus, to_wire};
+use souk_bus_publisher::{JetStreamPublisher, LogPublisher, StreamLimits};
+use souk_devstack::{Nats, NatsOptions, Postgres, PostgresOptions, TemporaryFolder};
+use souk_event_sourcing::{
+    Epoch, EventId, Hlc, LogHash, LogId, Partition, Position, RecordedEvent, Region, StreamId, UnixMillis, Version,
+};
+use souk_proto::{
+    cart::v1::{Cart, ItemAdded},
+    internal::v1::{GetStatusRequest, PartitionStatus, admin_service_client::AdminServiceClient},
+    log::v1::{
+        GetHeadsRequest, GetHeadsResponse, HeadAnnouncement, ReadRangeRequest, ReadRangeResponse, TailRequest, TailResponse,
+        event_log_service_server::{EventLogService, EventLogServiceServer},
+    },
+};
+use souk_read_store::{Access, DatabaseConfig, Installation, PostgresViews, ReadStore, ViewStore};
+use souk_runtime::{Health, Listeners, Process, ServiceKind, Settings};
+use souk_views::{CART_VIEW, TABLES, comparable, fold_reference};
+use tokio::{net::TcpListener, task::JoinHandle};
+use tokio_stream::wrappers::TcpListenerStream;
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status};
+use uuid::Uuid;
+
+const PARTITIONS: u16 = 4;
+
+fn log(partition: u16) -> LogId {
+    LogId { region: Region(1), partition: Partition(partition) }
+}
+
+/// Carts of a few customers, one item after the other.
+fn history(partition: u16, count: u64) -> Vec<RecordedEvent> {
+    let mut events: Vec<RecordedEvent> = Vec::new();
+    let mut versions: HashMap<StreamId, Version> = HashMap::new();
+    for number in 1..=count {
+        let hash = events.last().map_or(LogHash::EMPTY, |last| last.hash);
+        let stream: StreamId = format!("cart-c-{partition}-{}", number % 5).parse().unwrap();
+        let version = versions.entry(stream.clone()).or_default();
+        *version = version.next();
+        let payload = ItemAdded { product_id: format!("p-{}", number % 7), quantity: 1 }.encode_to_vec().into();
+        let mut event = RecordedEvent {
+            log: log(partition),
+            position: Position(number),
+            epoch: Epoch(1),
+            hash,
+            stream,
+            version: *version,
+            kind: "ItemAdded".to_owned(),
+            schema_version: 1,
+            payload,
+            event_id: EventId(Uuid::from_u128(u128::from(number))),
+            request_id: None,
+            causation_id: None,
+            correlation_id: None,
+            actor: "tester".to_owned(),
+            hlc: Hlc::new(UnixMillis(1_700_000_000_000 + number as i64), 0),
+            traceparent: String::new(),
+            home_epoch: Epoch(0),
+            key_id: None,
+        };
+        event.hash = hash.after(&event);
+        events.push(event);
+    }
+    events
+}
+
+/// EventLogService over what the test says the logs are.
+#[derive(Clone, Default)]
+struct EventLog(Arc<Mutex<HashMap<LogId, Vec<RecordedEvent>>>>);
+
+#[tonic::async_trait]
+impl EventLogService for EventLog {
+    async fn read_range(&self, request: Request<ReadRangeRequest>) -> Result<Response<ReadRangeResponse>, Status> {
+        let request = request.into_inner();
+        let events = self.0.lock().unwrap().get(&log(request.partition as u16)).cloned().unwrap_or_default();
+        if request.from_position > events.len() as u64 + 1 {
+            return Err(Status::out_of_range("beyond the end"));
+        }
+        let page = events.iter().skip(request.from_position as usize - 1).take(request.limit as usize).map(to_wire);
+        Ok(Response::new(ReadRangeResponse { events: page.collect(), head: None }))
+    }
+
+    type TailStream = futures::stream::BoxStream<'static, Result<TailResponse, Status>>;
+
+    async fn tail(&self, _: Request<TailRequest>) -> Result<Response<Self::TailStream>, Status> {
+        Err(Status::unimplemented("a projector does not tail"))
+    }
+
+    async fn get_heads(&self, _: Request<GetHeadsRequest>) -> Result<Response<GetHeadsResponse>, Status> {
+        Err(Status::unimplemented("a projector hears heads announced"))
+    }
+}
+
+struct World {
+    _folder: TemporaryFolder,
+    postgres: Postgres,
+    nats: Nats,
+    event_log: EventLog,
+    event_log_port: u16,
+    bus: JetStreamBus,
+    publisher: JetStreamPublisher,
+}
+
+impl World {
+    async fn start() -> Self {
+        let folder = TemporaryFolder::create().unwrap();
+        let postgres = Postgres::start(PostgresOptions::new(folder.path().join("postgres"))).await.unwrap();
+        for name in ["r0", "r1"] {
+            postgres.create_database(name).await.unwrap();
+        }
+        let nats = Nats::start(NatsOptions::new(folder.path().join("nats"))).await.unwrap();
+        let event_log = EventLog::default();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let event_log_port = listener.local_addr().unwrap().port();
+        let server = tonic::transport::Server::builder().add_service(EventLogServiceServer::new(event_log.clone()));
+        tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
+        let bus = JetStreamBus::connect(&nats.url(), "souk", "test").await.unwrap();
+        let limits = StreamLimits { max_age: Duration::from_secs(3600), max_bytes: 1 << 30, replicas: 1 };
+        let publisher = JetStreamPublisher::new(bus.client().clone(), bus.subjects().clone(), limits, Uuid::from_u128(1));
+        publisher.reachable().await;
+        Self { _folder: folder, postgres, nats, event_log, event_log_port, bus, publisher }
+    }
+
+    fn databases(&self) -> Vec<DatabaseConfig> {
+        let config = |name: &&str| DatabaseConfig { name: (*name).to_owned(), url: self.postgres.url(name), max_connections: 4 };
+        ["r0", "r1"].iter().map(config).collect()
+    }
+
+    fn settings(&self) -> Settings {
+        let database = |name: &str| format!("{{name = \"{name}\", url = \"{}\"}}", self.postgres.url(name));
+        Settings::from_toml(&format!(
+            "[installation]\npartitions = {PARTITIONS}\ntoken_key = \"{}\"\n[read]\ndatabases = [{}, {}]\n[nats]\nurl = \"{}\"\n\
+             [peers]\ncommand_internal = \"http://127.0.0.1:{}\"\n[projector]\nfeed_interval = \"100ms\"\nbackfill_after = \"500ms\"\n\
+             retry_backoff_max = \"1s\"\n",
+            "01".repeat(32),
+            database("r0"),
+            database("r1"),
+            self.nats.url(),
+            self.event_log_port,
+        ))
+        .unwrap()
+    }
+
+    /// The log's truth, without telling the bus.
+    fn record(&self, events: &[RecordedEvent]) {
+        self.event_log.0.lock().unwrap().insert(events[0].log, events.to_vec());
+    }
+
+    async fn publish(&self, events: &[RecordedEvent]) {
+        for event in events {
+            self.publisher.publish(event).await.unwrap().await.unwrap();
+        }
+    }
+
+    async fn announce(&self, events: &[RecordedEvent]) {
+        let last = events.last().unwrap();
+        let head = HeadAnnouncement {
+            region: 1,
+            partition: last.log.partition.0.into(),
+            epoch: last.epoch.0,
+            position: last.position.0,
+            hash: last.hash.0.to_vec().into(),
+        };
+        self.bus.publish_head(head).await.unwrap();
+    }
+}
+
+struct Projector {
+    address: String,
+    health: Health,
+    shutdown: CancellationToken,
+    running: JoinHandle<anyhow::Result<()>>,
+}
+
+impl Projector {
+    async fn start(settings: Settings) -> Self {
+        let (health, shutdown) = (Health::new(), CancellationToken::new());
+        let process = Process::new(Arc::new(settings), ServiceKind::Projector, &health, shutdown.clone());
+        let internal = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = format!("http://{}", internal.local_addr().unwrap());
+        let running = tokio::spawn(souk_projector::run(process, Listeners { public: None, internal }));
+        Self { address, health, shutdown, running }
+    }
+
+    async fn stop(self) {
+        self.shutdown.cancel();
+        tokio::time::timeout(Duration::from_secs(20), self.running).await.expect("it drains").unwrap().unwrap();
+    }
+
+    async fn status(&self) -> Vec<PartitionStatus> {
+        let mut admin = AdminServiceClient::connect(self.address.clone()).await.unwrap();
+        let status = admin.get_status(GetStatusRequest {}).await.unwrap().into_inner();
+        assert_eq!(status.service, "projector");
+        status.partitions
+    }
+}
+
+async fn wait<F: Future<Output = bool>>(what: &str, condition: impl Fn() -> F) {
+    let waiting = async {
+        while !condition().await {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), waiting).await.unwrap_or_else(|_| panic!("{what}"));
+}
+
+/// Waits until the views stand at the end of these events, and compares every row of every table.
+async fn reach(store: &ReadStore, events: &[RecordedEvent]) {
+    let last = events.last().unwrap();
+    wait("the views reach the log's end", || async {
+        let checkpoint = store.checkpoint(last.log).await.unwrap();
+        (checkpoint.position, checkpoint.hash) == (last.position, last.hash)
+    })
+    .await;
+    let reference = fold_reference(events).unwrap();
+    let views = PostgresViews::new(store.database_of(last.log).unwrap().clone(), TABLES);
+    for table in TABLES.iter().copied() {
+        let rows = views.scan(table, last.log, None, 10_000).await.unwrap().rows;
+        let rows: Vec<_> = rows.into_iter().map(|row| comparable(table, row)).collect();
+        assert_eq!(rows, reference.rows(table), "{}", table.name);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn events_become_rows_through_bus_and_event_log() {
+    let mut world = World::start().await;
+    let logs: Vec<_> = (0..PARTITIONS).map(|partition| history(partition, 40 + u64::from(partition))).collect();
+    let mut feed = world.bus.subscribe_changes(Region(1)).await.unwrap();
+    let projector = Projector::start(world.settings()).await;
+    wait("the projector is ready", || async { projector.health.is_ready() }).await;
+    let store = ReadStore::open(&world.databases(), Access::Write, Installation { region: Region(1), partitions: PARTITIONS }).await.unwrap();
+
+    // Log 0: all on the bus. Log 1: the bus kept only the end. Log 2: the bus has nothing. Log 3: it lost the end.
+    logs.iter().for_each(|events| world.record(events));
+    for (partition, first) in [(0, 1), (1, 21), (3, 1)] {
+        world.publisher.create(log(partition), Position(first)).await.unwrap();
+    }
+    world.publish(&logs[0]).await;
+    world.publish(&logs[1][20..]).await;
+    world.publish(&logs[3][..20]).await;
+    world.announce(&logs[2]).await;
+    world.announce(&logs[3]).await;
+    for events in &logs {
+        reach(&store, events).await;
+    }
+    let read = store.read_row(&CART_VIEW, log(0), "c-0-1").await.unwrap();
+    let cart = Cart::decode(read.row.unwrap().body).unwrap();
+    assert_eq!((cart.customer_id.as_str(), cart.version, read.as_of.position.position), ("c-0-1", 8, Position(40)));
+    the_feed_tells_of_it(&mut feed).await;
+    let status = projector.status().await;
+    let seen: Vec<_> = status.iter().map(|partition| (partition.partition, partition.database.as_str(), partition.position)).collect();
+    assert_eq!(seen, [(0, "r0", 40), (1, "r1", 41), (2, "r0", 42), (3, "r1", 43)]);
+    assert!(status.iter().all(|partition| partition.head == partition.position && partition.lag_seconds == 0.0));
+
+    // Postgres is killed: what was not on disk goes back, rows and checkpoint together, and is projected again.
+    let longer = history(0, 60);
+    world.record(&longer);
+    world.publish(&longer[40..50]).await;
+    world.postgres.kill9().await.unwrap();
+    world.publish(&longer[50..]).await;
+    wait("it notices", || async { !projector.health.is_ready() }).await;
+    world.postgres.start_again().await.unwrap();
+    reach(&store, &longer).await;
+    reach(&store, &logs[1]).await;
+
+    // NATS is gone for good: the event log alone carries the views on.
+    world.nats.kill9().await.unwrap();
+    let longest = history(2, 55);
+    world.record(&longest);
+    reach(&store, &longest).await;
+    projector.stop().await;
+    store.close().await;
+}
+
+/// Somewhere in the feed each log is announced at its end, and the changed carts are there.
+async fn the_feed_tells_of_it(feed: &mut futures::stream::BoxStream<'static, souk_proto::log::v1::ChangeFeed>) {
+    let (mut ends, mut rows) = (HashMap::new(), 0);
+    while ends.len() < usize::from(PARTITIONS) {
+        let change = tokio::time::timeout(Duration::from_secs(10), feed.next()).await.unwrap().unwrap();
+        rows += change.rows.iter().filter(|row| row.view == "cart_view" && row.row.is_some()).count();
+        if change.position == 40 + u64::from(change.partition) {
+            assert_eq!(change.epoch, 1);
+            ends.insert(change.partition, change.position);
+        }
+    }
+    assert!(rows >= 20, "five carts in each of four logs, at least once: {rows}");
+}

@@ -1,0 +1,230 @@
+//! `souk status`: what every process of the running system says of itself.
+
+mod table;
+
+use std::{collections::BTreeMap, time::Duration};
+
+use anyhow::{Context, Result, bail};
+use serde::Serialize;
+use souk_proto::internal::v1::{GetStatusRequest, GetStatusResponse, admin_service_client::AdminServiceClient};
+use tonic::transport::Endpoint;
+
+use crate::system::{System, Target};
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// One JSON object instead of tables
+    #[arg(long)]
+    json: bool,
+    /// Show it again every second
+    #[arg(long)]
+    watch: bool,
+    /// Show empty partitions too
+    #[arg(long)]
+    all: bool,
+    #[command(flatten)]
+    target: Target,
+}
+
+pub async fn run(args: Args) -> Result<()> {
+    let system = args.target.find()?;
+    if system.internal.is_empty() {
+        bail!("the internal ports are known only for a system started by `souk up`");
+    }
+    loop {
+        let status = Status::gather(&system).await;
+        match (args.json, args.watch) {
+            (true, _) => println!("{}", serde_json::to_string(&status)?),
+            (false, watch) => {
+                let clear = if watch { "\x1b[2J\x1b[H" } else { "" };
+                print!("{clear}{}", table::tables(&status, args.all));
+            }
+        }
+        if !args.watch {
+            return Ok(());
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+/// The system as its processes see it.
+#[derive(Debug, Default, Serialize)]
+pub struct Status {
+    region: String,
+    processes: Vec<Process>,
+    /// Processes that did not answer, and why.
+    silent: BTreeMap<String, String>,
+    partitions: Vec<Partition>,
+    totals: Totals,
+    cache: Cache,
+}
+
+#[derive(Debug, Serialize)]
+struct Process {
+    service: String,
+    replica: String,
+    process_id: u64,
+    version: String,
+    uptime_seconds: f64,
+    partitions: usize,
+    figures: BTreeMap<String, f64>,
+}
+
+/// One log and how far everybody is with it.
+#[derive(Debug, Default, Serialize)]
+struct Partition {
+    region: u32,
+    partition: u32,
+    /// Process that writes it.
+    owner: String,
+    database: String,
+    epoch: u64,
+    head: u64,
+    /// Acknowledged by JetStream.
+    relayed: u64,
+    /// Checkpoint of the views.
+    projected: u64,
+    /// Checkpoint of the process manager.
+    saga: u64,
+    relay_lag_events: u64,
+    relay_lag_seconds: f64,
+    projection_lag_events: u64,
+    projection_lag_seconds: f64,
+    saga_lag_events: u64,
+    saga_lag_seconds: f64,
+    parked: u64,
+}
+
+#[derive(Debug, Default, Serialize)]
+struct Totals {
+    events: u64,
+    relay_lag_events: u64,
+    relay_lag_seconds: f64,
+    projection_lag_events: u64,
+    projection_lag_seconds: f64,
+    saga_lag_events: u64,
+    saga_lag_seconds: f64,
+    parked: u64,
+}
+
+#[derive(Debug, Default, Serialize)]
+struct Cache {
+    hits: u64,
+    misses: u64,
+    /// Share of reads answered from memory; absent before the first.
+    hit_ratio: Option<f64>,
+}
+
+impl Status {
+    async fn gather(system: &System) -> Self {
+        let asked = system.internal.iter().map(|(service, url)| async move { (service.clone(), ask(url).await) });
+        let mut status = Self { region: system.run_file.as_ref().map(|file| file.region.clone()).unwrap_or_default(), ..Self::default() };
+        let mut partitions = BTreeMap::new();
+        for (service, answer) in futures::future::join_all(asked).await {
+            match answer {
+                Ok(reply) => status.take(reply, &mut partitions),
+                Err(error) => {
+                    status.silent.insert(service, format!("{error:#}"));
+                }
+            }
+        }
+        status.partitions = partitions.into_values().collect();
+        status.add_up();
+        status
+    }
+
+    fn take(&mut self, reply: GetStatusResponse, partitions: &mut BTreeMap<(u32, u32), Partition>) {
+        for seen in &reply.partitions {
+            let row = partitions.entry((seen.region, seen.partition)).or_default();
+            (row.region, row.partition) = (seen.region, seen.partition);
+            row.parked += seen.parked;
+            row.head = row.head.max(seen.head);
+            match reply.service.as_str() {
+                "command" => {
+                    row.owner.clone_from(&reply.replica);
+                    row.database.clone_from(&seen.database);
+                    (row.epoch, row.relayed, row.relay_lag_seconds) = (seen.epoch, seen.position, seen.lag_seconds);
+                }
+                "projector" => (row.projected, row.projection_lag_seconds) = (seen.position, seen.lag_seconds),
+                "saga" => (row.saga, row.saga_lag_seconds) = (seen.position, seen.lag_seconds),
+                _ => {}
+            }
+        }
+        let figures: BTreeMap<_, _> = reply.figures.into_iter().collect();
+        if reply.service == "query" {
+            let figure = |name: &str| figures.get(name).copied().unwrap_or_default() as u64;
+            self.cache.hits += figure("cache_hits");
+            self.cache.misses += figure("cache_misses");
+        }
+        self.processes.push(Process {
+            service: reply.service,
+            replica: reply.replica,
+            process_id: reply.process_id,
+            version: reply.version,
+            uptime_seconds: reply.uptime_seconds,
+            partitions: reply.partitions.len(),
+            figures,
+        });
+    }
+
+    fn add_up(&mut self) {
+        let knows = |service: &str| self.processes.iter().any(|process| process.service == service && process.partitions > 0);
+        let (relays, projects, manages) = (knows("command"), knows("projector"), knows("saga"));
+        let totals = &mut self.totals;
+        for row in &mut self.partitions {
+            let lag = |known: bool, position: u64| if known { row.head.saturating_sub(position) } else { 0 };
+            row.relay_lag_events = lag(relays, row.relayed);
+            row.projection_lag_events = lag(projects, row.projected);
+            row.saga_lag_events = lag(manages, row.saga);
+            totals.events += row.head;
+            totals.relay_lag_events += row.relay_lag_events;
+            totals.projection_lag_events += row.projection_lag_events;
+            totals.saga_lag_events += row.saga_lag_events;
+            totals.parked += row.parked;
+            totals.relay_lag_seconds = totals.relay_lag_seconds.max(row.relay_lag_seconds);
+            totals.projection_lag_seconds = totals.projection_lag_seconds.max(row.projection_lag_seconds);
+            totals.saga_lag_seconds = totals.saga_lag_seconds.max(row.saga_lag_seconds);
+        }
+        let reads = self.cache.hits + self.cache.misses;
+        self.cache.hit_ratio = (reads > 0).then(|| self.cache.hits as f64 / reads as f64);
+    }
+}
+
+async fn ask(url: &str) -> Result<GetStatusResponse> {
+    let endpoint = Endpoint::from_shared(url.to_owned())?.connect_timeout(Duration::from_secs(1)).timeout(Duration::from_secs(3));
+    let channel = endpoint.connect().await.with_context(|| format!("no connection to {url}"))?;
+    Ok(AdminServiceClient::new(channel).get_status(GetStatusRequest {}).await?.into_inner())
+}
+
+#[cfg(test)]
+mod tests {
+    use souk_proto::internal::v1::PartitionStatus;
+
+    use super::*;
+
+    fn reply(service: &str, head: u64, position: u64, lag_seconds: f64) -> GetStatusResponse {
+        let partition =
+            PartitionStatus { region: 1, partition: 7, head, position, lag_seconds, database: "w0".into(), ..Default::default() };
+        GetStatusResponse { service: service.into(), replica: format!("{service}-1"), partitions: vec![partition], ..Default::default() }
+    }
+
+    #[test]
+    fn lag_is_counted_from_the_head_the_owner_knows() {
+        let mut status = Status::default();
+        let mut partitions = BTreeMap::new();
+        // The projector has heard of fewer events than there are.
+        for reply in [reply("projector", 90, 90, 0.0), reply("command", 100, 98, 0.2), reply("saga", 100, 80, 3.0)] {
+            status.take(reply, &mut partitions);
+        }
+        let mut query = reply("query", 0, 0, 0.0);
+        query.partitions.clear();
+        query.figures = [("cache_hits".to_owned(), 3.0), ("cache_misses".to_owned(), 1.0)].into();
+        status.take(query, &mut partitions);
+        status.partitions = partitions.into_values().collect();
+        status.add_up();
+        let row = &status.partitions[0];
+        assert_eq!((row.owner.as_str(), row.head, row.relayed, row.projected, row.saga), ("command-1", 100, 98, 90, 80));
+        assert_eq!((row.relay_lag_events, row.projection_lag_events, row.saga_lag_events), (2, 10, 20));
+        assert_eq!((status.totals.events, status.totals.saga_lag_seconds, status.cache.hit_ratio), (100, 3.0, Some(0.75)));
+    }
+}

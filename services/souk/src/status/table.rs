@@ -1,0 +1,96 @@
+use std::{fmt::Write, time::Duration};
+
+use super::{Partition, Status};
+use crate::paint;
+
+/// The status for people. Writing to a `String` cannot fail, so the results are dropped.
+pub fn tables(status: &Status, all: bool) -> String {
+    let mut text = String::new();
+    let _ = writeln!(text, "{} · {} events", paint::bold(format!("region {}", status.region)), paint::thousands(status.totals.events));
+    processes(&mut text, status);
+    lags(&mut text, status);
+    partitions(&mut text, status, all);
+    text
+}
+
+fn processes(text: &mut String, status: &Status) {
+    let _ = writeln!(text, "\n{}", paint::dim(format!("{:<10} {:<20} {:>8} {:>8}  FIGURES", "SERVICE", "REPLICA", "PID", "UP")));
+    for process in &status.processes {
+        let up = paint::duration(Duration::from_secs_f64(process.uptime_seconds.max(0.0)));
+        let figures: Vec<_> = process.figures.iter().map(|(name, value)| format!("{name} {}", figure(*value))).collect();
+        let figures = figures.join(", ");
+        let _ = writeln!(text, "{:<10} {:<20} {:>8} {up:>8}  {figures}", process.service, process.replica, process.process_id);
+    }
+    for (service, why) in &status.silent {
+        let _ = writeln!(text, "{:<10} {}", service, paint::red(why));
+    }
+}
+
+fn figure(value: f64) -> String {
+    if value.fract() == 0.0 && value >= 0.0 { paint::thousands(value as u64) } else { format!("{value:.3}") }
+}
+
+fn lags(text: &mut String, status: &Status) {
+    let totals = &status.totals;
+    let lag = |events: u64, seconds: f64| {
+        let line = format!("{} events, {seconds:.1} s", paint::thousands(events));
+        if events == 0 { paint::green(line) } else { paint::yellow(line) }
+    };
+    let _ = writeln!(
+        text,
+        "\nlag    relay {}   projection {}   saga {}",
+        lag(totals.relay_lag_events, totals.relay_lag_seconds),
+        lag(totals.projection_lag_events, totals.projection_lag_seconds),
+        lag(totals.saga_lag_events, totals.saga_lag_seconds),
+    );
+    let ratio = status.cache.hit_ratio.map_or_else(|| "–".to_owned(), |ratio| format!("{:.1} %", ratio * 100.0));
+    let (hits, misses) = (paint::thousands(status.cache.hits), paint::thousands(status.cache.misses));
+    let _ = writeln!(text, "cache  {ratio} of reads ({hits} hits, {misses} misses)");
+    let parked = if totals.parked == 0 { paint::green("none") } else { paint::red(totals.parked) };
+    let _ = writeln!(text, "parked {parked}");
+}
+
+fn partitions(text: &mut String, status: &Status, all: bool) {
+    let shown: Vec<_> = status.partitions.iter().filter(|row| all || row.head > 0 || row.parked > 0).collect();
+    if shown.is_empty() {
+        return;
+    }
+    let titles = ["PARTITION", "OWNER", "DATABASE", "EPOCH", "HEAD", "RELAYED", "PROJECTED", "SAGA", "PARKED"].map(str::to_owned);
+    let rows: Vec<_> = std::iter::once(titles).chain(shown.iter().map(|row| cells(row))).collect();
+    let widths: [usize; 9] = std::array::from_fn(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0));
+    text.push('\n');
+    for (index, row) in rows.iter().enumerate() {
+        let line: Vec<_> = row.iter().zip(widths).map(|(cell, width)| format!("{cell:>width$}")).collect();
+        let line = line.join("  ");
+        let behind = index > 0 && shown[index - 1].projection_lag_events + shown[index - 1].relay_lag_events > 0;
+        let _ = writeln!(
+            text,
+            "{}",
+            if index == 0 {
+                paint::dim(line)
+            } else if behind {
+                paint::yellow(line)
+            } else {
+                line
+            }
+        );
+    }
+    let hidden = status.partitions.len() - shown.len();
+    if hidden > 0 {
+        let _ = writeln!(text, "{}", paint::dim(format!("{hidden} empty partitions not shown (--all)")));
+    }
+}
+
+fn cells(row: &Partition) -> [String; 9] {
+    [
+        format!("{}/{}", row.region, row.partition),
+        row.owner.clone(),
+        row.database.clone(),
+        row.epoch.to_string(),
+        paint::thousands(row.head),
+        paint::thousands(row.relayed),
+        paint::thousands(row.projected),
+        paint::thousands(row.saga),
+        row.parked.to_string(),
+    ]
+}

@@ -1,0 +1,159 @@
+//! `souk up` as people and scripts start, kill and restart it.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::net::TcpListener;
+use std::os::unix::fs::symlink;
+use std::path::PathBuf;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use souk_devstack::{ProcessIdentity, RunFile, TemporaryFolder, readiness, souk_folder};
+
+/// A folder as that of a fresh clone after `just setup`.
+struct Place {
+    folder: TemporaryFolder,
+}
+
+impl Place {
+    fn new() -> Self {
+        let folder = TemporaryFolder::create().unwrap();
+        fs::create_dir(folder.path().join(".souk")).unwrap();
+        symlink(souk_folder().join("tools"), folder.path().join(".souk/tools")).unwrap();
+        Self { folder }
+    }
+
+    fn souk(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_souk"));
+        command.args(["up", "--json", "--free-ports"]).args(args).current_dir(self.folder.path()).env_remove("SOUK_RUN_FILE");
+        command
+    }
+
+    fn run_file(&self) -> PathBuf {
+        self.folder.path().join(".souk/run.json")
+    }
+
+    /// Starts it and waits for its JSON object.
+    fn up(&self, args: &[&str]) -> Up {
+        let mut child = self.souk(args).stdout(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let facts = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error} in {line:?}"));
+        Up { child, facts }
+    }
+
+    /// Starts it, expecting that it refuses.
+    fn refused(&self, args: &[&str]) -> String {
+        let Output { status, stdout, stderr } = self.souk(args).output().unwrap();
+        assert!(!status.success() && stdout.is_empty());
+        String::from_utf8(stderr).unwrap()
+    }
+}
+
+struct Up {
+    child: Child,
+    facts: RunFile,
+}
+
+impl Up {
+    fn processes(&self) -> Vec<ProcessIdentity> {
+        let servers = [&self.facts.postgres.process, &self.facts.nats.process];
+        servers.into_iter().chain(self.facts.services.values()).cloned().collect()
+    }
+
+    async fn assert_all_gone(&self) {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        for process in self.processes() {
+            while process.is_alive() {
+                assert!(Instant::now() < deadline, "{process:?} lives on");
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        }
+    }
+
+    fn interrupt(mut self) -> std::process::ExitStatus {
+        self.facts.souk.signal(Signal::SIGINT).unwrap();
+        self.child.wait().unwrap()
+    }
+}
+
+fn port(address: &str) -> u16 {
+    address.rsplit_once(':').unwrap().1.parse().unwrap()
+}
+
+#[tokio::test]
+async fn one_process_serves_everything_until_it_is_asked_to_stop() {
+    let place = Place::new();
+    let up = place.up(&["--write-shards", "2"]);
+    assert!(up.facts.services.values().all(|process| *process == up.facts.souk), "they share a process");
+    assert_eq!((up.facts.write_databases.len(), up.facts.read_databases.len()), (2, 1));
+    assert_eq!(readiness(port(&up.facts.addresses.ops["query"])).await.unwrap(), None);
+    assert_eq!(RunFile::running(&place.run_file()).unwrap(), up.facts);
+    let refused = place.refused(&[]);
+    assert!(refused.contains(&format!("souk is up already (process {}", up.facts.souk.pid)), "{refused}");
+
+    let processes = up.processes();
+    assert!(up.interrupt().success());
+    assert!(processes.iter().all(|process| !process.is_alive()));
+    assert!(!place.run_file().exists());
+
+    let refused = place.refused(&["--write-shards", "3"]);
+    assert!(refused.contains("has 2 write shards, not 3"), "{refused}");
+    let fresh = place.up(&["--write-shards", "3", "--fresh"]);
+    assert_eq!(fresh.facts.write_databases.len(), 3);
+    assert!(fresh.interrupt().success());
+}
+
+#[tokio::test]
+async fn a_killed_souk_leaves_no_process_behind_and_the_next_start_cleans_up() {
+    let place = Place::new();
+    let mut first = place.up(&["--processes"]);
+    let mut pids: Vec<u32> = first.processes().iter().map(|process| process.pid).collect();
+    pids.push(first.facts.souk.pid);
+    pids.sort_unstable();
+    pids.dedup();
+    assert_eq!(pids.len(), 7, "every service is a process of its own");
+    for service in ["command", "query", "projector", "saga"] {
+        assert_eq!(readiness(port(&first.facts.addresses.ops[service])).await.unwrap(), None, "{service}");
+    }
+    first.child.kill().unwrap();
+    first.child.wait().unwrap();
+    if cfg!(target_os = "linux") {
+        first.assert_all_gone().await;
+    }
+    let second = place.up(&["--processes"]);
+    first.assert_all_gone().await;
+    assert_eq!(second.facts.write_databases[0].name, first.facts.write_databases[0].name);
+    assert!(second.interrupt().success());
+}
+
+#[tokio::test]
+async fn a_service_that_is_killed_comes_back_at_its_address() {
+    let place = Place::new();
+    let up = place.up(&["--processes"]);
+    let killed = up.facts.services["query"].clone();
+    killed.signal(Signal::SIGKILL).unwrap();
+    let ops = port(&up.facts.addresses.ops["query"]);
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        let now = RunFile::running(&place.run_file()).unwrap();
+        if now.services["query"] != killed && matches!(readiness(ops).await, Ok(None)) {
+            assert_eq!(now.addresses, up.facts.addresses);
+            break;
+        }
+        assert!(Instant::now() < deadline, "it does not come back");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(up.interrupt().success());
+}
+
+#[test]
+fn a_taken_port_is_one_line_that_names_port_and_flag() {
+    let place = Place::new();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let refused = place.refused(&["--query-port", &port.to_string()]);
+    assert_eq!(refused, format!("souk: port {port} is taken, choose another with --query-port\n"));
+    assert!(!place.folder.path().join(".souk/data").exists(), "nothing was started");
+}

@@ -1,0 +1,150 @@
+use std::{future::Future, path::PathBuf, process::Stdio, time::Duration};
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+use souk_client::{Endpoints, Session, Souk};
+use souk_devstack::{Service, Stack, StackOptions};
+use sqlx::PgPool;
+use tokio::{
+    process::Command,
+    sync::{Mutex, MutexGuard},
+    time::{Instant, sleep},
+};
+
+const READY_PATIENCE: Duration = Duration::from_secs(90);
+
+/// Systems are heavy and measure time: one at a time in a test binary.
+static TURN: Mutex<()> = Mutex::const_new(());
+
+/// Postgres, NATS and the four services as processes, in a folder of their own; gone when dropped.
+pub struct System {
+    pub stack: Stack,
+    run_file: PathBuf,
+    _turn: MutexGuard<'static, ()>,
+}
+
+impl System {
+    /// Starts with settings changed by `change`, and waits until all is ready.
+    ///
+    /// # Errors
+    /// When something does not start; the message has the ends of the logs.
+    pub async fn start(change: impl FnOnce(&mut StackOptions)) -> Result<Self> {
+        let turn = TURN.lock().await;
+        let mut stack = Stack::temporary(change).await?;
+        stack.start_services(READY_PATIENCE).await?;
+        let run_file = stack.data().join("run.json");
+        let system = Self { stack, run_file, _turn: turn };
+        system.write_run_file()?;
+        Ok(system)
+    }
+
+    /// A client of its own, with its own connections.
+    ///
+    /// # Errors
+    /// When the endpoints are malformed.
+    pub fn client(&self) -> Result<Souk> {
+        Ok(Souk::connect(&Endpoints::new(&self.stack.endpoint("command"), &self.stack.endpoint("query")))?)
+    }
+
+    /// A session with patience for faults.
+    ///
+    /// # Errors
+    /// When the endpoints are malformed.
+    pub fn session(&self) -> Result<Session> {
+        Ok(self.client()?.session().caller("test").deadline(Duration::from_secs(60)))
+    }
+
+    /// Kills a service as `kill -9` does and starts it again.
+    ///
+    /// # Errors
+    /// When it does not become ready again.
+    pub async fn kill_and_restart(&mut self, service: Service) -> Result<()> {
+        self.stack.kill_service(service).await?;
+        self.stack.start_service(service)?;
+        self.stack.wait_until_ready(READY_PATIENCE).await?;
+        self.write_run_file()
+    }
+
+    /// Runs a `souk` command against this system.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub async fn souk(&self, args: &[&str]) -> Result<std::process::Output> {
+        let mut command = Command::new(souk_binary()?);
+        command.args(args).env("SOUK_RUN_FILE", &self.run_file).stdin(Stdio::null()).kill_on_drop(true);
+        Ok(command.output().await?)
+    }
+
+    /// What `souk audit` finds, clean or not.
+    ///
+    /// # Errors
+    /// When it could not look.
+    pub async fn audit(&self) -> Result<Value> {
+        self.write_run_file()?;
+        let output = self.souk(&["audit", "--json"]).await?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        serde_json::from_str(&text).with_context(|| format!("audit said {text:?} {:?}", String::from_utf8_lossy(&output.stderr)))
+    }
+
+    /// Fails unless log, streams and views agree.
+    ///
+    /// # Errors
+    /// With the differences.
+    pub async fn audit_clean(&self) -> Result<Value> {
+        let findings = self.audit().await?;
+        if findings["wrong"].as_object().is_some_and(serde_json::Map::is_empty) { Ok(findings) } else { bail!("audit: {findings:#}") }
+    }
+
+    /// A pool on each write database.
+    ///
+    /// # Errors
+    /// When one cannot be reached.
+    pub async fn write_pools(&self) -> Result<Vec<PgPool>> {
+        let mut pools = Vec::new();
+        for database in self.stack.write_databases() {
+            pools.push(PgPool::connect(&database.url).await?);
+        }
+        Ok(pools)
+    }
+
+    /// A pool on each read database.
+    ///
+    /// # Errors
+    /// When one cannot be reached.
+    pub async fn read_pools(&self) -> Result<Vec<PgPool>> {
+        let mut pools = Vec::new();
+        for database in self.stack.read_databases() {
+            pools.push(PgPool::connect(&database.url).await?);
+        }
+        Ok(pools)
+    }
+
+    fn write_run_file(&self) -> Result<()> {
+        self.stack.run_file()?.write(&self.run_file)
+    }
+}
+
+/// The `souk` binary beside the test's own.
+fn souk_binary() -> Result<PathBuf> {
+    let own = std::env::current_exe()?;
+    let folder = own.ancestors().find(|folder| folder.join("souk").is_file());
+    Ok(folder.context("the souk binary is not built: cargo build -p souk")?.join("souk"))
+}
+
+/// Asks until the answer is `Some`, at most for `patience`.
+///
+/// # Errors
+/// When the time is over, or `ask` fails.
+pub async fn until<T, F: Future<Output = Result<Option<T>>>>(what: &str, patience: Duration, mut ask: impl FnMut() -> F) -> Result<T> {
+    const PAUSE: Duration = Duration::from_millis(50);
+    let deadline = Instant::now() + patience;
+    loop {
+        if let Some(answer) = ask().await? {
+            return Ok(answer);
+        }
+        if Instant::now() >= deadline {
+            bail!("{what}: not within {patience:?}");
+        }
+        sleep(PAUSE).await;
+    }
+}

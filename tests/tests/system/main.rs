@@ -1,0 +1,9 @@
+//! The system as a whole, over real servers, processes and sockets.
+
+mod audit;
+mod bad_input;
+mod faults;
+mod flash_sale;
+mod idempotency;
+mod one_order;
+mod sessions;
