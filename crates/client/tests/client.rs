@@ -137,7 +137,7 @@ impl Server {
     fn start(listener: TcpListener, subject: &Subject) -> Self {
         let settings = Settings::from_toml(&format!("[installation]\ntoken_key = \"{KEY}\"\n")).unwrap();
         let process = Process::new(Arc::new(settings), ServiceKind::Command, &Health::new(), CancellationToken::new());
-        let server = GrpcServer::new("public", &process)
+        let server = GrpcServer::new("internal", &process)
             .add(limited!(catalog::command_service_server::CommandServiceServer::new(subject.clone()), process))
             .add(limited!(orders::query_service_server::QueryServiceServer::new(subject.clone()), process));
         Self { served: tokio::spawn(server.serve(listener)), process }

@@ -37,11 +37,12 @@ pub(crate) struct Cluster {
 }
 
 impl Cluster {
-    /// Opens the folder, creating its content if there is none.
-    pub fn open(room: PathBuf, tools: PostgresTools, account: Option<Account>) -> Result<Self> {
+    /// Opens the folder, creating its content if there is none. `for_tests` says that new content need not be on disk before the first
+    /// write-ahead log is.
+    pub fn open(room: PathBuf, tools: PostgresTools, account: Option<Account>, for_tests: bool) -> Result<Self> {
         let secret = room.join("password");
         if version(&room).is_none() {
-            initialise(&room, &secret, &tools, account.as_ref())?;
+            initialise(&room, &secret, &tools, account.as_ref(), for_tests)?;
         }
         let password = fs::read_to_string(&secret).with_context(|| format!("cannot read {}", secret.display()))?.trim().to_owned();
         Ok(Self { room, password, tools, account })
@@ -102,7 +103,7 @@ impl Cluster {
     }
 }
 
-fn initialise(room: &Path, secret: &Path, tools: &PostgresTools, account: Option<&Account>) -> Result<()> {
+fn initialise(room: &Path, secret: &Path, tools: &PostgresTools, account: Option<&Account>, for_tests: bool) -> Result<()> {
     fs::write(secret, random_hex()?).with_context(|| format!("cannot write {}", secret.display()))?;
     fs::set_permissions(secret, Permissions::from_mode(0o600))?;
     if let Some(account) = account {
@@ -116,6 +117,9 @@ fn initialise(room: &Path, secret: &Path, tools: &PostgresTools, account: Option
     let mut command = tools.program("initdb");
     command.arg("-D").arg(&unfinished).args(["--username", USER, "--auth=scram-sha-256", "--encoding=UTF8", "--locale=C"]);
     command.arg(format!("--pwfile={}", secret.display())).current_dir(room).stdin(Stdio::null());
+    if for_tests {
+        command.arg("--no-sync");
+    }
     if let Some(account) = account {
         command.uid(account.uid).gid(account.gid);
     }

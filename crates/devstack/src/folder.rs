@@ -68,6 +68,11 @@ impl TemporaryFolder {
         Ok(Self { path, _lock: lock })
     }
 
+    /// Whether this is such a folder or lies in one, so that what is in it need not outlive the machine.
+    pub(crate) fn holds(path: &Path) -> bool {
+        path.components().any(|part| part.as_os_str().to_string_lossy().starts_with(TEMPORARY))
+    }
+
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path

@@ -13,6 +13,7 @@ use sqlx::{ConnectOptions, Connection, PgConnection};
 use crate::account::{Account, make_room, remove_room};
 use crate::child::{Child, Launch};
 use crate::cluster::{self, Cluster};
+use crate::folder::TemporaryFolder;
 use crate::identity::ProcessIdentity;
 use crate::ports::Port;
 use crate::tools::PostgresTools;
@@ -87,7 +88,8 @@ impl Postgres {
         let room = make_room(&options.folder, account.as_ref())?;
         let version = cluster::version(&room);
         let tools = PostgresTools::find(version, account.as_ref())?;
-        let cluster = tokio::task::spawn_blocking(move || Cluster::open(room, tools, account)).await??;
+        let for_tests = TemporaryFolder::holds(&options.folder);
+        let cluster = tokio::task::spawn_blocking(move || Cluster::open(room, tools, account, for_tests)).await??;
         let port = options.port.choose()?;
         let mut postgres = Self { options, cluster, port, child: None };
         if let Err(error) = postgres.start_again().await {

@@ -212,6 +212,8 @@ impl Stack {
             });
             set(&mut table, &format!("{side}.databases"), Value::Array(entries.collect()));
         }
+        // One process of each service: started again under its old name, it need not wait for its own leases to end.
+        set(&mut table, "process.replica", "1");
         set(&mut table, "nats.url", self.nats.url());
         for (name, port) in &self.ports {
             set(&mut table, &format!("listen.{name}"), format!("127.0.0.1:{port}"));

@@ -139,6 +139,9 @@ impl ReadStore {
     }
 }
 
+/// A connection that was used within this time is taken to live.
+const UNTESTED_PAUSE: Duration = Duration::from_millis(250);
+
 /// One pool per database, each with a first connection, so that a wrong address is told at start.
 pub(crate) async fn connect(configs: &[DatabaseConfig], access: Access) -> Result<Vec<Database>, ReadStoreError> {
     let named_well = configs.iter().enumerate().all(|(index, config)| {
@@ -166,7 +169,12 @@ async fn connect_one(config: &DatabaseConfig, access: Access) -> Result<Database
     let pool = PgPoolOptions::new()
         .max_connections(config.max_connections.max(1))
         .acquire_timeout(Duration::from_secs(5))
+        // A ping per checkout would double the round trips of a hot path; one after a pause finds the connections that a
+        // restarted server has dropped, before each of them fails somebody.
         .test_before_acquire(false)
+        .before_acquire(|connection, meta| {
+            Box::pin(async move { Ok(meta.idle_for < UNTESTED_PAUSE || sqlx::Connection::ping(connection).await.is_ok()) })
+        })
         .connect_with(options)
         .await
         .map_err(ReadStoreError::database(&config.name))?;

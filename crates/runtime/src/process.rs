@@ -94,7 +94,7 @@ impl Process {
     pub fn new(settings: Arc<Settings>, service: ServiceKind, health: &Health, shutdown: CancellationToken) -> Self {
         let replica = match settings.process.replica.as_str() {
             "" => format!("{}-{}", service.name(), std::process::id()),
-            name => name.to_owned(),
+            name => format!("{}-{name}", service.name()),
         };
         let health = health.scoped(service.name());
         // Without any component it would count as ready until the service has got as far as naming one.

@@ -119,7 +119,7 @@ impl Running {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let subject = Subject::default();
-        let server = GrpcServer::new("public", &process)
+        let server = GrpcServer::new("internal", &process)
             .add(limited!(catalog::query_service_server::QueryServiceServer::new(subject.clone()), process))
             .add(limited!(orders::query_service_server::QueryServiceServer::new(subject.clone()), process));
         let served = tokio::spawn(server.serve(listener));

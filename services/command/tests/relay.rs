@@ -4,7 +4,7 @@
 use std::{
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -34,6 +34,7 @@ const TUNING: Tuning =
 struct Truth {
     store: Mutex<MemoryStore>,
     away: AtomicBool,
+    clock: AtomicU64,
 }
 
 impl Truth {
@@ -42,6 +43,12 @@ impl Truth {
             return Err(StoreError::Unavailable("away".into()));
         }
         Ok(self.store.lock().expect("not poisoned").clone())
+    }
+
+    /// Raises the epoch, to one that was never used.
+    fn take(&self, log: LogId) -> Belief {
+        let now = self.clock.fetch_add(1, Ordering::SeqCst);
+        self.store.lock().expect("not poisoned").take(log, now)
     }
 
     /// Everything is as in a backup that holds nothing.
@@ -86,7 +93,7 @@ impl World {
         let bus = JetStreamBus::new(Connection::open(&nats.url(), "relay").await.expect("a good url"), Subjects::new("souk"));
         let publisher = JetStreamPublisher::new(bus.client().clone(), bus.subjects().clone(), LIMITS, Uuid::from_u128(1));
         let stranger = jetstream::new(async_nats::connect(nats.url()).await.expect("connects"));
-        let truth = Truth { store: Mutex::default(), away: AtomicBool::new(false) };
+        let truth = Truth { store: Mutex::default(), away: AtomicBool::new(false), clock: AtomicU64::new(1_000) };
         let relays = Relays {
             store: Arc::new(truth),
             publisher: Arc::new(publisher),
@@ -100,7 +107,7 @@ impl World {
 
     /// A log taken over: its relay runs.
     fn own(&self, history: History) -> Owned {
-        let belief = self.relays.store.store.lock().expect("not poisoned").take(history.log(), 1);
+        let belief = self.relays.store.take(history.log());
         self.relay(belief, history)
     }
 
@@ -164,18 +171,17 @@ impl Owned {
     /// Waits until the stream is a copy of the log from `first` on, and proves it event by event.
     async fn copied_from(&self, first: u64) {
         let (log, head) = (self.history.log(), self.belief.position);
-        let publisher = &self.relays.publisher;
-        within(async {
-            loop {
-                let state = publisher.state(log).await.ok().flatten();
-                let whole = state.is_some_and(|state| state.last == head && state.first.0 == first && state.whole && state.settled);
-                if whole && self.relay.progress.acknowledged() == head {
-                    return;
-                }
-                tokio::task::yield_now().await;
+        let (patience, mut state) = (Instant::now() + Duration::from_secs(30), None);
+        loop {
+            state = self.relays.publisher.state(log).await.ok().flatten().or(state);
+            let whole = state.is_some_and(|state| state.last == head && state.first.0 == first && state.whole && state.settled);
+            if whole && self.relay.progress.acknowledged() == head {
+                break;
             }
-        })
-        .await;
+            let acknowledged = self.relay.progress.acknowledged();
+            assert!(Instant::now() < patience, "want {first} to {head}, acknowledged {acknowledged}, last seen {state:?}");
+            tokio::task::yield_now().await;
+        }
         let count = (head.0 + 1 - first) as usize;
         let store = self.relays.store.store.lock().expect("not poisoned").clone();
         let stored = store.read(log, Position(first), count).await.expect("read");
@@ -413,7 +419,7 @@ async fn a_relay_whose_log_was_taken_over_touches_nothing_and_ends() {
     let mut owned = world.own(history());
     owned.commit(20).await;
     owned.copied().await;
-    world.relays.store.store.lock().expect("not poisoned").take(LOG, 1);
+    world.relays.store.take(LOG);
     world.stranger.delete_stream(world.stream_name()).await.expect("deleted");
     within(owned.relay.stopped()).await;
     assert_eq!(world.state(LOG).await, None);
@@ -514,7 +520,8 @@ async fn a_relay_stops_soon_and_holds_little_while_nats_is_away() {
 async fn messages_carry_the_trace_of_their_command() {
     let world = World::new().await;
     let traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
-    let mut owned = world.own(History { traceparent, ..history() });
+    let mut owned = world.own(history());
+    owned.history.traceparent = traceparent;
     owned.commit(1).await;
     owned.history.traceparent = "";
     owned.commit(1).await;

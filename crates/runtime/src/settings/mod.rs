@@ -143,7 +143,8 @@ fn loopback_url(port: u16) -> String {
 section! {
     /// How a process is named and how it ends.
     ProcessSettings {
-        /// Name among the replicas of a service; service name and process id when empty.
+        /// What tells this process from other replicas of its service; the process id when empty. A process that is started
+        /// again under the same name takes its work up at once; no two that run may share one.
         replica: String = String::new(),
         /// Time between "not serving" and the closed door, so that load balancers notice.
         #[serde(with = "humantime_serde")]

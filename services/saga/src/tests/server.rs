@@ -58,7 +58,9 @@ impl Doors {
         if fault == Fault::BeforeEffect {
             return Err(away());
         }
-        let outcome = self.0.execute(request_id, command).await;
+        // A caller that dies must not leave a command half done.
+        let shop = self.0.clone();
+        let outcome = tokio::spawn(async move { shop.execute(request_id, command).await }).await.expect("no rule panics");
         if fault == Fault::AfterEffect {
             return Err(away());
         }

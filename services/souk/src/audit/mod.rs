@@ -20,7 +20,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use futures::{StreamExt, TryStreamExt, stream};
 use souk_bus::JetStreamBus;
-use souk_bus_publisher::{JetStreamPublisher, StreamLimits};
+use souk_bus_publisher::{JetStreamPublisher, LogPublisher, StreamLimits};
 use souk_devstack::RunFile;
 use souk_event_sourcing::{LogId, Partition, Position, Region};
 use souk_event_store::PostgresStore;
@@ -132,6 +132,7 @@ impl Sources {
         let bus = JetStreamBus::connect(&settings.nats.url, &settings.nats.prefix, "souk-audit").await?;
         let limits = StreamLimits { max_age: settings.nats.stream_max_age, max_bytes: settings.nats.stream_max_bytes, replicas: settings.nats.stream_replicas };
         let publisher = JetStreamPublisher::new(bus.client().clone(), bus.subjects().clone(), limits, write.installation());
+        tokio::time::timeout(settle, publisher.reachable()).await.context("NATS does not answer")?;
         Ok(Self { write, publisher, bus, read, settle, progress: Progress { events: AtomicU64::new(0), shown } })
     }
 

@@ -74,7 +74,7 @@ pub async fn run(args: Args) -> Result<()> {
     let outcome = outcome.await;
     let stopped = tokio::select! {
         stopped = system.stop(&report) => stopped,
-        signal = termination() => Err(anyhow!("{signal} again: ended at once")),
+        signal = interrupted_again() => Err(anyhow!("{signal} again: ended at once")),
     };
     fs::remove_file(&run_file).ok();
     outcome.and(stopped)
