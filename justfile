@@ -6,17 +6,17 @@ setup:
     @sh crates/devstack/scripts/setup.sh
 
 # Start everything on this machine: `just up --help`
-[positional-arguments]
+[no-exit-message, positional-arguments]
 up *ARGS: _first setup _build
     @target/debug/souk up "$@"
 
 # Tell the story of an order against the running system
-[positional-arguments]
+[no-exit-message, positional-arguments]
 demo *ARGS: setup _build
     @target/debug/souk demo "$@"
 
 # Run any souk command: `just souk call SERVICE/METHOD '{json}'`
-[positional-arguments]
+[no-exit-message, positional-arguments]
 souk *ARGS: setup _build
     @target/debug/souk "$@"
 
@@ -24,9 +24,10 @@ souk *ARGS: setup _build
 test: setup _build
     cargo test --workspace
 
-# Run the unit tests (under 2 minutes on a warm build)
-test-quick: setup
-    cargo test --workspace --lib
+# Run the unit tests, and the whole system once (under 2 minutes on a warm build)
+test-quick: setup _build
+    cargo test --workspace --lib --bins
+    cargo test -p souk --test up one_process
 
 # Check format, lints, contracts and dependencies
 check: setup

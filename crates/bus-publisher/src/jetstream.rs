@@ -125,7 +125,9 @@ impl LogPublisher for JetStreamPublisher {
             Ok(message) => Ok(Event::decode(message.payload).ok().and_then(|event| from_wire(event).ok())),
             Err(error) => match error.kind() {
                 RawMessageErrorKind::NoMessageFound => Ok(None),
-                RawMessageErrorKind::JetStream(refusal) if refusal.error_code() == ErrorCode::STREAM_NOT_FOUND => Err(PublishError::NoStream),
+                RawMessageErrorKind::JetStream(refusal) if refusal.error_code() == ErrorCode::STREAM_NOT_FOUND => {
+                    Err(PublishError::NoStream)
+                }
                 RawMessageErrorKind::JetStream(refusal) => Err(refused(&refusal)),
                 _ => Err(unavailable(&error)),
             },

@@ -56,7 +56,9 @@ pub type Ack = BoxFuture<'static, Result<(), PublishError>>;
 /// A log's stream at the broker, for the log's owner.
 ///
 /// Its law: an event is stored only if the stream ends right before its position, and then at the sequence that is its
-/// position; an acknowledgement of one event stands for all before it. No call waits for a broker that is away.
+/// position. What lies at the end is not looked at: behind a message of somebody else's the next publish of a window is
+/// stored. So an acknowledgement stands for the events before it only if none of them was refused. No call waits for a
+/// broker that is away.
 #[async_trait::async_trait]
 pub trait LogPublisher: Send + Sync {
     /// Waits until there is a connection to the broker.

@@ -68,7 +68,8 @@ impl StreamSettings {
     pub fn met_by(&self, log: LogId, found: &Config) -> bool {
         let wanted = self.applied(log, found.clone(), Position(1));
         let limits = found.max_age == wanted.max_age && found.max_bytes == wanted.max_bytes && found.num_replicas == wanted.num_replicas;
-        let bounded = [found.max_messages, found.max_messages_per_subject, i64::from(found.max_message_size)].iter().any(|limit| *limit > 0);
+        let bounded =
+            [found.max_messages, found.max_messages_per_subject, i64::from(found.max_message_size)].iter().any(|limit| *limit > 0);
         let altered = found.republish.is_some() || found.subject_transform.is_some() || found.mirror.is_some() || found.sources.is_some();
         limits
             && !bounded

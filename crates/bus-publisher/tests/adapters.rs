@@ -3,7 +3,10 @@
 
 use std::time::Duration;
 
-use async_nats::jetstream::{self, stream::{Config, DiscardPolicy}};
+use async_nats::jetstream::{
+    self,
+    stream::{Config, DiscardPolicy},
+};
 use prost::Message;
 use souk_bus::{BusError, Connection, EventSource, Feed, JetStreamBus, MemoryBus, Subjects, to_wire};
 use souk_bus_publisher::{
@@ -169,7 +172,8 @@ async fn a_hole_is_seen_and_delivered_as_one() {
 #[tokio::test]
 async fn settings_are_put_right_without_losing_what_is_there() {
     let world = World::new().await;
-    let stream = world.stranger.create_stream(Config { discard: DiscardPolicy::New, max_messages: 5, ..world.foreign(1) }).await.expect("made");
+    let stream =
+        world.stranger.create_stream(Config { discard: DiscardPolicy::New, max_messages: 5, ..world.foreign(1) }).await.expect("made");
     let events = History::of(log(1), "settled").events(6);
     publish(&world.publisher, &events[..5]).await;
     assert_eq!(one(&world.publisher, &events[5]).await, Err(PublishError::Full));
@@ -178,7 +182,10 @@ async fn settings_are_put_right_without_losing_what_is_there() {
     world.publisher.settle(log(1)).await.expect("settled");
     let settled = state(&world.publisher, 1).await;
     // What was gone before is not held against the stream.
-    assert_eq!((settled.begin, settled.first, settled.last, settled.whole, settled.settled), (Position(2), Position(2), Position(5), true, true));
+    assert_eq!(
+        (settled.begin, settled.first, settled.last, settled.whole, settled.settled),
+        (Position(2), Position(2), Position(5), true, true)
+    );
     assert_eq!(one(&world.publisher, &events[5]).await, Ok(()));
     // New limits of the installation are settled the same way.
     let tighter = publisher(&world.bus, StreamLimits { max_age: Duration::from_secs(3600), max_bytes: 64 << 20, replicas: 1 });
@@ -241,4 +248,25 @@ async fn messages_that_are_not_the_event_of_their_place_end_the_consumer() {
     let junk = failure(&mut consumer).await;
     assert!(matches!(junk, BusError::Malformed(_)) && !junk.retryable(), "{junk}");
     assert_eq!(world.publisher.event(log(1), Position(3)).await, Ok(None));
+}
+
+/// Why a relay verifies the end of a stream event by event: the window goes on behind a message it does not own.
+#[tokio::test]
+async fn a_window_slips_in_behind_a_foreign_message() {
+    let world = World::new().await;
+    let events = History::of(log(1), "window").events(6);
+    world.publisher.create(log(1), Position(1)).await.expect("made");
+    publish(&world.publisher, &events[..2]).await;
+    // What another owner, of another history, puts at position 3.
+    let theirs = &History::of(log(1), "another history").events(3)[2];
+    assert_eq!(one(&world.publisher, theirs).await, Ok(()));
+    let mut outcomes = Vec::new();
+    for event in &events[2..] {
+        outcomes.push(one(&world.publisher, event).await);
+    }
+    assert_eq!(outcomes, [Err(PublishError::WrongSequence), Ok(()), Ok(()), Ok(())]);
+    let end = world.publisher.event(log(1), Position(6)).await.expect("told");
+    assert_eq!(end.as_ref(), Some(&events[5]), "the end alone looks right");
+    assert!(state(&world.publisher, 1).await.whole);
+    assert_eq!(world.publisher.event(log(1), Position(3)).await.expect("told").as_ref(), Some(theirs));
 }

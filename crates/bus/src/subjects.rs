@@ -47,7 +47,14 @@ mod tests {
     #[test]
     fn names_are_pinned() {
         let (subjects, log) = (Subjects::new("souk"), LogId { region: Region(1), partition: Partition(7) });
-        let names = [subjects.stream(log), subjects.log(log), subjects.head(log), subjects.heads(log.region), subjects.feed(log), subjects.feeds(log.region)];
+        let names = [
+            subjects.stream(log),
+            subjects.log(log),
+            subjects.head(log),
+            subjects.heads(log.region),
+            subjects.feed(log),
+            subjects.feeds(log.region),
+        ];
         assert_eq!(names, ["souk-1-7", "souk.log.1.7", "souk.head.1.7", "souk.head.1.*", "souk.feed.1.7", "souk.feed.1.*"]);
     }
 }

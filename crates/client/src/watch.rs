@@ -30,7 +30,7 @@ struct Watch {
 }
 
 enum Step {
-    Order(Order),
+    Order(Box<Order>),
     Heartbeat,
     End,
 }
@@ -87,7 +87,7 @@ impl Watch {
                 Ok(step) => {
                     (self.failures, self.heard) = (0, Instant::now());
                     match step {
-                        Step::Order(order) => return Ok(Some(order)),
+                        Step::Order(order) => return Ok(Some(*order)),
                         Step::Heartbeat => {}
                         Step::End => return Ok(None),
                     }
@@ -115,7 +115,7 @@ impl Watch {
             self.session.merge_token(&as_of.token);
             self.token = as_of.token;
         }
-        Ok(message.order.map_or(Step::Heartbeat, Step::Order))
+        Ok(message.order.map_or(Step::Heartbeat, |order| Step::Order(Box::new(order))))
     }
 
     async fn open(&self) -> Result<Streaming<WatchOrderResponse>, Status> {

@@ -180,13 +180,14 @@ fn open_log(log: &Path) -> Result<File> {
     OpenOptions::new().create(true).append(true).open(log).with_context(|| format!("cannot open {}", log.display()))
 }
 
-/// Lets the kernel end the child when this process dies, however it dies. `pre_exec` runs behind the change of user, which would clear it.
+/// Lets the kernel end the child when the thread that starts it ends, and with it this process, however it dies. `pre_exec` runs behind the
+/// change of user, which would clear it.
 ///
 /// This is the one piece of unsafe code of the workspace. A shell or a second process in between would be safe code, and would itself
 /// have to survive whatever ends its parent.
 #[cfg(target_os = "linux")]
 #[allow(unsafe_code)]
-fn die_with_parent(command: &mut Command, signal: Signal) {
+pub(crate) fn die_with_parent(command: &mut Command, signal: Signal) {
     let parent = nix::unistd::getpid();
     let ask = move || {
         nix::sys::prctl::set_pdeathsig(signal)?;
@@ -202,4 +203,4 @@ fn die_with_parent(command: &mut Command, signal: Signal) {
 
 /// Other systems know no such signal; the next start cleans up by the recorded identity.
 #[cfg(not(target_os = "linux"))]
-fn die_with_parent(_command: &mut Command, _signal: Signal) {}
+pub(crate) fn die_with_parent(_command: &mut Command, _signal: Signal) {}

@@ -123,6 +123,7 @@ fn initialise(room: &Path, secret: &Path, tools: &PostgresTools, account: Option
     if let Some(account) = account {
         command.uid(account.uid).gid(account.gid);
     }
+    child::die_with_parent(&mut command, Signal::SIGKILL);
     let output = command.output().with_context(|| format!("cannot run {:?}", command.get_program()))?;
     ensure!(
         output.status.success(),

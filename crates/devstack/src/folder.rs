@@ -141,11 +141,13 @@ mod tests {
 
     #[test]
     fn the_folder_of_a_dead_process_is_swept_and_that_of_a_living_one_is_not() {
-        let alive = TemporaryFolder::create().unwrap();
-        let left_over = alive.path().parent().unwrap().join(format!("{TEMPORARY}left-over"));
+        // A place of its own, because tests beside this one sweep the common one.
+        let place = TemporaryFolder::create().unwrap();
+        let [left_over, alive] = ["left-over", "alive"].map(|name| place.path().join(format!("{TEMPORARY}{name}")));
         drop(FolderLock::take(&left_over).unwrap());
-        drop(TemporaryFolder::create().unwrap());
+        let _lock = FolderLock::take(&alive).unwrap();
+        sweep(place.path());
         assert!(!left_over.exists());
-        assert!(alive.path().exists());
+        assert!(alive.exists());
     }
 }

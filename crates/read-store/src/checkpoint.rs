@@ -54,8 +54,10 @@ pub(crate) fn log_id(region: i16, partition: i32) -> LogId {
 }
 
 fn decode(row: checkpoint::Model) -> Result<Checkpoint, ReadStoreError> {
-    let hash = LogHash::from_slice(&row.hash)
-        .ok_or_else(|| ReadStoreError::Corrupt { table: "read_checkpoint".to_owned(), reason: "hash of another length than 16".to_owned() })?;
+    let hash = LogHash::from_slice(&row.hash).ok_or_else(|| ReadStoreError::Corrupt {
+        table: "read_checkpoint".to_owned(),
+        reason: "hash of another length than 16".to_owned(),
+    })?;
     Ok(Checkpoint {
         log: log_id(row.region, row.partition),
         fence: Fence(row.fence as u64),

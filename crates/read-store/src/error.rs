@@ -62,7 +62,9 @@ fn passing(error: &sqlx::Error) -> bool {
             let code = error.code().unwrap_or_default();
             ["08", "40", "53", "55", "57", "58"].iter().any(|class| code.starts_with(class))
         }
-        sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::Protocol(_) | sqlx::Error::PoolTimedOut | sqlx::Error::WorkerCrashed => true,
+        sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::Protocol(_) | sqlx::Error::PoolTimedOut | sqlx::Error::WorkerCrashed => {
+            true
+        }
         _ => false,
     }
 }

@@ -65,11 +65,8 @@ async fn migrate<M: MigratorTrait>(
     let orm = ReadStoreError::orm;
     let name = database.name();
     let transaction = database.orm().begin().await.map_err(orm(name))?;
-    let lock = Statement::from_sql_and_values(
-        transaction.get_database_backend(),
-        "select pg_advisory_xact_lock($1)",
-        [MIGRATION_LOCK.into()],
-    );
+    let lock =
+        Statement::from_sql_and_values(transaction.get_database_backend(), "select pg_advisory_xact_lock($1)", [MIGRATION_LOCK.into()]);
     transaction.execute_raw(lock).await.map_err(orm(name))?;
     // Unlike rows, tables and ids must not go back after a crash.
     transaction.execute_unprepared("set local synchronous_commit = on").await.map_err(orm(name))?;
@@ -161,7 +158,6 @@ async fn read(pool: &PgPool) -> Result<Option<(Uuid, Installation)>, sqlx::Error
     if !exists {
         return Ok(None);
     }
-    let row: Option<(Uuid, i16, i32)> =
-        sqlx::query_as("select id, region, partitions from read_installation").fetch_optional(pool).await?;
+    let row: Option<(Uuid, i16, i32)> = sqlx::query_as("select id, region, partitions from read_installation").fetch_optional(pool).await?;
     Ok(row.map(|(id, region, partitions)| (id, Installation { region: Region(region as u16), partitions: partitions as u16 })))
 }

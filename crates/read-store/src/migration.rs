@@ -2,7 +2,10 @@
 
 use sea_orm_migration::{
     MigrationName, MigrationTrait, MigratorTrait, SchemaManager, async_trait,
-    sea_orm::{ConnectionTrait, DbErr, DynIden, sea_query::{Alias, IntoIden}},
+    sea_orm::{
+        ConnectionTrait, DbErr, DynIden,
+        sea_query::{Alias, IntoIden},
+    },
 };
 
 pub(crate) struct StoreMigrator;

@@ -65,7 +65,7 @@ impl PointView {
         let many = format!(
             "select {columns} from unnest($1::smallint[], $2::int[], $3::text[]) with ordinality i(region, partition, key, ord) \
              join read_checkpoint c on c.region = i.region and c.partition = i.partition \
-             left join {} v on v.region = i.region and v.partition = i.partition and v.key = i.key \
+             left join lateral (select * from {} t where t.region = i.region and t.partition = i.partition and t.key = i.key offset 0) v on true \
              order by i.ord",
             table.name
         );

@@ -47,7 +47,10 @@ impl ViewStore for PostgresViews {
     async fn claim(&self, logs: &[LogId], now: UnixMillis) -> Result<Vec<Checkpoint>, ReadStoreError> {
         let query = sqlx::query(CLAIM).bind(regions(logs.iter().copied())).bind(partitions(logs.iter().copied())).bind(now.0);
         let rows = query.fetch_all(self.database.pool()).await.map_err(|error| self.failed(error))?;
-        rows.iter().map(|row| decode_checkpoint(row, log_id(row.try_get(0)?, row.try_get(1)?), 2)).collect::<Result<_, _>>().map_err(|error| self.failed(error))
+        rows.iter()
+            .map(|row| decode_checkpoint(row, log_id(row.try_get(0)?, row.try_get(1)?), 2))
+            .collect::<Result<_, _>>()
+            .map_err(|error| self.failed(error))
     }
 
     async fn checkpoints(&self, logs: &[LogId]) -> Result<Vec<Checkpoint>, ReadStoreError> {
@@ -58,7 +61,10 @@ impl ViewStore for PostgresViews {
         );
         let query = query.bind(regions(logs.iter().copied())).bind(partitions(logs.iter().copied()));
         let rows = query.fetch_all(self.database.pool()).await.map_err(|error| self.failed(error))?;
-        rows.iter().map(|row| decode_checkpoint(row, log_id(row.try_get(0)?, row.try_get(1)?), 2)).collect::<Result<_, _>>().map_err(|error| self.failed(error))
+        rows.iter()
+            .map(|row| decode_checkpoint(row, log_id(row.try_get(0)?, row.try_get(1)?), 2))
+            .collect::<Result<_, _>>()
+            .map_err(|error| self.failed(error))
     }
 
     async fn load(&self, table: &'static Table, keys: &[RowKey]) -> Result<Vec<Row>, ReadStoreError> {

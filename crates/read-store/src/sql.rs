@@ -135,14 +135,15 @@ pub(crate) const CLAIM: &str = "with locked as materialized (\
     from locked l where c.region = l.region and c.partition = l.partition \
     returning c.region, c.partition, c.fence, c.epoch, c.position, c.hash, c.revision, c.updated_ms";
 
-/// Rows by their keys.
+/// Rows by their keys. `offset 0` keeps the look-up a look-up per key, whatever size the table had when it was planned.
 pub(crate) fn load(table: &Table) -> String {
     let mut next = 1;
     let keys = table.key.iter().map(|column| format!("t.{0} = i.{0}{1}", column.name, column.cast()));
     format!(
-        "select t.region, t.partition, {} from {} join {} t on t.region = i.region and t.partition = i.partition and {}",
-        list("t.", table.bound()),
+        "select r.* from {} cross join lateral (select t.region, t.partition, {} from {} t \
+         where t.region = i.region and t.partition = i.partition and {} offset 0) r",
         unnest(table.key.iter(), &mut next),
+        list("t.", table.bound()),
         table.name,
         keys.collect::<Vec<_>>().join(" and "),
     )

@@ -144,9 +144,10 @@ const UNTESTED_PAUSE: Duration = Duration::from_millis(250);
 
 /// One pool per database, each with a first connection, so that a wrong address is told at start.
 pub(crate) async fn connect(configs: &[DatabaseConfig], access: Access) -> Result<Vec<Database>, ReadStoreError> {
-    let named_well = configs.iter().enumerate().all(|(index, config)| {
-        !config.name.is_empty() && configs[..index].iter().all(|earlier| earlier.name != config.name)
-    });
+    let named_well = configs
+        .iter()
+        .enumerate()
+        .all(|(index, config)| !config.name.is_empty() && configs[..index].iter().all(|earlier| earlier.name != config.name));
     if configs.is_empty() || !named_well {
         return Err(ReadStoreError::BadConfiguration);
     }
@@ -158,13 +159,16 @@ async fn connect_one(config: &DatabaseConfig, access: Access) -> Result<Database
         Access::Read => &[("default_transaction_read_only", "on")],
         Access::Write => &[("synchronous_commit", "off"), ("plan_cache_mode", "force_generic_plan")],
     };
+    // A plan is kept for the life of a connection, often from when the tables were empty: it must not scan them whole. The
+    // price the planner then puts on unavoidable scans would call for compilation, which costs more than they do.
+    let session = session.iter().chain(&[("enable_seqscan", "off"), ("jit", "off")]);
     let options = PgConnectOptions::from_str(&config.url)
         .map_err(ReadStoreError::database(&config.name))?
         .application_name(match access {
             Access::Read => "souk-read",
             Access::Write => "souk-projector",
         })
-        .options(session.iter().copied())
+        .options(session.copied())
         .disable_statement_logging();
     let pool = PgPoolOptions::new()
         .max_connections(config.max_connections.max(1))

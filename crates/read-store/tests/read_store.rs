@@ -15,8 +15,8 @@ use sea_orm_migration::{
 use souk_devstack::{Postgres, PostgresOptions, TemporaryFolder};
 use souk_event_sourcing::{Epoch, LogHash, LogId, Partition, Position, Region, UnixMillis};
 use souk_read_store::{
-    Access, Advance, Batch, Checkpoint, Column, DatabaseConfig, Fence, Installation, Kind, MemoryViews, PointView, PostgresViews, ReadStore,
-    ReadStoreError, Row, RowKey, Table, Value, ViewStore,
+    Access, Advance, Batch, Checkpoint, Column, DatabaseConfig, Fence, Installation, Kind, MemoryViews, PointView, PostgresViews,
+    ReadStore, ReadStoreError, Row, RowKey, Table, Value, ViewStore,
 };
 
 static THING: Table = Table {
@@ -33,8 +33,11 @@ static THING: Table = Table {
         Column::new("written_ms", Kind::WrittenMs),
     ],
 };
-static TALLY: Table =
-    Table { name: "tally", key: &[Column::new("day", Kind::Int), Column::new("name", Kind::Text)], columns: &[Column::new("units", Kind::Sum)] };
+static TALLY: Table = Table {
+    name: "tally",
+    key: &[Column::new("day", Kind::Int), Column::new("name", Kind::Text)],
+    columns: &[Column::new("units", Kind::Sum)],
+};
 static TABLES: &[&Table] = &[&THING, &TALLY];
 
 struct Things;
@@ -78,7 +81,8 @@ fn log(partition: u16) -> LogId {
 }
 
 fn thing(partition: u16, key: &str, position: u64, body: &'static [u8]) -> Row {
-    let tags = vec!["plain".to_owned(), "with \"quotes\" and \\".to_owned(), "a,b {c} NULL ".to_owned(), "NULL".to_owned(), "ünï".to_owned()];
+    let tags =
+        vec!["plain".to_owned(), "with \"quotes\" and \\".to_owned(), "a,b {c} NULL ".to_owned(), "NULL".to_owned(), "ünï".to_owned()];
     Row {
         key: RowKey { log: log(partition), key: vec![Value::from(key)] },
         position: Position(position),
@@ -149,10 +153,7 @@ async fn a_write_is_all_or_nothing_per_log(store: &dyn ViewStore) {
     assert!(stored(store, &THING, 1).await.is_empty() && stored(store, &TALLY, 1).await.is_empty());
     assert_eq!(checkpoint(store, 1).await, second);
     let moved = checkpoint(store, 0).await;
-    assert_eq!(
-        (moved.epoch, moved.position, moved.hash, moved.revision, moved.written),
-        (Epoch(9), Position(2), LogHash([2; 16]), 5, NOW)
-    );
+    assert_eq!((moved.epoch, moved.position, moved.hash, moved.revision, moved.written), (Epoch(9), Position(2), LogHash([2; 16]), 5, NOW));
     for believed in [
         Advance { from_epoch: Epoch(8), ..step(&moved, 3) },
         Advance { from_position: Position(1), ..step(&moved, 3) },
@@ -282,7 +283,10 @@ async fn a_row_is_read_with_the_checkpoint_of_its_snapshot(server: &Server) {
     let readers = ReadStore::open(&configs, Access::Read, HERE).await.unwrap();
     let found = readers.read_row(&view, log(0), "a").await.unwrap();
     let row = found.row.clone().unwrap();
-    assert_eq!((row.version.0, row.position, row.revision, row.updated, &*row.body), (2, Position(2), 3, UnixMillis(7), b"body".as_slice()));
+    assert_eq!(
+        (row.version.0, row.position, row.revision, row.updated, &*row.body),
+        (2, Position(2), 3, UnixMillis(7), b"body".as_slice())
+    );
     assert_eq!((row.stale_since, row.parked_at), (None, None));
     let as_of = found.as_of;
     assert_eq!((as_of.position.log, as_of.position.epoch, as_of.position.position), (log(0), Epoch(9), Position(2)));
@@ -361,8 +365,10 @@ async fn writers_that_race_never_mix(server: &Server) {
                         return;
                     }
                     let advances: Vec<_> = mine.iter().map(|checkpoint| step(checkpoint, checkpoint.position.0 + 1)).collect();
-                    let tallies: Vec<_> = advances.iter().map(|advance| tally(advance.log.partition.0, "n", advance.position.0, 1)).collect();
-                    let thing_of = |advance: &Advance| thing(advance.log.partition.0, &advance.position.to_string(), advance.position.0, b"x");
+                    let tallies: Vec<_> =
+                        advances.iter().map(|advance| tally(advance.log.partition.0, "n", advance.position.0, 1)).collect();
+                    let thing_of =
+                        |advance: &Advance| thing(advance.log.partition.0, &advance.position.to_string(), advance.position.0, b"x");
                     let things: Vec<_> = advances.iter().map(thing_of).collect();
                     let written = views.write(&batch(advances.clone(), things, tallies)).await.unwrap();
                     won.fetch_add((advances.len() - written.lost.len()) as u64, Ordering::Relaxed);

@@ -15,7 +15,7 @@ use souk_runtime::{Deadline, GrpcServer, Health, Process, ServiceKind, Settings,
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
-    sync::Notify,
+    sync::{Notify, mpsc},
     task::JoinHandle,
 };
 use tokio_util::sync::CancellationToken;
@@ -104,6 +104,11 @@ impl orders::query_service_server::QueryService for Subject {
     }
 }
 
+fn process(grpc: &str) -> Process {
+    let settings = Settings::from_toml(&format!("[installation]\ntoken_key = \"{KEY}\"\n[grpc]\n{grpc}\n")).unwrap();
+    Process::new(Arc::new(settings), ServiceKind::Query, &Health::new(), CancellationToken::new())
+}
+
 /// A running server and what a test needs of it.
 struct Running {
     url: String,
@@ -114,8 +119,7 @@ struct Running {
 
 impl Running {
     async fn start(grpc: &str) -> Self {
-        let settings = Settings::from_toml(&format!("[installation]\ntoken_key = \"{KEY}\"\n[grpc]\n{grpc}\n")).unwrap();
-        let process = Process::new(Arc::new(settings), ServiceKind::Query, &Health::new(), CancellationToken::new());
+        let process = process(grpc);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let subject = Subject::default();
@@ -418,13 +422,13 @@ async fn the_ops_port_tells_readiness_with_reasons_and_metrics() {
 }
 
 #[derive(Clone)]
-struct Receiver(tokio::sync::mpsc::UnboundedSender<Span>);
+struct Receiver(mpsc::Sender<Span>);
 
 #[tonic::async_trait]
 impl TraceService for Receiver {
     async fn export(&self, request: Request<ExportTraceServiceRequest>) -> Result<Response<ExportTraceServiceResponse>, Status> {
         let scopes = request.into_inner().resource_spans.into_iter().flat_map(|resource| resource.scope_spans);
-        scopes.flat_map(|scope| scope.spans).for_each(|span| drop(self.0.send(span)));
+        scopes.flat_map(|scope| scope.spans).for_each(|span| self.0.try_send(span).expect("the test takes them"));
         Ok(Response::new(ExportTraceServiceResponse::default()))
     }
 }
@@ -433,9 +437,9 @@ impl TraceService for Receiver {
 async fn a_call_is_exported_as_a_child_of_its_callers_span() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let endpoint = format!("http://{}", listener.local_addr().unwrap());
-    let (sender, mut spans) = tokio::sync::mpsc::unbounded_channel();
-    let receiver = tonic::transport::Server::builder().add_service(TraceServiceServer::new(Receiver(sender)));
-    let receiving = tokio::spawn(receiver.serve_with_incoming(tonic::transport::server::TcpIncoming::from(listener)));
+    let (sender, mut spans) = mpsc::channel(10_000);
+    let receiver = GrpcServer::new("internal", &process("")).add(TraceServiceServer::new(Receiver(sender)));
+    let receiving = tokio::spawn(receiver.serve(listener));
     let settings = TelemetrySettings { otlp_endpoint: Some(endpoint), ..TelemetrySettings::default() };
     let telemetry = Telemetry::init(&settings, "test", "test-1").unwrap();
 

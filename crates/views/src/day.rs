@@ -51,10 +51,11 @@ impl FromStr for Day {
     type Err = InvalidDay;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let shape = text.len() == 10 && text.bytes().enumerate().all(|(index, byte)| match index {
-            4 | 7 => byte == b'-',
-            _ => byte.is_ascii_digit(),
-        });
+        let shape = text.len() == 10
+            && text.bytes().enumerate().all(|(index, byte)| match index {
+                4 | 7 => byte == b'-',
+                _ => byte.is_ascii_digit(),
+            });
         if !shape {
             return Err(InvalidDay);
         }
@@ -91,7 +92,18 @@ mod tests {
 
     #[test]
     fn no_other_text_is_a_day() {
-        for text in ["", "2024-1-01", "2023-02-29", "2024-04-31", "2024-13-01", "2024-00-10", "0000-01-01", "2024/01/01", "+024-01-01", "2024-01-0é"] {
+        for text in [
+            "",
+            "2024-1-01",
+            "2023-02-29",
+            "2024-04-31",
+            "2024-13-01",
+            "2024-00-10",
+            "0000-01-01",
+            "2024/01/01",
+            "+024-01-01",
+            "2024-01-0é",
+        ] {
             assert_eq!(text.parse::<Day>(), Err(InvalidDay), "{text}");
         }
     }

@@ -50,9 +50,9 @@ impl Folder {
             }
             for key in keys.into_values() {
                 let category = key.1.category().to_owned();
-                self.rows.entities.get_or_insert(&key, || {
-                    Entity::empty(&category).map(|entity| Held { entity, position: Position(0), changed: false })
-                });
+                self.rows
+                    .entities
+                    .get_or_insert(&key, || Entity::empty(&category).map(|entity| Held { entity, position: Position(0), changed: false }));
             }
         }
         Ok(())

@@ -20,16 +20,7 @@ const STATE: Column = Column::new("state", Small);
 pub static PRODUCT: Table = Table {
     name: "product_view",
     key: &[KEY],
-    columns: &[
-        VERSION,
-        STALE_SINCE,
-        PARKED_AT,
-        UPDATED_MS,
-        BODY,
-        STATE,
-        Column::new("category", Text),
-        Column::new("tags", Texts),
-    ],
+    columns: &[VERSION, STALE_SINCE, PARKED_AT, UPDATED_MS, BODY, STATE, Column::new("category", Text), Column::new("tags", Texts)],
 };
 
 /// Stock; key: product id; body: `souk.stock.v1.Availability`.
@@ -43,16 +34,7 @@ pub static CART: Table = Table { name: "cart_view", key: &[KEY], columns: &[VERS
 pub static ORDER: Table = Table {
     name: "order_view",
     key: &[KEY],
-    columns: &[
-        VERSION,
-        STALE_SINCE,
-        PARKED_AT,
-        UPDATED_MS,
-        BODY,
-        Column::new("customer_id", Text),
-        STATE,
-        Column::new("placed_ms", Big),
-    ],
+    columns: &[VERSION, STALE_SINCE, PARKED_AT, UPDATED_MS, BODY, Column::new("customer_id", Text), STATE, Column::new("placed_ms", Big)],
 };
 
 /// Events of orders; key: order id and version; body: `souk.orders.v1.TimelineEntry` without `projected_time`.

@@ -3,10 +3,11 @@
 use std::collections::HashMap;
 
 use bytes::Bytes;
-use proptest::prelude::*;
+use proptest::{prelude::*, strategy::ValueTree};
 use prost::Message;
 use prost_types::Timestamp;
 use souk_codec::KINDS;
+use souk_devstack::{Postgres, PostgresOptions, TemporaryFolder};
 use souk_domain::{
     Correction, Note, OrderId, ProductFacts, ProductId, ProductStatus, Quantity, Receipt, ReservationId, Stock, cart, stock,
 };
@@ -20,9 +21,9 @@ use souk_proto::{
     orders::v1::{self as orders, OrderState},
     stock::v1 as stocks,
 };
-use souk_read_store::{Advance, Batch, MemoryViews, Row, Table, Value, ViewStore};
+use souk_read_store::{Advance, Batch, DatabaseConfig, Installation, MemoryViews, PostgresViews, ReadStore, Row, Table, Value, ViewStore};
 use souk_views::{
-    AVAILABILITY, CART, Day, Folder, ORDER, ORDER_TIMELINE, PRODUCT, PoisonReason, Reference, SALES_DAY, TABLES, comparable,
+    AVAILABILITY, CART, Day, Folder, ORDER, ORDER_TIMELINE, PRODUCT, PoisonReason, Reference, SALES_DAY, TABLES, ViewsMigrator, comparable,
     fold_reference, revision,
 };
 use uuid::Uuid;
@@ -133,7 +134,8 @@ fn an_order_is_followed_from_placing_to_delivery() {
     assert_eq!((&row.values[0], &row.values[3]), (&Value::Int(5), &Value::Int(START_MS + 4_000)));
 
     let timeline = reference.rows(&ORDER_TIMELINE);
-    let entries: Vec<_> = timeline.iter().map(|row| orders::TimelineEntry::decode(row.values[0].as_bytes().unwrap().clone()).unwrap()).collect();
+    let entries: Vec<_> =
+        timeline.iter().map(|row| orders::TimelineEntry::decode(row.values[0].as_bytes().unwrap().clone()).unwrap()).collect();
     let summaries: Vec<_> = entries.iter().map(|entry| entry.summary.as_str()).collect();
     assert_eq!(
         summaries,
@@ -297,17 +299,20 @@ fn random_book(events: Vec<(u16, String, &'static str, Vec<u8>)>) -> Logbook {
     book
 }
 
+fn logs() -> Vec<LogId> {
+    (0..3).map(|partition| LogId { region: Region(1), partition: Partition(partition) }).collect()
+}
+
 /// Folds `events` into a store in batches of these sizes, as a projector does, forgetting a log here and there.
-async fn fold_in_batches(events: &[RecordedEvent], sizes: &[usize], cache: usize) -> MemoryViews {
-    let logs: Vec<_> = (0..3).map(|partition| LogId { region: Region(1), partition: Partition(partition) }).collect();
-    let store = MemoryViews::new(logs.clone(), TABLES);
+async fn fold_in_batches(store: &dyn ViewStore, events: &[RecordedEvent], sizes: &[usize], cache: usize) {
+    let logs = logs();
     store.claim(&logs, UnixMillis(1)).await.unwrap();
     let mut folder = Folder::new(cache);
     let (mut rest, mut sizes) = (events, sizes.iter().cycle());
     while !rest.is_empty() {
         let (batch, later) = rest.split_at(rest.len().min(*sizes.next().unwrap()));
         rest = later;
-        folder.prepare(&store, batch).await.unwrap();
+        folder.prepare(store, batch).await.unwrap();
         batch.iter().for_each(|event| folder.apply(event).unwrap());
         let checkpoints = store.checkpoints(&logs).await.unwrap();
         let advance = |last: &RecordedEvent| {
@@ -322,16 +327,37 @@ async fn fold_in_batches(events: &[RecordedEvent], sizes: &[usize], cache: usize
             folder.forget(logs[rest.len() % 2]);
         }
     }
-    store
 }
 
-async fn stored(store: &MemoryViews, table: &'static Table) -> Vec<Row> {
-    let mut rows = Vec::new();
-    for partition in 0..3 {
-        let log = LogId { region: Region(1), partition: Partition(partition) };
-        rows.extend(store.scan(table, log, None, usize::MAX).await.unwrap().rows.into_iter().map(|row| comparable(table, row)));
+/// Compares every row of every table with the fold.
+async fn assert_stored(store: &dyn ViewStore, reference: &Reference) {
+    for table in TABLES.iter().copied() {
+        let mut rows: Vec<Row> = Vec::new();
+        for log in logs() {
+            rows.extend(store.scan(table, log, None, 100_000).await.unwrap().rows.into_iter().map(|row| comparable(table, row)));
+        }
+        assert_eq!(rows, reference.rows(table), "{}", table.name);
     }
-    rows
+}
+
+/// The tables as the migration makes them take what the projections write, and give it back.
+#[tokio::test]
+async fn the_tables_of_the_migration_hold_the_rows() {
+    let folder = TemporaryFolder::create().unwrap();
+    let postgres = Postgres::start(PostgresOptions::new(folder.path().join("postgres"))).await.unwrap();
+    postgres.create_database("views").await.unwrap();
+    let config = [DatabaseConfig { name: "views".to_owned(), url: postgres.url("views"), max_connections: 2 }];
+    let installation = Installation { region: Region(1), partitions: 3 };
+    let store = ReadStore::install::<ViewsMigrator>(&config, installation, UnixMillis(1)).await.unwrap();
+    let views = PostgresViews::new(store.databases()[0].clone(), TABLES);
+    let mut runner = proptest::test_runner::TestRunner::deterministic();
+    let events = prop::collection::vec(random_event(), 400).new_tree(&mut runner).unwrap().current();
+    let book = random_book(events);
+    fold_in_batches(&views, &book.events, &[1, 50, 7, 120], 4).await;
+    let reference = book.fold();
+    assert!(TABLES.iter().all(|table| !reference.rows(table).is_empty()));
+    assert_stored(&views, &reference).await;
+    store.close().await;
 }
 
 proptest! {
@@ -347,10 +373,9 @@ proptest! {
         let reference = book.fold();
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         runtime.block_on(async {
-            let store = fold_in_batches(&book.events, &sizes, cache).await;
-            for table in TABLES.iter().copied() {
-                assert_eq!(stored(&store, table).await, reference.rows(table), "{}", table.name);
-            }
+            let store = MemoryViews::new(logs(), TABLES);
+            fold_in_batches(&store, &book.events, &sizes, cache).await;
+            assert_stored(&store, &reference).await;
         });
     }
 

@@ -6,16 +6,16 @@ use std::{
 
 use souk_bus::JetStreamBus;
 use souk_bus_publisher::JetStreamPublisher;
-use souk_event_sourcing::{Epoch, LogId, Partition, Position, UnixMillis};
-use souk_event_store::{PostgresStore, Retention, StoreError, Taken};
+use souk_event_sourcing::{Epoch, LogId, Partition, Position, RecordedEvent, UnixMillis};
+use souk_event_store::{Belief, PostgresStore, Retention, StoreError, Taken};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::{
-    committer::Work,
+    committer::{Outlet, Work},
     gateway::Lanes,
-    relay::{self, OwnedLog, RelayHandle, Relays},
+    relay::{self, OwnedLog, RelayHandle, Relays, Ring},
 };
 
 /// The logs this process owns, each with its relay.
@@ -130,8 +130,7 @@ impl Owner {
         let (log, epoch) = (taken.log, taken.belief.epoch);
         let stop = CancellationToken::new();
         let relay = self.relays.spawn(log, epoch, relay::Head { position: taken.belief.position, hash: taken.belief.hash }, stop.clone());
-        let ring = relay.ring.clone();
-        let outlet = Box::new(move |event: &Arc<souk_event_sourcing::RecordedEvent>| ring.push(event.clone()));
+        let outlet = Box::new(relay.ring.clone());
         self.held.lock().insert(log, Holding { epoch, relay, stop });
         let Some(lane) = self.lanes.get(&log) else { return };
         if lane.send(Work::Own { taken, outlet }).await.is_err() {
@@ -144,5 +143,15 @@ impl Owner {
 impl OwnedLog for PostgresStore {
     async fn still_owner(&self, log: LogId, epoch: Epoch) -> Result<bool, StoreError> {
         Self::still_owner(self, log, epoch).await
+    }
+}
+
+impl Outlet for Arc<Ring> {
+    fn push(&self, event: Arc<RecordedEvent>) {
+        Ring::push(self, event);
+    }
+
+    fn ends_at(&self, head: &Belief) {
+        Ring::ends_at(self, relay::Head { position: head.position, hash: head.hash });
     }
 }

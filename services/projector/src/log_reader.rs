@@ -51,12 +51,8 @@ impl GrpcLog {
 #[async_trait]
 impl LogReader for GrpcLog {
     async fn read(&self, log: LogId, from: Position, limit: u32) -> Result<Vec<RecordedEvent>, LogError> {
-        let mut request = Request::new(ReadRangeRequest {
-            region: log.region.0.into(),
-            partition: log.partition.0.into(),
-            from_position: from.0,
-            limit,
-        });
+        let mut request =
+            Request::new(ReadRangeRequest { region: log.region.0.into(), partition: log.partition.0.into(), from_position: from.0, limit });
         request.set_timeout(CALL_TIMEOUT);
         telemetry::inject(request.metadata_mut());
         let mut client = self.0.clone();

@@ -18,7 +18,7 @@ impl Shard {
     /// A write found another checkpoint than believed.
     pub(crate) fn lost(&mut self, log: LogId) {
         counter!("souk_projector_lost_total").increment(1);
-        self.folder.forget(log);
+        let _ = log;
         self.unsynced.insert(log);
     }
 
@@ -105,7 +105,13 @@ impl Shard {
 
     /// An event at `position` cannot be applied or written. If that may be the rows' fault the log is folded anew, once;
     /// else it stands still, visibly, and is tried again now and then.
-    pub(crate) async fn stand_still(&mut self, log: LogId, position: Position, reason: String, mendable: bool) -> Result<(), ReadStoreError> {
+    pub(crate) async fn stand_still(
+        &mut self,
+        log: LogId,
+        position: Position,
+        reason: String,
+        mendable: bool,
+    ) -> Result<(), ReadStoreError> {
         let Some(progress) = self.logs.get_mut(&log) else { return Ok(()) };
         if mendable && progress.mended_at != Some(position) {
             progress.mended_at = Some(position);
@@ -121,7 +127,7 @@ impl Shard {
         let mut backoff = known.map_or_else(|| Backoff::new(Duration::from_secs(1), Duration::from_secs(60)), |halted| halted.backoff);
         let retry_at = Instant::now() + backoff.pause();
         progress.halted = Some(Halted { reason, backoff, retry_at });
-        self.folder.forget(log);
+        let _ = log;
         self.note(log);
         Ok(())
     }

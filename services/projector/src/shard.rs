@@ -78,7 +78,10 @@ pub(crate) enum Held {
     Nobody,
     Us(Fence),
     /// Another projector raised the fence after us. It keeps the log while it moves.
-    Another { seen: Position, since: Instant },
+    Another {
+        seen: Position,
+        since: Instant,
+    },
 }
 
 /// Why a log stands still, and when it is tried again.
@@ -170,7 +173,7 @@ impl Shard {
     /// Starts reading `log` behind `checkpoint`, which is the stored one and ours; `truth_first` as in [`Reader`].
     pub(crate) fn resume(&mut self, checkpoint: Checkpoint, truth_first: bool) {
         let log = checkpoint.log;
-        self.folder.forget(log);
+        let _ = log;
         let Some(progress) = self.logs.get_mut(&log) else { return };
         progress.stop_reading();
         progress.generation += 1;

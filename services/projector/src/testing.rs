@@ -13,9 +13,7 @@ use async_trait::async_trait;
 use futures::{StreamExt, stream};
 use prost::Message;
 use souk_bus::{BusError, EventSource, Events};
-use souk_event_sourcing::{
-    Epoch, EventId, Hlc, LogHash, LogId, Partition, Position, RecordedEvent, Region, StreamId, UnixMillis, Version,
-};
+use souk_event_sourcing::{Epoch, EventId, Hlc, LogHash, LogId, Partition, Position, RecordedEvent, Region, StreamId, UnixMillis, Version};
 use souk_proto::stock::v1::StockReceived;
 use uuid::Uuid;
 

@@ -14,7 +14,9 @@ use proptest::prelude::*;
 use souk_bus::{Feed, MemoryBus};
 use souk_event_sourcing::{LogId, Position, RecordedEvent, Region, UnixMillis};
 use souk_proto::log::v1::{ChangeFeed, HeadAnnouncement};
-use souk_read_store::{Advance, Batch, Checkpoint, Fence, MemoryViews, Page, ReadStoreError, Row, RowKey, Table, Value, ViewStore, Written};
+use souk_read_store::{
+    Advance, Batch, Checkpoint, Fence, MemoryViews, Page, ReadStoreError, Row, RowKey, Table, Value, ViewStore, Written,
+};
 use souk_runtime::Health;
 use souk_views::{AVAILABILITY, TABLES, fold_reference};
 use tokio::task::JoinHandle;
@@ -80,13 +82,7 @@ impl World {
     fn start(&self) -> Running {
         let (changes, _) = Changes::start(Arc::new(self.feed.clone()));
         let board = Board::new(self.heads.clone());
-        let ports = Ports {
-            source: self.bus.clone(),
-            truth: self.truth.clone(),
-            heads: self.heads.clone(),
-            changes,
-            board: board.clone(),
-        };
+        let ports = Ports { source: self.bus.clone(), truth: self.truth.clone(), heads: self.heads.clone(), changes, board: board.clone() };
         let component = self.health.component("database r0");
         let shard = Shard::new("r0".to_owned(), self.store.clone(), self.logs.clone(), ports, CONFIG, component);
         let shutdown = CancellationToken::new();
@@ -396,4 +392,3 @@ async fn the_feed_follows_every_step_without_a_gap_and_speaks_when_idle() {
     }
     running.stop().await;
 }
-

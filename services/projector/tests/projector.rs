@@ -11,9 +11,7 @@ use prost::Message;
 use souk_bus::{Feed, JetStreamBus, to_wire};
 use souk_bus_publisher::{JetStreamPublisher, LogPublisher, StreamLimits};
 use souk_devstack::{Nats, NatsOptions, Postgres, PostgresOptions, TemporaryFolder};
-use souk_event_sourcing::{
-    Epoch, EventId, Hlc, LogHash, LogId, Partition, Position, RecordedEvent, Region, StreamId, UnixMillis, Version,
-};
+use souk_event_sourcing::{Epoch, EventId, Hlc, LogHash, LogId, Partition, Position, RecordedEvent, Region, StreamId, UnixMillis, Version};
 use souk_proto::{
     cart::v1::{Cart, ItemAdded},
     internal::v1::{GetStatusRequest, PartitionStatus, admin_service_client::AdminServiceClient},
@@ -23,10 +21,9 @@ use souk_proto::{
     },
 };
 use souk_read_store::{Access, DatabaseConfig, Installation, PostgresViews, ReadStore, ViewStore};
-use souk_runtime::{Health, Listeners, Process, ServiceKind, Settings};
+use souk_runtime::{GrpcServer, Health, Listeners, Process, ServiceKind, Settings};
 use souk_views::{CART_VIEW, TABLES, comparable, fold_reference};
 use tokio::{net::TcpListener, task::JoinHandle};
-use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 use uuid::Uuid;
@@ -121,8 +118,10 @@ impl World {
         let event_log = EventLog::default();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let event_log_port = listener.local_addr().unwrap().port();
-        let server = tonic::transport::Server::builder().add_service(EventLogServiceServer::new(event_log.clone()));
-        tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
+        let settings = Settings::from_toml(&format!("[installation]\ntoken_key = \"{}\"\n", "01".repeat(32))).unwrap();
+        let process = Process::new(Arc::new(settings), ServiceKind::Command, &Health::new(), CancellationToken::new());
+        let server = GrpcServer::new("internal", &process).add(EventLogServiceServer::new(event_log.clone()));
+        tokio::spawn(server.serve(listener));
         let bus = JetStreamBus::connect(&nats.url(), "souk", "test").await.unwrap();
         let limits = StreamLimits { max_age: Duration::from_secs(3600), max_bytes: 1 << 30, replicas: 1 };
         let publisher = JetStreamPublisher::new(bus.client().clone(), bus.subjects().clone(), limits, Uuid::from_u128(1));
@@ -238,7 +237,8 @@ async fn events_become_rows_through_bus_and_event_log() {
     let mut feed = world.bus.subscribe_changes(Region(1)).await.unwrap();
     let projector = Projector::start(world.settings()).await;
     wait("the projector is ready", || async { projector.health.is_ready() }).await;
-    let store = ReadStore::open(&world.databases(), Access::Write, Installation { region: Region(1), partitions: PARTITIONS }).await.unwrap();
+    let store =
+        ReadStore::open(&world.databases(), Access::Write, Installation { region: Region(1), partitions: PARTITIONS }).await.unwrap();
 
     // Log 0: all on the bus. Log 1: the bus kept only the end. Log 2: the bus has nothing. Log 3: it lost the end.
     logs.iter().for_each(|events| world.record(events));

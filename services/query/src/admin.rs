@@ -57,6 +57,7 @@ fn figures(core: &Core) -> Vec<(String, f64)> {
     let mut figures = vec![
         ("cache_hits".to_owned(), hits as f64),
         ("cache_misses".to_owned(), misses as f64),
+        ("cache_loads".to_owned(), core.reader.loads() as f64),
         ("cache_hit_ratio".to_owned(), if reads == 0 { 0.0 } else { hits as f64 / reads as f64 }),
         ("cache_entries".to_owned(), cache.entries() as f64),
         ("cache_bytes".to_owned(), cache.weight() as f64),

@@ -20,15 +20,14 @@ impl From<ReadError> for Failure {
                 .with("visible", known.position)
                 .with("lag_events", token.position.0.saturating_sub(known.position.0))
                 .with("waited_ms", waited.as_millis()),
-            ReadError::Restored { log, token } => {
-                Self::refused("LOG_RESTORED", text).with("region", log.region).with("partition", log.partition).with("position", token.position)
-            }
+            ReadError::Restored { log, token } => Self::refused("LOG_RESTORED", text)
+                .with("region", log.region)
+                .with("partition", log.partition)
+                .with("position", token.position),
             ReadError::Parked { log, at } => {
                 Self::refused("ENTITY_PARKED", text).with("region", log.region).with("partition", log.partition).with("position", at)
             }
-            ReadError::UnknownLog(log) => {
-                Self::refused("LOG_NOT_KEPT", text).with("region", log.region).with("partition", log.partition)
-            }
+            ReadError::UnknownLog(log) => Self::refused("LOG_NOT_KEPT", text).with("region", log.region).with("partition", log.partition),
             ReadError::Store(error) if error.retryable() => {
                 tracing::debug!(%error, "the read store does not answer");
                 Self::unavailable("STORE_UNAVAILABLE", "the read store does not answer", RETRY_STORE)

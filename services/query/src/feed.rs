@@ -1,6 +1,9 @@
 //! The change feed as the cache hears it.
 
-use std::{sync::Arc, time::{Duration, Instant}};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use futures::StreamExt;
 use souk_bus::Feed;

@@ -39,12 +39,7 @@ pub(crate) fn as_of(key: &TokenKey, freshness: Freshness) -> proto::AsOf {
 }
 
 fn position(at: LogPosition) -> proto::LogPosition {
-    proto::LogPosition {
-        region: at.log.region.0.into(),
-        partition: at.log.partition.0.into(),
-        epoch: at.epoch.0,
-        position: at.position.0,
-    }
+    proto::LogPosition { region: at.log.region.0.into(), partition: at.log.partition.0.into(), epoch: at.epoch.0, position: at.position.0 }
 }
 
 pub(crate) fn timestamp(time: UnixMillis) -> prost_types::Timestamp {

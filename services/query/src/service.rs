@@ -6,8 +6,9 @@ use std::{
 use anyhow::Context;
 use souk_bus::{Feed, JetStreamBus};
 use souk_proto::{
-    cart::v1::query_service_server::QueryServiceServer as CartServer, catalog::v1::query_service_server::QueryServiceServer as CatalogServer,
-    internal::v1::admin_service_server::AdminServiceServer, orders::v1::query_service_server::QueryServiceServer as OrdersServer,
+    cart::v1::query_service_server::QueryServiceServer as CartServer,
+    catalog::v1::query_service_server::QueryServiceServer as CatalogServer, internal::v1::admin_service_server::AdminServiceServer,
+    orders::v1::query_service_server::QueryServiceServer as OrdersServer,
     stock::v1::query_service_server::QueryServiceServer as StockServer,
 };
 use souk_runtime::{Component, GrpcServer, Listeners, Process, limited};
@@ -35,10 +36,8 @@ pub async fn run(process: Process, listeners: Listeners) -> anyhow::Result<()> {
     let background = tokio::spawn(serve_from_store(process.clone(), entrance.clone(), bus, component));
     let admin = Admin { entrance: entrance.clone(), replica: process.replica.clone(), started: Instant::now() };
     let internal_server = GrpcServer::new("internal", &process).add(limited!(AdminServiceServer::new(admin), process));
-    let served = tokio::try_join!(
-        public_server(&process, Queries(entrance.clone())).serve(public),
-        internal_server.serve(listeners.internal)
-    );
+    let served =
+        tokio::try_join!(public_server(&process, Queries(entrance.clone())).serve(public), internal_server.serve(listeners.internal));
     background.abort();
     if let Ok(core) = entrance.core() {
         core.store.close().await;

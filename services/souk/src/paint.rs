@@ -2,12 +2,21 @@
 
 use std::{
     fmt::Display,
-    io::{IsTerminal, stdout},
+    io::{ErrorKind, IsTerminal, Write, stdout},
     sync::LazyLock,
     time::{Duration, SystemTime},
 };
 
 static COLOURED: LazyLock<bool> = LazyLock::new(|| stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none());
+
+/// A line on stdout. When nobody reads it any more, as behind `head`, the program ends without a word.
+pub fn say(line: impl Display) {
+    match writeln!(stdout(), "{line}") {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => std::process::exit(0),
+        // A full disk or the like: the next line will show it, if anything can.
+        _ => {}
+    }
+}
 
 fn paint(code: &str, text: impl Display) -> String {
     if *COLOURED { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_string() }

@@ -1,7 +1,7 @@
 //! `souk seed`: countable products and customers, for load tests.
 
 use std::{
-    future::Future,
+    collections::{HashMap, HashSet},
     io::{IsTerminal, Write, stderr},
     sync::{
         Arc,
@@ -47,70 +47,74 @@ pub struct Args {
 
 /// Creates what is not there yet; a second run changes nothing.
 pub async fn run(args: Args) -> Result<()> {
-    let souk = args.target.connect(1 + args.concurrency / 128)?;
+    let concurrency = args.concurrency.max(1);
+    let souk = args.target.connect(1 + concurrency / 128)?;
+    // Each step has a session of its own: tokens of all products together would make every query wait for all of them.
     let session = || souk.session().caller("souk-seed").deadline(Duration::from_secs(30));
-    let work = Work { concurrency: args.concurrency.max(1), stock: args.stock };
     let progress = Progress::new("products", args.products);
-    let chunks = (1..=args.products).step_by(CHUNK as usize).map(|first| first..=(first + CHUNK - 1).min(args.products));
-    work.each(chunks, |chunk| work.products(session(), chunk, &progress)).await.context("products")?;
+    let chunks = (1..=args.products).step_by(CHUNK as usize).map(|first| (first..=args.products).take(CHUNK as usize).collect());
+    stream::iter(chunks)
+        .map(|numbers| find_products(session(), numbers))
+        .buffered(4)
+        .map_ok(|found| stream::iter(found.into_iter().map(Ok)))
+        .try_flatten()
+        .try_for_each_concurrent(concurrency, |found| product(session(), found, args.stock, &progress))
+        .await
+        .context("products")?;
     progress.finish();
     let progress = Progress::new("customers", args.customers);
     let products = args.products.max(1);
-    work.each(1..=args.customers, |number| customer(session(), number, products, &progress)).await.context("customers")?;
+    stream::iter((1..=args.customers).map(Ok))
+        .try_for_each_concurrent(concurrency, |number| customer(session(), number, products, &progress))
+        .await
+        .context("customers")?;
     progress.finish();
     Ok(())
 }
 
-#[derive(Clone, Copy)]
-struct Work {
-    concurrency: usize,
-    stock: i64,
+/// How far a product got in earlier runs.
+struct Found {
+    number: u64,
+    state: Option<ProductState>,
+    received: bool,
 }
 
-impl Work {
-    async fn each<T, F: Future<Output = Result<(), Error>>>(
-        &self,
-        items: impl Iterator<Item = T>,
-        work: impl Fn(T) -> F,
-    ) -> Result<(), Error> {
-        stream::iter(items).map(work).buffer_unordered(self.concurrency).try_collect().await
-    }
+/// Looks several products up, by two queries for all of them.
+async fn find_products(session: Session, numbers: Vec<u64>) -> Result<Vec<Found>, Error> {
+    let product_ids: Vec<_> = numbers.iter().copied().map(product_id).collect();
+    let there = session.query(BatchGetProductsRequest { product_ids: product_ids.clone(), token: String::new() }).await?;
+    let stocked = session.query(BatchGetAvailabilityRequest { product_ids, token: String::new() }).await?;
+    let states: HashMap<_, _> = there.products.iter().map(|product| (product.product_id.as_str(), product.state())).collect();
+    let received: HashSet<_> =
+        stocked.availabilities.iter().filter(|stock| stock.received > 0).map(|stock| stock.product_id.as_str()).collect();
+    let found = numbers.into_iter().map(|number| {
+        let id = product_id(number);
+        Found { number, state: states.get(id.as_str()).copied(), received: received.contains(id.as_str()) }
+    });
+    Ok(found.collect())
+}
 
-    /// Products of consecutive numbers. What is there already is found by two queries for all of them.
-    async fn products(&self, session: Session, numbers: std::ops::RangeInclusive<u64>, progress: &Progress) -> Result<(), Error> {
-        let product_ids: Vec<_> = numbers.clone().map(product_id).collect();
-        let there = session.query(BatchGetProductsRequest { product_ids: product_ids.clone(), token: String::new() }).await?;
-        let stocked = session.query(BatchGetAvailabilityRequest { product_ids, token: String::new() }).await?;
-        for number in numbers {
-            let id = product_id(number);
-            let state = there.products.iter().find(|product| product.product_id == id).map(|product| product.state());
-            let received = stocked.availabilities.iter().any(|stock| stock.product_id == id && stock.received > 0);
-            let sent = self.product(&session, number, state, received).await?;
-            progress.done(sent);
-        }
-        Ok(())
+/// Takes the steps that are missing.
+async fn product(session: Session, found: Found, stock: i64, progress: &Progress) -> Result<(), Error> {
+    let Found { number, state, received } = found;
+    let mut commands = 0;
+    if state.is_none() {
+        let created = session.command(new_product(number)).await;
+        commands += 1;
+        // Another run was faster; the steps after it are checked or harmless.
+        created.map(drop).or_else(|error| if error.code() == Code::AlreadyExists { Ok(()) } else { Err(error) })?;
     }
-
-    /// Takes the steps that are missing, and says how many.
-    async fn product(&self, session: &Session, number: u64, state: Option<ProductState>, received: bool) -> Result<u64, Error> {
-        let mut sent = 0;
-        if state.is_none() {
-            let created = session.command(new_product(number)).await;
-            sent += 1;
-            // Another run was faster; the steps after it are checked or harmless.
-            created.map(drop).or_else(|error| if error.code() == Code::AlreadyExists { Ok(()) } else { Err(error) })?;
-        }
-        if !received {
-            let request_id = request_id(&format!("stock of p-{number}: {}", self.stock));
-            session.command(ReceiveStockRequest { request_id, product_id: product_id(number), quantity: self.stock }).await?;
-            sent += 1;
-        }
-        if state.is_none_or(|state| state == ProductState::Draft) {
-            session.command(PublishProductRequest { product_id: product_id(number), ..Default::default() }).await?;
-            sent += 1;
-        }
-        Ok(sent)
+    if !received {
+        let request_id = request_id(&format!("stock of p-{number}: {stock}"));
+        session.command(ReceiveStockRequest { request_id, product_id: product_id(number), quantity: stock }).await?;
+        commands += 1;
     }
+    if state.is_none_or(|state| state == ProductState::Draft) {
+        session.command(PublishProductRequest { product_id: product_id(number), ..Default::default() }).await?;
+        commands += 1;
+    }
+    progress.done(commands);
+    Ok(())
 }
 
 /// A customer's cart, if there never was one.

@@ -5,7 +5,10 @@ use std::{fmt::Write, time::SystemTime};
 use anyhow::Result;
 use souk_proto::orders::v1::{GetOrderTimelineRequest, TimelineEntry};
 
-use crate::{paint, system::Target};
+use crate::{
+    paint::{self, say},
+    system::Target,
+};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -24,12 +27,12 @@ pub async fn run(args: Args) -> Result<()> {
     let timeline = session.query(GetOrderTimelineRequest { order_id: args.order_id, token: String::new() }).await?;
     if args.json {
         for entry in &timeline.entries {
-            println!("{}", json(entry));
+            say(json(entry));
         }
         return Ok(());
     }
-    println!("{}", paint::bold(format!("order {}", timeline.order_id)));
-    print!("{}", table(&timeline.entries));
+    say(paint::bold(format!("order {}", timeline.order_id)));
+    say(table(&timeline.entries).trim_end());
     Ok(())
 }
 

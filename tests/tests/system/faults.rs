@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use async_nats::jetstream;
-use futures::{StreamExt, future::join_all};
+use futures::{TryStreamExt, future::join_all};
 use rand::{Rng, SeedableRng, rngs::SmallRng};
 use souk_client::Session;
 use souk_devstack::Service;
@@ -24,7 +24,7 @@ const CALLERS: usize = 48;
 const PRODUCTS: u32 = 40;
 const KILLS: usize = 10;
 /// Acknowledged commands between two faults: each fault hits a system that works.
-const BETWEEN: usize = 150;
+const BETWEEN: usize = 350;
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Callers who send commands, repeat them by request id until they are answered, and remember what was acknowledged.
@@ -154,7 +154,12 @@ async fn killing_nats_and_taking_its_streams_loses_and_doubles_nothing() -> Resu
     system.stack.nats.start_again().await?;
     load.progress("jetstream wiped").await?;
     let context = jetstream::new(async_nats::connect(system.stack.nats.url()).await?);
-    let names: Vec<String> = context.stream_names().map(|name| Ok::<_, anyhow::Error>(name?)).collect::<Vec<_>>().await.into_iter().collect::<Result<_>>()?;
+    let names = until("streams are back", PATIENCE, || async {
+        let infos: Vec<_> = context.streams().try_collect().await?;
+        let filled: Vec<_> = infos.into_iter().filter(|info| info.state.messages > 3).map(|info| info.config.name).collect();
+        Ok((filled.len() > 1).then_some(filled))
+    })
+    .await?;
     let [first, second, ..] = names.as_slice() else { anyhow::bail!("streams: {names:?}") };
     context.delete_stream(first).await?;
     load.progress("one stream deleted").await?;

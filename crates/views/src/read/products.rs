@@ -1,7 +1,4 @@
-use sea_orm::{
-    ColumnTrait, EntityTrait, FromQueryResult, QueryFilter, QueryOrder, QuerySelect, QueryTrait,
-    sea_query::Expr,
-};
+use sea_orm::{ColumnTrait, EntityTrait, FromQueryResult, QueryFilter, QueryOrder, QuerySelect, QueryTrait, sea_query::Expr};
 use souk_event_sourcing::UnixMillis;
 use souk_proto::catalog::v1::ProductState;
 use souk_read_store::{ReadStore, ReadStoreError};
@@ -46,14 +43,12 @@ pub async fn list_products(
         query = query.filter(Column::Category.eq(category));
     }
     if let Some(tag) = &filter.tag {
-        query = query.filter(Expr::cust_with_values("tags @> array[$1]::text[]", [tag.as_str()]));
+        // Not `array[$1]`: the query builder takes brackets for quotes.
+        query = query.filter(Expr::cust_with_values("tags @> array_append(null::text[], $1)", [tag.as_str()]));
     }
     let parts = in_snapshots::<Listed>(store, Scope::All, &query.into_query()).await?;
     let page = Page::merge(parts, limit, |row| row.key.clone());
-    let rows = page.rows.into_iter().map(|row| ListedRow {
-        cursor: row.key,
-        body: row.body.into(),
-        stale_since: row.stale_since.map(UnixMillis),
-    });
+    let rows =
+        page.rows.into_iter().map(|row| ListedRow { cursor: row.key, body: row.body.into(), stale_since: row.stale_since.map(UnixMillis) });
     Ok(Page { rows: rows.collect(), more: page.more, as_of: page.as_of })
 }

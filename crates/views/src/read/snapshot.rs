@@ -84,9 +84,7 @@ where
         (!logs.is_empty()).then_some((database, logs))
     });
     try_join_all(holding.map(|(database, logs)| async move {
-        in_snapshot(database, &logs, query)
-            .await
-            .map_err(|source| ReadStoreError::Orm { database: database.name().to_owned(), source })
+        in_snapshot(database, &logs, query).await.map_err(|source| ReadStoreError::Orm { database: database.name().to_owned(), source })
     }))
     .await
 }
@@ -95,8 +93,7 @@ async fn in_snapshot<M>(database: &Database, logs: &[LogId], query: &SelectState
 where
     M: FromQueryResult + Send + Sync,
 {
-    let transaction =
-        database.orm().begin_with_config(Some(IsolationLevel::RepeatableRead), Some(AccessMode::ReadOnly)).await?;
+    let transaction = database.orm().begin_with_config(Some(IsolationLevel::RepeatableRead), Some(AccessMode::ReadOnly)).await?;
     let as_of = checkpoints(&transaction, logs).await?;
     let statement = transaction.get_database_backend().build(query);
     let rows = M::find_by_statement(statement).all(&transaction).await?;

@@ -18,8 +18,14 @@ use super::{
     replies,
 };
 
-/// Where committed events go next; must not block.
-pub type Outlet = Box<dyn Fn(&Arc<RecordedEvent>) + Send>;
+/// Where committed events of one log go next. Nothing here may block.
+pub trait Outlet: Send {
+    /// The next event.
+    fn push(&self, event: Arc<RecordedEvent>);
+
+    /// The log ends here, and what lies between was not pushed: the outcome of an append was unknown.
+    fn ends_at(&self, head: &Belief);
+}
 /// Told of a log that another replica took over; must not block.
 pub type LostLog = Box<dyn Fn(LogId) + Send>;
 /// Takes snapshots to be kept; must not block.
@@ -31,7 +37,7 @@ pub enum Work<M: Model> {
     /// The entities as of now, for look-ups and for callers who wait for an outcome.
     Read { log: LogId, streams: Vec<StreamId>, reply: oneshot::Sender<Result<Seen<M>, CommandError>> },
     /// A log was taken over: commands on it are welcome from now on.
-    Own { taken: Taken, outlet: Outlet },
+    Own { taken: Taken, outlet: Box<dyn Outlet> },
 }
 
 /// Entities as they were when their log ended at `head`.
@@ -57,7 +63,7 @@ pub(super) struct Owned {
     pub belief: Belief,
     /// Epoch of the event at the head.
     pub written: Epoch,
-    outlet: Outlet,
+    outlet: Box<dyn Outlet>,
 }
 
 impl Owned {
@@ -131,7 +137,7 @@ impl<M: Model, L: Lane> Committer<M, L> {
         }
     }
 
-    fn own(&mut self, taken: Taken, outlet: Outlet) {
+    fn own(&mut self, taken: Taken, outlet: Box<dyn Outlet>) {
         self.entities.forget_log(taken.log);
         self.owned.insert(taken.log, Owned { belief: taken.belief, written: taken.written, outlet });
     }
@@ -209,6 +215,7 @@ impl<M: Model, L: Lane> Committer<M, L> {
         if stored != owned.belief {
             if stored.position > owned.belief.position {
                 owned.written = stored.epoch;
+                owned.outlet.ends_at(&stored);
             }
             owned.belief = stored;
             self.entities.forget_log(log);
@@ -325,7 +332,7 @@ impl<M: Model, L: Lane> Committer<M, L> {
             owned.written = last.epoch;
         }
         for event in &batch.events {
-            (owned.outlet)(event);
+            owned.outlet.push(event.clone());
         }
         let (entities, planned) = plan.into_parts();
         for (stream, entity, before) in entities {

@@ -1,5 +1,6 @@
 use std::time::Duration;
 
+use futures::{StreamExt, stream};
 use metrics::counter;
 use souk_bus_publisher::{LogPublisher, PublishError, StreamState};
 use souk_event_sourcing::{Epoch, LogHash, LogId, Position, UnixMillis};
@@ -7,7 +8,12 @@ use souk_event_store::{EventLog, StoreError};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use super::{OwnedLog, Relays};
+use super::{OwnedLog, Relays, pump::MOST_FLIGHTS};
+
+/// Events at a stream's end that are proven one by one.
+const PROVEN_END: u64 = 2 * MOST_FLIGHTS as u64;
+/// Of which so many are read at a time.
+const READS: usize = 16;
 
 /// Why a relay cannot go on for now.
 #[derive(Debug, thiserror::Error)]
@@ -102,7 +108,11 @@ pub(super) async fn check<S: OwnedLog, P: LogPublisher, F>(
 }
 
 /// Whether the stream still is what the relay left behind. Asks the database only when the stream was shortened.
-pub(super) async fn unchanged<S: EventLog, P: LogPublisher, F>(relays: &Relays<S, P, F>, log: LogId, copied: Copied) -> Result<bool, Trouble> {
+pub(super) async fn unchanged<S: EventLog, P: LogPublisher, F>(
+    relays: &Relays<S, P, F>,
+    log: LogId,
+    copied: Copied,
+) -> Result<bool, Trouble> {
     let publisher = &*relays.publisher;
     let Some(state) = publisher.state(log).await? else { return Ok(false) };
     if !state.settled || !state.whole || state.last != copied.last {
@@ -135,13 +145,37 @@ async fn compare<S: EventLog, P: LogPublisher, F>(
         return Ok(Err("far behind"));
     }
     let copied = at(store, log, state.first, state.last).await?;
-    if state.first <= state.last {
-        let event = publisher.event(log, state.last).await?;
-        if event.is_none_or(|event| event.log != log || event.position != copied.last || event.hash != copied.hash) {
-            return Ok(Err("different"));
-        }
+    if !ends_as(publisher, log, copied).await? {
+        return Ok(Err("different"));
     }
     Ok(if truncated(store, log, state).await? { Err("truncated") } else { Ok(copied) })
+}
+
+/// Whether the stream's end is the log's. The last hash alone proves no prefix: when somebody else's message took a
+/// position, the publish of it was refused, but those behind it in the window found the sequence they expected and were
+/// stored. So the end is walked event by event, for longer than a window can have gone on.
+async fn ends_as(publisher: &impl LogPublisher, log: LogId, copied: Copied) -> Result<bool, PublishError> {
+    let from = copied.first.0.max((copied.last.0 + 1).saturating_sub(PROVEN_END));
+    let positions = (from..=copied.last.0).map(Position);
+    let mut end = stream::iter(positions).map(|at| async move { (at, publisher.event(log, at).await) }).buffered(READS);
+    let mut before: Option<LogHash> = None;
+    while let Some((at, event)) = end.next().await {
+        let Some(event) = event? else {
+            // Limits may have taken it since the stream was looked at.
+            let now = publisher.state(log).await?;
+            if now.is_none_or(|now| now.first <= at) {
+                return Ok(false);
+            }
+            before = None;
+            continue;
+        };
+        let chained = before.is_none_or(|hash| event.continues(Position(at.0 - 1), hash));
+        if event.log != log || event.position != at || !chained {
+            return Ok(false);
+        }
+        before = Some(event.hash);
+    }
+    Ok(before.is_none_or(|hash| hash == copied.hash))
 }
 
 /// Whether something took events from the stream's beginning before their time, as a purge does. The last of them

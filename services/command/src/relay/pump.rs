@@ -23,6 +23,8 @@ const FIRST_BACKOFF: Duration = Duration::from_millis(50);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(2);
 /// Events read from the table at once.
 const PAGE: usize = 128;
+/// Publishes of one log under way at most, beside the connection's window: what [`check`] has to prove after a crash.
+pub(super) const MOST_FLIGHTS: usize = 64;
 /// Payload bytes of one log under way at most: the window counts events, which may be large.
 const MOST_BYTES: usize = 2 << 20;
 /// How long a relay that stops goes on publishing what it has.
@@ -132,6 +134,9 @@ struct Flight {
     _permit: OwnedSemaphorePermit,
 }
 
+/// What became of the publish of a position.
+type Landing = BoxFuture<'static, (Position, Result<(), PublishError>)>;
+
 /// Publishing what follows the part that is copied already.
 struct Copying<'a, S, P, F> {
     pump: &'a Pump<S, P, F>,
@@ -140,7 +145,7 @@ struct Copying<'a, S, P, F> {
     /// In order of position.
     flights: VecDeque<Flight>,
     flying_bytes: usize,
-    acks: FuturesUnordered<BoxFuture<'static, (Position, Result<(), PublishError>)>>,
+    acks: FuturesUnordered<Landing>,
     /// Read from the table because the ring no longer has them.
     page: VecDeque<Arc<RecordedEvent>>,
     check_due: Instant,
@@ -169,7 +174,7 @@ impl<'a, S: OwnedLog + 'static, P: LogPublisher + 'static, F: Feed + 'static> Co
             // A check that is due goes before new publishes, or constant load would put it off for ever.
             let due = Instant::now() >= self.check_due;
             let behind = self.next <= pump.ring.head().position;
-            let room = self.flying_bytes < MOST_BYTES;
+            let room = self.flying_bytes < MOST_BYTES && self.flights.len() < MOST_FLIGHTS;
             tokio::select! {
                 biased;
                 Some((position, outcome)) = self.acks.next() => self.landed(position, outcome)?,
@@ -204,12 +209,13 @@ impl<'a, S: OwnedLog + 'static, P: LogPublisher + 'static, F: Feed + 'static> Co
         Ok(())
     }
 
-    /// An acknowledgement of one event stands for all before it, so a lost one holds nothing up.
+    /// An acknowledgement of one event stands for all before it whose own was lost. It does not stand for one that was
+    /// refused: then the stream has something else at that position.
     fn landed(&mut self, position: Position, outcome: Result<(), PublishError>) -> Result<(), Trouble> {
-        if position <= self.copied.last {
-            return Ok(());
+        match outcome {
+            Err(PublishError::Unavailable(_)) if position <= self.copied.last => return Ok(()),
+            outcome => outcome?,
         }
-        outcome?;
         while let Some(flight) = self.flights.pop_front_if(|flight| flight.event.position <= position) {
             histogram!("souk_relay_publish_seconds").record(flight.sent.elapsed());
             self.flying_bytes -= flight.event.payload.len();
@@ -249,4 +255,25 @@ fn publish_span(event: &RecordedEvent) -> Span {
     let span = info_span!("publish", log = %event.log, position = event.position.0);
     souk_runtime::telemetry::set_parent(&span, &event.traceparent);
     span
+}
+
+#[cfg(test)]
+mod tests {
+    use souk_bus_publisher::conformance::{History, log};
+
+    use super::*;
+
+    #[test]
+    fn only_events_of_sampled_traces_get_a_span() {
+        let spans = |traceparent| {
+            let mut history = History::of(log(1), "traced");
+            history.traceparent = traceparent;
+            let event = history.event(1);
+            tracing::subscriber::with_default(tracing_subscriber::registry(), || !publish_span(&event).is_disabled())
+        };
+        assert!(spans("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"));
+        for unsampled in ["00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00", "", "nonsense-zz"] {
+            assert!(!spans(unsampled), "{unsampled:?}");
+        }
+    }
 }

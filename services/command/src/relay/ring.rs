@@ -63,6 +63,17 @@ impl Ring {
         self.pushed.notify_one();
     }
 
+    /// The log turned out to end elsewhere than what was pushed here, as when the outcome of an append was unknown: what
+    /// lies between is read from the table.
+    pub fn ends_at(&self, head: Head) {
+        let mut kept = self.lock();
+        kept.events.clear();
+        kept.bytes = 0;
+        kept.head = head;
+        drop(kept);
+        self.pushed.notify_one();
+    }
+
     /// The event at a position, if it is still here.
     pub fn get(&self, position: Position) -> Option<Arc<RecordedEvent>> {
         let kept = self.lock();

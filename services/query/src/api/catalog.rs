@@ -8,11 +8,7 @@ use souk_runtime::{Deadline, Failure};
 use souk_views::read::{ProductFilter, Scope, list_products};
 use tonic::{Request, Response, Status};
 
-use super::{
-    Queries,
-    bytes::ByteRpc,
-    entity::stored,
-};
+use super::{Queries, bytes::ByteRpc, entity::stored};
 use crate::{
     cache::View,
     check::Check,
@@ -49,7 +45,8 @@ impl QueryService for Queries {
     async fn list_products(&self, request: Request<ListProductsRequest>) -> Result<Response<ListProductsResponse>, Status> {
         let core = self.0.core()?;
         let message = request.get_ref();
-        let bound = ListProductsRequest { page_size: 0, page_token: String::new(), token: String::new(), ..message.clone() }.encode_to_vec();
+        let bound =
+            ListProductsRequest { page_size: 0, page_token: String::new(), token: String::new(), ..message.clone() }.encode_to_vec();
         let binding = Binding { list: "catalog.products", filter: &bound };
         let mut check = Check::default();
         let filter = ProductFilter {

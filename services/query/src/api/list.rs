@@ -51,10 +51,13 @@ impl Core {
 /// How many rows from the first on fit into `room` bytes; at least one, if there is any.
 fn fitting<'a>(bodies: impl Iterator<Item = &'a Bytes>, room: usize) -> usize {
     let mut bytes = 0;
-    bodies.enumerate().take_while(|(index, body)| {
-        bytes += body.len() + AROUND_ROW;
-        *index == 0 || bytes <= room
-    }).count()
+    bodies
+        .enumerate()
+        .take_while(|(index, body)| {
+            bytes += body.len() + AROUND_ROW;
+            *index == 0 || bytes <= room
+        })
+        .count()
 }
 
 #[cfg(test)]

@@ -9,7 +9,13 @@ use souk_runtime::{Deadline, Failure};
 use souk_views::read::{OrderCursor, OrderFilter, Scope, TimelineRow, list_orders, order_timeline};
 use tonic::{Request, Response, Status};
 
-use super::{Queries, bytes::ByteRpc, entity::stored, sales, watch::{self, Watching}};
+use super::{
+    Queries,
+    bytes::ByteRpc,
+    entity::stored,
+    sales,
+    watch::{self, Watching},
+};
 use crate::{
     cache::{ReadError, View},
     check::Check,

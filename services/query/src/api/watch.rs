@@ -10,7 +10,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures::{Stream, stream};
+use futures::{Stream, StreamExt, TryStreamExt, stream};
 use souk_event_sourcing::{LogId, Token};
 use souk_proto::orders::v1::{Order, OrderState, WatchOrderRequest, WatchOrderResponse};
 use souk_runtime::{Deadline, Failure};
@@ -45,8 +45,6 @@ struct Watch {
     history: u64,
     /// The row the caller has.
     shown: Option<Bytes>,
-    over: bool,
-    asked: Instant,
 }
 
 enum Next {
@@ -73,8 +71,26 @@ pub(super) async fn begin(core: Arc<Core>, request: Request<WatchOrderRequest>) 
     let Some(row) = &answer.entry.row else { return Err(View::Order.not_found(&order_id)) };
     let seen = mark_of(&token, id).is_some_and(|token| row.position <= token.position);
     let shown = seen.then(|| row.body.clone());
-    let watch = Watch { core, order_id, log, horizons, answer, history, shown, over: false, asked: Instant::now() };
-    Ok(Box::pin(stream::unfold(watch, |mut watch| async move { watch.reply().await.map(|reply| (reply, watch)) })))
+    let watch = Watch { core, order_id, log, horizons, answer, history, shown };
+    let replies = stream::try_unfold(watch, |mut watch| async move { Ok(watch.reply().await?.map(|reply| (reply, watch))) });
+    Ok(Box::pin(cut_off_slow(replies.map_err(|failure: Failure| failure.into()), PATIENCE)))
+}
+
+/// Ends a stream whose reader takes the next reply only after `patience`, or which failed.
+fn cut_off_slow<T>(replies: impl Stream<Item = Result<T, Status>>, patience: Duration) -> impl Stream<Item = Result<T, Status>> {
+    let state = (Box::pin(replies), None::<Instant>, false);
+    stream::unfold(state, move |(mut replies, given, over)| async move {
+        if over {
+            return None;
+        }
+        if given.is_some_and(|given| given.elapsed() > patience) {
+            let slow = Failure::unavailable("SLOW_READER", "replies were not taken in time; resume with the last token", RESUME_AFTER);
+            return Some((Err(slow.into()), (replies, None, true)));
+        }
+        let reply = replies.next().await?;
+        let over = reply.is_err();
+        Some((reply, (replies, Some(Instant::now()), over)))
+    })
 }
 
 fn key(log: LogId, order_id: &str) -> RowRef<'_> {
@@ -83,21 +99,7 @@ fn key(log: LogId, order_id: &str) -> RowRef<'_> {
 
 impl Watch {
     /// The next reply; `None` when the order has ended and the caller has its last state.
-    async fn reply(&mut self) -> Option<Result<WatchOrderResponse, Status>> {
-        if self.over {
-            return None;
-        }
-        if self.asked.elapsed() > PATIENCE {
-            self.over = true;
-            return Some(Err(Failure::unavailable("SLOW_READER", "replies were not taken; resume with the last token", RESUME_AFTER).into()));
-        }
-        let reply = self.next_reply().await;
-        self.asked = Instant::now();
-        self.over = !matches!(reply, Ok(Some(_)));
-        reply.map_err(Status::from).transpose()
-    }
-
-    async fn next_reply(&mut self) -> Result<Option<WatchOrderResponse>, Failure> {
+    async fn reply(&mut self) -> Result<Option<WatchOrderResponse>, Failure> {
         if !self.has_news() && self.ended()? {
             return Ok(None);
         }
@@ -169,5 +171,45 @@ impl Watch {
         let Some(body) = &self.shown else { return Ok(false) };
         let order: Order = stored(body)?;
         Ok(matches!(order.state(), OrderState::Delivered | OrderState::Rejected | OrderState::Cancelled))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use souk_runtime::ERROR_DOMAIN;
+    use tonic_types::StatusExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_slow_reader_is_cut_off_and_may_resume() {
+        const PATIENCE: Duration = Duration::from_millis(20);
+        let mut replies = Box::pin(cut_off_slow(stream::repeat_with(|| Ok(7)), PATIENCE));
+        assert_eq!(replies.next().await.unwrap().unwrap(), 7);
+        assert_eq!(replies.next().await.unwrap().unwrap(), 7);
+        tokio::time::sleep(PATIENCE * 2).await;
+        let status = replies.next().await.unwrap().unwrap_err();
+        let details = status.get_error_details();
+        let info = details.error_info().unwrap();
+        assert_eq!((status.code(), info.reason.as_str(), info.domain.as_str()), (tonic::Code::Unavailable, "SLOW_READER", ERROR_DOMAIN));
+        assert!(details.retry_info().is_some());
+        assert!(replies.next().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn waiting_for_the_next_state_makes_no_reader_slow() {
+        const PATIENCE: Duration = Duration::from_millis(20);
+        let slow_order = stream::repeat(()).then(|()| tokio::time::sleep(PATIENCE * 2)).map(Ok);
+        let mut replies = Box::pin(cut_off_slow(slow_order, PATIENCE));
+        for _ in 0..3 {
+            assert!(replies.next().await.unwrap().is_ok());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_failure_ends_the_stream() {
+        let mut replies = Box::pin(cut_off_slow(stream::repeat_with(|| Err::<(), _>(Status::internal("broken"))), PATIENCE));
+        assert!(replies.next().await.unwrap().is_err());
+        assert!(replies.next().await.is_none());
     }
 }

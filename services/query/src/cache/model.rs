@@ -29,15 +29,24 @@ const LONGEST_WAY: Duration = Duration::from_millis(800);
 #[derive(Debug, Clone)]
 enum Op {
     /// An event is stored in the log that changes keys by the bits of `keys`.
-    Append { keys: u8 },
+    Append {
+        keys: u8,
+    },
     /// The projector applies the next events in one transaction and tells of it, with the rows or without.
-    Project { count: usize, with_rows: bool },
+    Project {
+        count: usize,
+        with_rows: bool,
+    },
     /// The owner of the log changes: later events have a later epoch.
     TakeOver,
     /// The log is restored to an earlier position, and the views with it.
-    Restore { back: usize },
+    Restore {
+        back: usize,
+    },
     /// The read store loses its last transactions; the projector goes on from there.
-    Crash { back: usize },
+    Crash {
+        back: usize,
+    },
     /// Other projections take over at the same position.
     Switch,
     Announce,

@@ -58,8 +58,10 @@ pub(crate) struct Reader {
 struct Counts {
     hits: AtomicU64,
     misses: AtomicU64,
+    loads: AtomicU64,
     hit: metrics::Counter,
     missed: metrics::Counter,
+    loaded: metrics::Counter,
 }
 
 impl Reader {
@@ -67,8 +69,10 @@ impl Reader {
         let counts = Counts {
             hits: AtomicU64::new(0),
             misses: AtomicU64::new(0),
+            loads: AtomicU64::new(0),
             hit: metrics::counter!("souk_cache_hits_total"),
             missed: metrics::counter!("souk_cache_misses_total"),
+            loaded: metrics::counter!("souk_cache_loads_total"),
         };
         Self { cache, flights: Flights::new(), source, counts }
     }
@@ -80,6 +84,11 @@ impl Reader {
     /// Reads answered by the cache, and by the store.
     pub fn hits_and_misses(&self) -> (u64, u64) {
         (self.counts.hits.load(Ordering::Relaxed), self.counts.misses.load(Ordering::Relaxed))
+    }
+
+    /// Queries of the store: fewer than misses, since readers share them.
+    pub fn loads(&self) -> u64 {
+        self.counts.loads.load(Ordering::Relaxed)
     }
 
     /// One row, containing what `token` names of its log. Waits for that until `until` at most.
@@ -168,6 +177,7 @@ impl Reader {
 
     fn begin(&self, log: Arc<Log>, key: RowKey) -> impl Future<Output = Result<Arc<Entry>, ReadError>> + Send + 'static {
         let (cache, source) = (self.cache.clone(), self.source.clone());
+        self.counts.load();
         async move {
             let history = log.horizon().history;
             let read = timeout(LOAD_LIMIT, source.read_row(key.view, key.log, &key.key)).await;
@@ -181,10 +191,10 @@ impl Reader {
         let Some(first) = missed.first() else { return Ok(Vec::new()) };
         let histories: Vec<_> = missed.iter().map(|index| logs[*index].horizon().history).collect();
         let asked: Vec<_> = missed.iter().map(|index| (keys[*index].log, keys[*index].key)).collect();
+        self.counts.load();
         let reads = timeout(LOAD_LIMIT, self.source.read_rows(keys[*first].view, &asked)).await;
         let reads = reads.map_err(|_| ReadError::Slow)??;
-        let entries: Vec<_> =
-            reads.into_iter().zip(histories).map(|(read, history)| Arc::new(Entry::read(read, history))).collect();
+        let entries: Vec<_> = reads.into_iter().zip(histories).map(|(read, history)| Arc::new(Entry::read(read, history))).collect();
         join_all(missed.iter().zip(&entries).map(|(index, entry)| {
             self.counts.missed();
             self.cache.admit(logs[*index], keys[*index].to_key(), entry)
@@ -198,6 +208,11 @@ impl Counts {
     fn hit(&self) {
         self.hits.fetch_add(1, Ordering::Relaxed);
         self.hit.increment(1);
+    }
+
+    fn load(&self) {
+        self.loads.fetch_add(1, Ordering::Relaxed);
+        self.loaded.increment(1);
     }
 
     fn missed(&self) {

@@ -362,7 +362,8 @@ async fn no_reader_gets_a_row_older_than_its_token_while_everything_moves() {
         let (bench, done) = (bench.clone(), done.clone());
         async move {
             for count in 0u64..5_000 {
-                let message = bench.shelf.change(KEYS[(count.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) as usize % KEYS.len()], count % 3 == 0);
+                let message =
+                    bench.shelf.change(KEYS[(count.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) as usize % KEYS.len()], count % 3 == 0);
                 // Every seventh message is lost; the next one tells.
                 if count % 7 != 3 {
                     bench.hear(message).await;

@@ -16,20 +16,27 @@ use souk_domain::{
     Command, Money, OrderId, OrderStatus, PaymentReference, Price, ProductFacts, ProductId, ProductStatus, Quantity, Receipt, Title, cart,
     order, product, stock,
 };
-use souk_event_sourcing::{LogHash, Partition, RequestId, UnixMillis, Version};
+use souk_event_sourcing::{LogHash, Partition, Position, RequestId, UnixMillis, Version};
 use souk_runtime::Health;
 use sqlx::{Connection, PgConnection};
-use tokio::{sync::Semaphore, task::{JoinSet, LocalSet}, time::Instant};
+use tokio::{
+    sync::Semaphore,
+    task::{JoinSet, LocalSet},
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::{
     backoff::Backoff,
     board::Board,
+    changes::{Advance, Changes, Tail},
     commands::{GrpcCommands, channel},
     reader::Sources,
     shard::{Config, Shard},
-    store::SagaStore,
+    step::{Origin, Step, StepKind, Subject},
+    store::{SagaStore, Taken},
+    testing::{order_id, origin, placed},
     truth::GrpcTruth,
     worker::Worker,
 };
@@ -119,7 +126,8 @@ impl World {
         let order = OrderId::mint(request_id, "test", &customer, "PlaceOrder", REGION);
         let facts = ProductFacts { status: ProductStatus::Published, price: Some(eur(5)), version: Version(2) };
         let catalog = lines.iter().map(|(product, _)| ((*product).clone(), Some(facts))).collect();
-        let line = |(product, units): &(&ProductId, i64)| cart::Line { product: (*product).clone(), quantity: Quantity::new(*units).unwrap() };
+        let line =
+            |(product, units): &(&ProductId, i64)| cart::Line { product: (*product).clone(), quantity: Quantity::new(*units).unwrap() };
         let lines = order::OrderLines::new(lines.iter().map(line).collect()).unwrap();
         let payment_deadline = UnixMillis::now().plus_ms(pay_within_ms);
         let terms = order::Terms { customer, catalog, expected_total: None, payment_deadline };
@@ -240,8 +248,6 @@ async fn a_hold_nobody_ended_expires_and_one_still_needed_is_kept(mut world: Wor
         Command::ReserveStock { product: lamp.clone(), reservation, hold, now }
     };
     world.shop.must(reserve("somebody".parse().unwrap(), 200)).await;
-    let needed = world.place("c-1", &[(&lamp, 999)], DAY_MS).await;
-    world.becomes(needed, OrderStatus::Rejected).await;
     until("the hold is gone", async || world.shop.stock(&lamp).await.hold(&"somebody".parse().unwrap()).is_none()).await;
     // As if the far expiry of an open order's hold had come.
     let mut connection = PgConnection::connect(&world.url).await.unwrap();
@@ -363,6 +369,37 @@ async fn the_bus_alone_decides_nothing(mut world: World) {
     process.drain().await;
 }
 
+/// Neither epoch nor position alone is the fence, and a log that is fenced takes no other along.
+async fn a_write_under_another_epoch_or_position_changes_nothing(world: World) {
+    let store = SagaStore::connect(&world.url, REGION).unwrap();
+    let lease = Duration::from_secs(60);
+    let old = store.take(&partitions(), "old", lease, false).await.unwrap();
+    assert_eq!(store.take(&partitions(), "new", lease, false).await.unwrap(), []);
+    let new = store.take(&partitions()[..1], "new", lease, true).await.unwrap();
+    assert!(new[0].epoch > old[0].epoch && !store.renew(&[(partitions()[0], old[0].epoch)], lease).await.unwrap());
+
+    let step = |position, log| {
+        let origin = Origin { log, ..origin(position) };
+        Step { kind: StepKind::Commit, subject: Subject::Order(order_id(1)), origin, placed: Some(placed()) }
+    };
+    let write = async |changes: &[(Taken, Position, u64)]| {
+        let mut batch = Changes::default();
+        for (taken, from, position) in changes {
+            batch.advances.insert(taken.log, Advance { epoch: taken.epoch, from: *from, to: Tail { position: *from, ..taken.tail } });
+            batch.due.push(step(*position, taken.log));
+        }
+        store.apply(&batch).await.unwrap()
+    };
+    let start = Position(0);
+    assert_eq!(write(&[(old[0], start, 1)]).await, []);
+    assert_eq!(write(&[(new[0], Position(1), 2)]).await, []);
+    assert_eq!(write(&[(old[0], start, 3), (old[1], start, 4)]).await, [old[1].log]);
+    assert_eq!(write(&[(new[0], start, 5)]).await, [new[0].log]);
+    assert_eq!(store.steps(&partitions()).await.unwrap(), [step(5, new[0].log), step(4, old[1].log)]);
+    store.release("old").await.unwrap();
+    assert!(store.any_free(&partitions()).await.unwrap() && !store.any_free(&partitions()[..1]).await.unwrap());
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_process_keeps_its_word() {
     LocalSet::new().run_until(all_scenarios()).await;
@@ -391,6 +428,7 @@ async fn all_scenarios() {
         every_order_ends_whatever_fails_and_nothing_is_sent_under_a_second_id,
         of_two_processes_the_newer_applies_and_the_older_takes_over_when_it_is_gone,
         the_bus_alone_decides_nothing,
+        a_write_under_another_epoch_or_position_changes_nothing,
     );
     while let Some(ended) = scenarios.join_next().await {
         names.remove(ended.expect("a scenario failed; its name stands above"));
@@ -409,6 +447,8 @@ async fn named(name: &'static str, scenario: impl Future<Output = ()>) -> &'stat
         }
     }
     let _tell = Tell(name);
+    let started = Instant::now();
     scenario.await;
+    println!("{:>6.1?} {name}", started.elapsed());
     name
 }

@@ -39,6 +39,7 @@ pub(super) async fn serve(shop: Arc<Shop>) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let doors = Doors(shop);
+    #[expect(clippy::disallowed_methods, reason = "a few calls of one test need no limits")]
     let server = Server::builder()
         .add_service(CommandServiceServer::new(doors.clone()))
         .add_service(StockProcessServer::new(doors.clone()))

@@ -1,11 +1,17 @@
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    error::Error,
+};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use futures::stream;
 use prost::Message;
 use prost_reflect::{DescriptorPool, MethodDescriptor, ServiceDescriptor};
 use prost_types::FileDescriptorProto;
-use tonic::transport::{Channel, Endpoint};
+use tonic::{
+    Status,
+    transport::{Channel, Endpoint},
+};
 use tonic_reflection::pb::v1::{
     ServerReflectionRequest, server_reflection_client::ServerReflectionClient, server_reflection_request::MessageRequest,
     server_reflection_response::MessageResponse,
@@ -76,9 +82,9 @@ impl Contracts {
 impl Door {
     /// The services of this port that are Souk's own, with all their types.
     pub async fn services(&self) -> Result<Vec<ServiceDescriptor>> {
-        let unreachable = || format!("the {} port does not answer reflection", self.name);
-        let names = self.list().await.with_context(unreachable)?;
-        let pool = self.pool(&names).await.with_context(unreachable)?;
+        let failed = || format!("the {} port does not answer reflection", self.name);
+        let names = self.list().await.with_context(failed)?;
+        let pool = self.pool(&names).await.with_context(failed)?;
         Ok(names.iter().filter_map(|name| pool.get_service_by_name(name)).collect())
     }
 
@@ -116,14 +122,24 @@ impl Door {
 
     async fn ask(&self, question: MessageRequest) -> Result<MessageResponse> {
         let request = ServerReflectionRequest { host: String::new(), message_request: Some(question) };
-        let mut replies =
-            ServerReflectionClient::new(self.channel.clone()).server_reflection_info(stream::iter([request])).await?.into_inner();
-        match replies.message().await?.and_then(|reply| reply.message_response) {
+        let mut client = ServerReflectionClient::new(self.channel.clone());
+        let mut replies = client.server_reflection_info(stream::iter([request])).await.map_err(|status| cause(&status))?.into_inner();
+        match replies.message().await.map_err(|status| cause(&status))?.and_then(|reply| reply.message_response) {
             Some(MessageResponse::ErrorResponse(error)) => bail!("{}", error.error_message),
             Some(reply) => Ok(reply),
             None => bail!("no reply"),
         }
     }
+}
+
+/// What lies at the bottom of a failed call, such as "connection refused".
+fn cause(status: &Status) -> anyhow::Error {
+    let mut cause: &dyn Error = status;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    let text = if cause.is::<Status>() { status.message().to_owned() } else { cause.to_string() };
+    anyhow!(text)
 }
 
 /// Whether `asked` names the service: its full name, or words of it in their order (`catalog`, `catalog.query`).

@@ -2,17 +2,17 @@ use anyhow::Result;
 use prost_reflect::{Cardinality, FieldDescriptor, Kind, MessageDescriptor, MethodDescriptor};
 
 use super::contracts::{Contracts, short};
-use crate::paint;
+use crate::paint::{self, say};
 
 /// All services of all ports with their methods.
 pub async fn list(contracts: &Contracts) -> Result<()> {
     for door in contracts.doors() {
-        println!("{}", paint::bold(format!("{} port", door.name)));
+        say(paint::bold(format!("{} port", door.name)));
         for service in door.services().await? {
-            println!("  {}", paint::dim(service.full_name()));
+            say(format_args!("  {}", paint::dim(service.full_name())));
             for method in service.methods() {
                 let stream = if method.is_server_streaming() { "  (stream of replies)" } else { "" };
-                println!("    {}{}", short(&method), paint::dim(stream));
+                say(format_args!("    {}{}", short(&method), paint::dim(stream)));
             }
         }
     }
@@ -21,16 +21,16 @@ pub async fn list(contracts: &Contracts) -> Result<()> {
 
 /// The fields of a method's request and reply.
 pub fn method(method: &MethodDescriptor) {
-    println!("{}", paint::bold(method.full_name()));
+    say(paint::bold(method.full_name()));
     for (title, message) in [("request", method.input()), ("reply", method.output())] {
-        println!("\n{title} {}", paint::dim(message.full_name()));
+        say(format_args!("\n{title} {}", paint::dim(message.full_name())));
         fields(&message, 1, &mut Vec::new());
     }
 }
 
 fn fields(message: &MessageDescriptor, depth: usize, above: &mut Vec<String>) {
     for field in message.fields() {
-        println!("{:indent$}{}  {}", "", field.name(), paint::dim(kind(&field)), indent = depth * 2);
+        say(format_args!("{:indent$}{}  {}", "", field.name(), paint::dim(kind(&field)), indent = depth * 2));
         if let Kind::Message(inner) = field.kind()
             && !field.is_map()
             && !inner.full_name().starts_with("google.protobuf.")

@@ -7,7 +7,9 @@ use tonic_types::StatusExt;
 pub fn readable(status: &Status) -> String {
     let details = status.get_error_details();
     let reason = details.error_info().map(|info| format!(" {}", info.reason)).unwrap_or_default();
-    let mut text = format!("{}{reason}: {}", souk_runtime::code_name(status.code()), status.message());
+    // The message of a bad request repeats its first fields.
+    let message = details.bad_request().map_or_else(|| format!(": {}", status.message()), |_| String::new());
+    let mut text = format!("{}{reason}{message}", souk_runtime::code_name(status.code()));
     let mut line = |line: String| {
         // Writing to a String cannot fail.
         let _ = write!(text, "\n  {line}");
@@ -21,10 +23,8 @@ pub fn readable(status: &Status) -> String {
         bad.field_violations.iter().for_each(|violation| line(format!("field {}: {}", violation.field, violation.description)));
     }
     if let Some(failed) = details.precondition_failure() {
-        failed
-            .violations
-            .iter()
-            .for_each(|violation| line(format!("{} {}: {}", violation.r#type, violation.subject, violation.description)));
+        let unmet = failed.violations.iter().filter(|violation| violation.description != status.message());
+        unmet.for_each(|violation| line(format!("{} {}: {}", violation.r#type, violation.subject, violation.description)));
     }
     if let Some(delay) = details.retry_info().and_then(|info| info.retry_delay) {
         line(format!("may be repeated after {}", humantime::format_duration(delay)));
@@ -49,7 +49,7 @@ mod tests {
             .retry_after(Duration::from_millis(250));
         assert_eq!(
             readable(&failure.into()),
-            "INVALID_ARGUMENT INVALID_FIELDS: two bad fields\n  method = PlaceOrder\n  field lines[0].quantity: want 1–999\n  \
+            "INVALID_ARGUMENT INVALID_FIELDS\n  method = PlaceOrder\n  field lines[0].quantity: want 1–999\n  \
              STOCK p-1: receive stock first\n  may be repeated after 250ms"
         );
     }

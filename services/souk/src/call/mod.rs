@@ -8,6 +8,7 @@ mod session;
 
 use std::{
     io::Read,
+    path::PathBuf,
     time::{Duration, Instant},
 };
 
@@ -17,7 +18,10 @@ use tonic::{Request, Status, client::Grpc};
 use tonic_types::StatusExt;
 use uuid::Uuid;
 
-use crate::{paint, system::Target};
+use crate::{
+    paint::{self, say},
+    system::Target,
+};
 use codec::DynamicCodec;
 use contracts::{Contracts, Found};
 use session::TokenFile;
@@ -27,7 +31,7 @@ use session::TokenFile;
                         A request id and the session's token (.souk/session) are filled in where the request has such fields.")]
 pub struct Args {
     /// SERVICE/METHOD, or METHOD where one service alone has it
-    #[arg(required_unless_present = "list")]
+    #[arg(required_unless_present_any = ["list", "descriptors"])]
     method: Option<String>,
     /// The request as JSON; "-" reads it from stdin
     #[arg(default_value = "{}")]
@@ -38,6 +42,9 @@ pub struct Args {
     /// Show the fields of the method's request and reply instead of calling it
     #[arg(long)]
     describe: bool,
+    /// Write the contracts as a descriptor set, for protoc, ghz or grpcurl, instead of calling anything
+    #[arg(long, value_name = "FILE")]
+    descriptors: Option<PathBuf>,
     /// Time for the call
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = humantime::parse_duration)]
     deadline: Duration,
@@ -52,6 +59,9 @@ pub struct Args {
 }
 
 pub async fn run(args: Args) -> Result<()> {
+    if let Some(file) = &args.descriptors {
+        return std::fs::write(file, souk_proto::DESCRIPTORS).with_context(|| format!("cannot write {}", file.display()));
+    }
     let contracts = Contracts::new(&args.target.find()?)?;
     if args.list {
         return describe::list(&contracts).await;
@@ -96,7 +106,12 @@ impl Call<'_> {
 
     /// Fills in what every request of its kind has.
     fn complete(&self, mut request: DynamicMessage) -> DynamicMessage {
-        let (field, value) = if self.is_command() { ("request_id", Uuid::now_v7().to_string()) } else { ("token", self.tokens.text()) };
+        let (field, value) = match &self.found.method {
+            // A token begins a stream after what it names: it is for resuming, and the caller's to give.
+            method if method.is_server_streaming() => return request,
+            _ if self.is_command() => ("request_id", Uuid::now_v7().to_string()),
+            _ => ("token", self.tokens.text()),
+        };
         let has_field = self.found.method.input().get_field_by_name(field).is_some();
         if has_field && text(&request, field).is_empty() {
             request.set_field_by_name(field, Value::String(value));
@@ -137,7 +152,7 @@ impl Call<'_> {
     }
 
     fn show(&mut self, reply: &DynamicMessage) {
-        println!("{}", json(reply));
+        say(json(reply));
         self.tokens.keep(reply);
     }
 }
@@ -160,7 +175,7 @@ fn read_request(kind: MessageDescriptor, text: &str) -> Result<DynamicMessage> {
 
 /// A message as JSON with the names of the contract, so that replies can be pasted into requests.
 fn json(message: &DynamicMessage) -> String {
-    let options = SerializeOptions::new().use_proto_field_name(true).stringify_64_bit_integers(false);
+    let options = SerializeOptions::new().use_proto_field_name(true).stringify_64_bit_integers(false).skip_default_fields(false);
     let value = message.serialize_with_options(serde_json::value::Serializer, &options);
     value.and_then(|value| serde_json::to_string_pretty(&value)).unwrap_or_else(|error| format!("{message:?} ({error})"))
 }

@@ -24,7 +24,7 @@ use souk_proto::{
 use uuid::Uuid;
 
 use crate::{
-    paint::{bold, dim, money},
+    paint::{bold, dim, money, say},
     system::Target,
 };
 use stage::Stage;
@@ -41,7 +41,11 @@ pub struct Args {
 pub async fn run(args: Args) -> Result<()> {
     let story = Story::new();
     let mut stage = Stage::new(args.target.session("souk-demo")?);
-    println!("{}\n{}", bold("One order, from the shelf to the door"), dim(format!("The ids of this run end in {}.", story.run)));
+    say(bold("One order, from the shelf to the door"));
+    say(dim(format!(
+        "The ids of this run end in {}. Beside each step: milliseconds until it was done, and until a read showed it.",
+        story.run
+    )));
     story.shop(&mut stage).await?;
     story.cart(&mut stage).await?;
     let order = story.checkout(&mut stage).await?;
@@ -50,9 +54,9 @@ pub async fn run(args: Args) -> Result<()> {
     story.shipment(&mut stage, &order.order_id).await?;
     story.too_many(&mut stage).await?;
     let timeline = stage.session.query(GetOrderTimelineRequest { order_id: order.order_id.clone(), token: String::new() }).await?;
-    println!("\n{}", bold(format!("Order {}, in milliseconds", order.order_id)));
-    print!("{}", timing::table(&timeline.entries, &stage.moments, reserved));
-    println!("{}", dim(format!("\nAgain, with: souk order timeline {}", order.order_id)));
+    say(format_args!("\n{}", bold(format!("Order {}, in milliseconds", order.order_id))));
+    say(timing::table(&timeline.entries, &stage.moments, reserved).trim_end());
+    say(dim(format!("\nAgain, with: souk order timeline {}", order.order_id)));
     Ok(())
 }
 
@@ -100,7 +104,7 @@ impl Story {
     }
 
     async fn cart(&self, stage: &mut Stage) -> Result<()> {
-        stage.chapter("Mira fills her cart");
+        stage.chapter("The customer fills the cart");
         let add = |ware: &Ware, quantity| AddItemRequest {
             customer_id: self.customer.clone(),
             product_id: ware.id.clone(),
@@ -160,7 +164,7 @@ impl Story {
     }
 
     async fn payment(&self, stage: &mut Stage, placed: &CheckoutResponse) -> Result<()> {
-        stage.chapter("Mira pays");
+        stage.chapter("The customer pays");
         let payment = RecordPaymentRequest {
             order_id: placed.order_id.clone(),
             payment_reference: format!("card-{}", self.run),

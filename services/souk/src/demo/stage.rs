@@ -4,7 +4,7 @@ use anyhow::{Context, Result};
 use souk_client::{Command, Query, Session};
 use uuid::Uuid;
 
-use crate::paint::{bold, dim, green};
+use crate::paint::{bold, dim, green, say};
 
 /// Where the story plays: sends commands, reads back, tells it, and remembers when what happened.
 pub struct Stage {
@@ -29,11 +29,11 @@ impl Stage {
 
     pub fn chapter(&mut self, title: &str) {
         self.chapters += 1;
-        println!("\n{}", bold(format!("{}. {title}", self.chapters)));
+        say(format_args!("\n{}", bold(format!("{}. {title}", self.chapters))));
     }
 
     pub fn note(&self, line: &str) {
-        println!("     {}", dim(line));
+        say(format_args!(" {:46}{}", "", dim(line)));
     }
 
     /// Sends a command and reads its effect back, which `check` must find in the reply.
@@ -54,7 +54,7 @@ impl Stage {
         let read = self.session.query(query).await.with_context(|| format!("{what}, read back"))?;
         let (visible, seen) = (SystemTime::now(), began.elapsed());
         let line = check(&read).with_context(|| format!("{what}: the read does not show it"))?;
-        println!(" {} {what:<26} {line}  {}", green("✓"), dim(format!("{} done, {} seen", shown(answered), shown(seen))));
+        say(format_args!(" {} {what:<26}{}   {line}", green("✓"), dim(format!("{:>7} {:>7}", shown(answered), shown(seen)))));
         self.moments.push(Moment { request_id, sent, replied, visible });
         Ok(reply)
     }
@@ -79,5 +79,5 @@ impl Stage {
 }
 
 fn shown(duration: Duration) -> String {
-    format!("{:.1} ms", duration.as_secs_f64() * 1e3)
+    format!("{:.1}", duration.as_secs_f64() * 1e3)
 }

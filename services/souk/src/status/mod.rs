@@ -7,9 +7,12 @@ use std::{collections::BTreeMap, time::Duration};
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
 use souk_proto::internal::v1::{GetStatusRequest, GetStatusResponse, admin_service_client::AdminServiceClient};
-use tonic::transport::Endpoint;
+use tonic::{Request, transport::Endpoint};
 
-use crate::system::{System, Target};
+use crate::{
+    paint::say,
+    system::{System, Target},
+};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -19,7 +22,7 @@ pub struct Args {
     /// Show it again every second
     #[arg(long)]
     watch: bool,
-    /// Show empty partitions too
+    /// Show every partition, not only those that lag or hold parked events
     #[arg(long)]
     all: bool,
     #[command(flatten)]
@@ -34,10 +37,10 @@ pub async fn run(args: Args) -> Result<()> {
     loop {
         let status = Status::gather(&system).await;
         match (args.json, args.watch) {
-            (true, _) => println!("{}", serde_json::to_string(&status)?),
+            (true, _) => say(serde_json::to_string(&status)?),
             (false, watch) => {
                 let clear = if watch { "\x1b[2J\x1b[H" } else { "" };
-                print!("{clear}{}", table::tables(&status, args.all));
+                say(format_args!("{clear}{}", table::tables(&status, args.all).trim_end()));
             }
         }
         if !args.watch {
@@ -191,9 +194,11 @@ impl Status {
 }
 
 async fn ask(url: &str) -> Result<GetStatusResponse> {
-    let endpoint = Endpoint::from_shared(url.to_owned())?.connect_timeout(Duration::from_secs(1)).timeout(Duration::from_secs(3));
-    let channel = endpoint.connect().await.with_context(|| format!("no connection to {url}"))?;
-    Ok(AdminServiceClient::new(channel).get_status(GetStatusRequest {}).await?.into_inner())
+    let channel = Endpoint::from_shared(url.to_owned())?.connect_lazy();
+    let mut request = Request::new(GetStatusRequest {});
+    request.set_timeout(Duration::from_secs(3));
+    let reply = AdminServiceClient::new(channel).get_status(request).await;
+    Ok(reply.with_context(|| format!("{url} does not answer"))?.into_inner())
 }
 
 #[cfg(test)]

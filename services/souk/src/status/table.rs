@@ -1,6 +1,6 @@
-use std::{fmt::Write, time::Duration};
+use std::{collections::BTreeMap, fmt::Write, time::Duration};
 
-use super::{Partition, Status};
+use super::{Partition, Process, Status};
 use crate::paint;
 
 /// The status for people. Writing to a `String` cannot fail, so the results are dropped.
@@ -14,16 +14,25 @@ pub fn tables(status: &Status, all: bool) -> String {
 }
 
 fn processes(text: &mut String, status: &Status) {
-    let _ = writeln!(text, "\n{}", paint::dim(format!("{:<10} {:<20} {:>8} {:>8}  FIGURES", "SERVICE", "REPLICA", "PID", "UP")));
+    let _ = writeln!(text, "\n{}", paint::dim(format!("{:<10} {:<18} {:>8} {:>8}  FIGURES", "SERVICE", "REPLICA", "PID", "UP")));
     for process in &status.processes {
         let up = paint::duration(Duration::from_secs_f64(process.uptime_seconds.max(0.0)));
-        let figures: Vec<_> = process.figures.iter().map(|(name, value)| format!("{name} {}", figure(*value))).collect();
-        let figures = figures.join(", ");
-        let _ = writeln!(text, "{:<10} {:<20} {:>8} {up:>8}  {figures}", process.service, process.replica, process.process_id);
+        let figures = figures(process);
+        let _ = writeln!(text, "{:<10} {:<18} {:>8} {up:>8}  {figures}", process.service, process.replica, process.process_id);
     }
     for (service, why) in &status.silent {
         let _ = writeln!(text, "{:<10} {}", service, paint::red(why));
     }
+}
+
+/// The figures of a process; of those it gives per partition (`name.region.partition`) only the largest.
+fn figures(process: &Process) -> String {
+    let mut shown: BTreeMap<String, f64> = BTreeMap::new();
+    for (name, value) in &process.figures {
+        let name = name.split_once('.').map_or_else(|| name.clone(), |(name, _)| format!("max {name}"));
+        shown.entry(name).and_modify(|largest| *largest = largest.max(*value)).or_insert(*value);
+    }
+    shown.iter().map(|(name, value)| format!("{} {}", name.replace('_', " "), figure(*value))).collect::<Vec<_>>().join(", ")
 }
 
 fn figure(value: f64) -> String {
@@ -51,8 +60,18 @@ fn lags(text: &mut String, status: &Status) {
 }
 
 fn partitions(text: &mut String, status: &Status, all: bool) {
-    let shown: Vec<_> = status.partitions.iter().filter(|row| all || row.head > 0 || row.parked > 0).collect();
+    let mut owners: BTreeMap<(&str, &str), usize> = BTreeMap::new();
+    for row in &status.partitions {
+        *owners.entry((&row.owner, &row.database)).or_default() += 1;
+    }
+    for ((owner, database), count) in owners {
+        let owner = if owner.is_empty() { paint::red("nobody") } else { owner.to_owned() };
+        let _ = writeln!(text, "owner  {owner} of {count} partitions in {database}");
+    }
+    let behind = |row: &Partition| row.relay_lag_events + row.projection_lag_events + row.saga_lag_events > 0;
+    let shown: Vec<_> = status.partitions.iter().filter(|row| all || behind(row) || row.parked > 0).collect();
     if shown.is_empty() {
+        let _ = writeln!(text, "{}", paint::dim("no partition lags (--all shows them all)"));
         return;
     }
     let titles = ["PARTITION", "OWNER", "DATABASE", "EPOCH", "HEAD", "RELAYED", "PROJECTED", "SAGA", "PARKED"].map(str::to_owned);
@@ -62,22 +81,12 @@ fn partitions(text: &mut String, status: &Status, all: bool) {
     for (index, row) in rows.iter().enumerate() {
         let line: Vec<_> = row.iter().zip(widths).map(|(cell, width)| format!("{cell:>width$}")).collect();
         let line = line.join("  ");
-        let behind = index > 0 && shown[index - 1].projection_lag_events + shown[index - 1].relay_lag_events > 0;
-        let _ = writeln!(
-            text,
-            "{}",
-            if index == 0 {
-                paint::dim(line)
-            } else if behind {
-                paint::yellow(line)
-            } else {
-                line
-            }
-        );
-    }
-    let hidden = status.partitions.len() - shown.len();
-    if hidden > 0 {
-        let _ = writeln!(text, "{}", paint::dim(format!("{hidden} empty partitions not shown (--all)")));
+        let line = match index.checked_sub(1).map(|index| behind(shown[index])) {
+            None => paint::dim(line),
+            Some(true) => paint::yellow(line),
+            Some(false) => line,
+        };
+        let _ = writeln!(text, "{line}");
     }
 }
 

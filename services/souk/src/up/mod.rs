@@ -80,6 +80,12 @@ pub async fn run(args: Args) -> Result<()> {
     outcome.and(stopped)
 }
 
+/// A second signal, sent on purpose: one Ctrl-C may reach a process twice, from the terminal and from its parent.
+async fn interrupted_again() -> &'static str {
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    termination().await
+}
+
 /// A setting as `key=value`; the value as in TOML, or else a text.
 fn setting(text: &str) -> Result<(String, toml::Value), String> {
     let (key, value) = text.split_once('=').filter(|(key, _)| key.contains('.')).ok_or("want section.key=value")?;
@@ -138,7 +144,12 @@ impl System {
 
     /// Runs until a signal comes. What ends by itself or is killed meanwhile is started again, as it would be where it is deployed; data
     /// and addresses stay the same.
-    async fn keep_running(&mut self, mut interrupted: impl Future<Output = &'static str> + Unpin, run_file: &Path, report: &Report) -> Result<()> {
+    async fn keep_running(
+        &mut self,
+        mut interrupted: impl Future<Output = &'static str> + Unpin,
+        run_file: &Path,
+        report: &Report,
+    ) -> Result<()> {
         let mut deaths: Vec<(Part, Instant)> = Vec::new();
         loop {
             let (part, death) = tokio::select! {
@@ -190,7 +201,11 @@ fn end_what_is_left(report: &Report) -> Result<()> {
         }
     };
     if earlier.souk.is_alive() {
-        bail!("souk is up already (process {}, {}); stop it first, or set SOUK_RUN_FILE, --data and --free-ports for a second one", earlier.souk.pid, path.display());
+        bail!(
+            "souk is up already (process {}, {}); stop it first, or set SOUK_RUN_FILE, --data and --free-ports for a second one",
+            earlier.souk.pid,
+            path.display()
+        );
     }
     report.progress(&format!("cleaning up after a killed souk (process {})", earlier.souk.pid));
     earlier.end_left_over()?;

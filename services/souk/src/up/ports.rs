@@ -86,7 +86,8 @@ impl Flags {
             want("--nats-port", self.nats_port, 50091, true),
         ];
         refuse_conflicts(&ports)?;
-        let [command, query, command_internal, query_internal, projector_internal, saga_internal, rest @ ..] = ports.map(|wanted| wanted.port);
+        let [command, query, command_internal, query_internal, projector_internal, saga_internal, rest @ ..] =
+            ports.map(|wanted| wanted.port);
         let [command_ops, query_ops, projector_ops, saga_ops, postgres, nats] = rest;
         Ok(StackPorts {
             command,
@@ -147,7 +148,8 @@ mod tests {
         let taken = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = taken.local_addr().unwrap().port().to_string();
         let refused = check(&["--query-port", &port, "--nats-port", &port], false).unwrap_err().to_string();
-        let wanted = format!("port {port} is taken, choose another with --query-port; port {port} is given to --query-port and --nats-port");
+        let wanted =
+            format!("port {port} is taken, choose another with --query-port; port {port} is given to --query-port and --nats-port");
         assert_eq!(refused, wanted);
     }
 

@@ -50,7 +50,8 @@ impl Report {
         };
         let ops: std::collections::BTreeSet<&String> = addresses.ops.values().collect();
         let ops = if ops.len() == 1 { addresses.ops["command"].clone() } else { format!("127.0.0.1, {}", list(&addresses.ops)) };
-        let databases = |side: &[souk_devstack::DatabaseUrl]| side.iter().map(|database| database.name.as_str()).collect::<Vec<_>>().join(" ");
+        let databases =
+            |side: &[souk_devstack::DatabaseUrl]| side.iter().map(|database| database.name.as_str()).collect::<Vec<_>>().join(" ");
         format!(
             "\nSouk is up in region {region}, {seconds:.1} s after its start. Ctrl-C stops it in order.\n\n  \
              command    {command}   gRPC, with reflection\n  \

@@ -1,0 +1,7 @@
+//! The whole service on real Postgres and NATS.
+
+mod lists;
+mod operations;
+mod points;
+mod watch;
+mod world;
