@@ -54,8 +54,10 @@ async fn main() {
     tokio::spawn(GrpcServer::new("internal", &process).add(limited!(cart::query_service_server::QueryServiceServer::new(Echo), process)).serve(a));
     tokio::spawn(tonic::transport::Server::builder().add_service(cart::query_service_server::QueryServiceServer::new(Echo))
         .serve_with_incoming(tonic::transport::server::TcpIncoming::from(b).with_nodelay(Some(true))));
-    for _ in 0..4 {
+    let only = std::env::args().nth(2);
+    for _ in 0..2 {
         for (u, w) in [(ua.clone(), "ours"), (ub.clone(), "bare")] {
+            if only.as_deref().is_some_and(|o| o != w) { continue; }
             let c = cpu();
             let rate = load(u, w, n).await;
             println!("{w}: {rate:.0}/s, {:.1} us cpu per call", (cpu() - c) * 1e6 / (rate * 4.0));

@@ -11,7 +11,7 @@ use futures::StreamExt;
 use prost::Message;
 use souk_bus::{Feed, to_wire};
 use souk_bus_publisher::conformance::{History, log, within};
-use souk_command::relay::Tuning;
+use souk_command::relay::{Head, Tuning};
 use souk_event_sourcing::{MAX_PAYLOAD_BYTES, Position, Region};
 use souk_event_store::EventLog;
 use tokio::time::Instant;
@@ -40,6 +40,20 @@ async fn what_is_committed_is_published_also_when_the_ring_overflows() {
     }
     assert_eq!((owned.relay.progress.head(), owned.relay.progress.lag_seconds()), (Position(2_030), 0.0));
     assert!(owned.relay.ring.get(Position(2_030)).is_none(), "what is acknowledged is forgotten");
+}
+
+#[tokio::test]
+async fn events_the_relay_was_not_told_of_are_read_from_the_table() {
+    let world = World::new().await;
+    let mut owned = world.own(history());
+    owned.commit(10).await;
+    owned.copied().await;
+    let unheard = owned.history.events(300);
+    owned.append_unheard(unheard).await;
+    owned.relay.ring.ends_at(Head { position: owned.belief.position, hash: owned.belief.hash });
+    owned.copied().await;
+    owned.commit(10).await;
+    owned.copied().await;
 }
 
 #[tokio::test]

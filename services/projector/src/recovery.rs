@@ -18,7 +18,7 @@ impl Shard {
     /// A write found another checkpoint than believed.
     pub(crate) fn lost(&mut self, log: LogId) {
         counter!("souk_projector_lost_total").increment(1);
-        let _ = log;
+        self.folder.forget(log);
         self.unsynced.insert(log);
     }
 
@@ -127,7 +127,7 @@ impl Shard {
         let mut backoff = known.map_or_else(|| Backoff::new(Duration::from_secs(1), Duration::from_secs(60)), |halted| halted.backoff);
         let retry_at = Instant::now() + backoff.pause();
         progress.halted = Some(Halted { reason, backoff, retry_at });
-        let _ = log;
+        self.folder.forget(log);
         self.note(log);
         Ok(())
     }

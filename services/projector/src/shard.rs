@@ -173,7 +173,7 @@ impl Shard {
     /// Starts reading `log` behind `checkpoint`, which is the stored one and ours; `truth_first` as in [`Reader`].
     pub(crate) fn resume(&mut self, checkpoint: Checkpoint, truth_first: bool) {
         let log = checkpoint.log;
-        let _ = log;
+        self.folder.forget(log);
         let Some(progress) = self.logs.get_mut(&log) else { return };
         progress.stop_reading();
         progress.generation += 1;

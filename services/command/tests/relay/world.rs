@@ -155,6 +155,13 @@ impl Owned {
     }
 
     pub async fn append(&mut self, events: Vec<RecordedEvent>) {
+        for event in self.append_unheard(events).await {
+            self.relay.ring.push(event);
+        }
+    }
+
+    /// An append whose outcome stays unknown: the store has the events, the relay was not told.
+    pub async fn append_unheard(&mut self, events: Vec<RecordedEvent>) -> Vec<Arc<RecordedEvent>> {
         let events: Vec<_> = events.into_iter().map(Arc::new).collect();
         let last = events.last().expect("some").clone();
         let stream = StreamAdvance { stream: last.stream.clone(), expected: Version(self.belief.position.0), new: last.version };
@@ -162,7 +169,7 @@ impl Owned {
         let mut store = self.relays.store.store.lock().expect("not poisoned").clone();
         assert_eq!(store.append(&[batch]).await.expect("appended"), [BatchOutcome::Done]);
         self.belief = Belief { batch: self.belief.batch + 1, position: last.position, hash: last.hash, ..self.belief };
-        events.into_iter().for_each(|event| self.relay.ring.push(event));
+        events
     }
 
     /// Waits until the stream is a copy of the log from `first` on, and proves it event by event.

@@ -6,6 +6,9 @@
 //! ```
 //! Every change at a position in (floor, feed] is named in [`Changed`]. So a row read from a snapshot as of `a` is still the
 //! row as of `feed`, if `a` is at or past the floor and at or past the last change named for the row's bucket.
+//!
+//! A row that is served was true at a moment no longer ago than one message proves ([`Horizon::proven`]) and takes from the
+//! projector to here; and it holds all that the reader's token names, whatever was lost, doubled or late.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},

@@ -57,12 +57,13 @@ impl Wait {
     /// Waits until the feed says that the views have reached `token`. Returns at once when the feed is silent: then only
     /// the store can tell.
     pub async fn reach(&mut self, log: &Log, token: Mark) -> Result<(), ReadError> {
-        let mut horizon = log.horizon();
-        if horizon.standing(token) == Standing::Reached {
+        if log.horizon().standing(token) == Standing::Reached {
             return Ok(());
         }
+        // Looked at again after subscribing: a message between the two must not be waited for in vain.
         let mut horizons = log.watch();
         loop {
+            let horizon = *horizons.borrow_and_update();
             match horizon.standing(token) {
                 Standing::Reached => return Ok(()),
                 Standing::Lost => return Err(ReadError::Restored { log: log.id, token }),
@@ -73,7 +74,6 @@ impl Wait {
             self.go_on(now, log, token, horizon.feed)?;
             // Either a new horizon, or time is up: the next round tells which.
             let _ = timeout_at(self.until.min(proof_ends).into(), horizons.changed()).await;
-            horizon = *horizons.borrow_and_update();
         }
     }
 

@@ -1,7 +1,7 @@
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use prost_types::Timestamp;
-use souk_event_sourcing::Token;
+use souk_event_sourcing::{LogId, LogPosition, Region, Token};
 use souk_proto::{
     catalog::v1::{
         ListProductsRequest, ProductCreated, ProductDetails, ProductPublished, ProductState,
@@ -72,7 +72,25 @@ async fn products_are_listed_in_one_order_over_all_databases() {
     narrow.stop().await;
 
     page_tokens_are_bound_to_their_filter(channel, &base).await;
+    lists_wait_for_their_token(&mut shop, channel).await;
     service.stop().await;
+}
+
+async fn lists_wait_for_their_token(shop: &mut Shop, channel: &Channel) {
+    let token = shop.record("p-45", "product-p-45", "ProductCreated", ProductCreated::default());
+    let request = ListProductsRequest { page_size: 1000, token: text(&token), ..Default::default() };
+    let mut catalog = CatalogClient::new(channel.clone());
+    let late = catalog.list_products(within(Duration::from_millis(300), request.clone())).await.unwrap_err();
+    assert_eq!(reason(&late), (Code::Unavailable, "NOT_YET_VISIBLE".into()));
+    let waiting = tokio::spawn(async move { catalog.list_products(request).await });
+    shop.project().await;
+    let page = waiting.await.unwrap().unwrap().into_inner();
+    assert!(page.products.iter().any(|product| product.product_id == "p-45"));
+    // A log of a region that is not kept here would be waited for in vain.
+    let stranger = LogPosition { log: LogId { region: Region(9), ..log(0) }, ..token.parts()[0] };
+    let request = ListProductsRequest { token: text(&stranger.into()), ..Default::default() };
+    let refused = CatalogClient::new(channel.clone()).list_products(request).await.unwrap_err();
+    assert_eq!(reason(&refused), (Code::FailedPrecondition, "LOG_NOT_KEPT".into()));
 }
 
 async fn page_tokens_are_bound_to_their_filter(channel: &Channel, base: &ListProductsRequest) {
@@ -106,8 +124,10 @@ async fn page_tokens_are_bound_to_their_filter(channel: &Channel, base: &ListPro
     assert_eq!(reason(&refused), (Code::InvalidArgument, "INVALID_FIELDS".into()));
 }
 
-/// Orders as they are recorded: (customer, order id, placed at, paid).
-async fn orders_of_three_customers(shop: &mut Shop) -> (Vec<(String, String, i64, bool)>, Token) {
+/// An order as it was recorded: customer, order id, placed at, paid.
+type Recorded = (String, String, i64, bool);
+
+async fn orders_of_three_customers(shop: &mut Shop) -> (Vec<Recorded>, Token) {
     let (mut orders, mut token) = (Vec::new(), Token::default());
     for number in 0..30 {
         let customer = format!("c-{}", number % 3);
@@ -159,7 +179,7 @@ async fn orders_are_listed_newest_first_and_sales_are_added_up_over_all_database
     let service = Service::start(servers.settings()).await;
     service.ready().await;
     let (orders, token) = orders_of_three_customers(&mut shop).await;
-    let newest_first = |keep: &dyn Fn(&(String, String, i64, bool)) -> bool| -> Vec<String> {
+    let newest_first = |keep: &dyn Fn(&Recorded) -> bool| -> Vec<String> {
         orders.iter().rev().filter(|order| keep(order)).map(|order| order.1.clone()).collect()
     };
     let channel = &service.channel;
