@@ -82,7 +82,7 @@ impl Shard {
             Err(error) => error,
         };
         // Nothing was written, or the outcome is unknown: memory is ahead of the store either way.
-        
+        logs.iter().for_each(|log| self.folder.forget(*log));
         if error.retryable() {
             self.unsynced.extend(logs);
             return Err(error);
