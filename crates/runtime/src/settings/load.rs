@@ -109,7 +109,8 @@ impl Sources {
         let secret = error.path.iter().any(|part| part == "token_key" || part == "url" || part == "databases");
         let complaint = match &error.kind {
             Kind::MissingField(field) => {
-                key = join(&key, field);
+                // The one section without a default, for the sake of the one setting without.
+                key = if field == "installation" { "installation.token_key".to_owned() } else { join(&key, field) };
                 "is missing".to_owned()
             }
             Kind::UnknownField(field, known) => {
@@ -240,8 +241,9 @@ mod tests {
 
     #[test]
     fn what_is_missing_is_named() {
-        assert_eq!(refusal("", &[]), "souk.toml: installation (or SOUK_installation): is missing");
-        assert_eq!(refusal("[installation]\n", &[]), "souk.toml: installation.token_key (or SOUK_installation__token_key): is missing");
+        for toml in ["", "[installation]\n"] {
+            assert_eq!(refusal(toml, &[]), "souk.toml: installation.token_key (or SOUK_installation__token_key): is missing");
+        }
         let line = Settings::load(Some(Path::new("/nonexistent/souk.toml"))).unwrap_err().to_string();
         assert_eq!(line, "/nonexistent/souk.toml: No such file or directory (os error 2)");
     }
