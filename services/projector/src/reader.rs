@@ -48,6 +48,8 @@ pub(crate) struct Reader {
     /// Read the event log to its end before the bus: after a divergence the bus may go on with the other history, which is
     /// just as well chained, until its relay has mended it.
     pub truth_first: bool,
+    /// When the tail last moved, or the event log was last asked because it did not.
+    pub moved: Instant,
 }
 
 /// Why a reader stopped what it was doing.
@@ -88,6 +90,12 @@ impl Reader {
             }
             let before = self.tail.position;
             stop = self.read().await.err();
+            // A consumer that fails before its first message, made anew and failing again, is as quiet as one that is
+            // stuck: it must not keep the log from being asked.
+            if matches!(stop, Some(Stop::Again)) && self.moved.elapsed() >= self.config.backfill_after {
+                self.moved = Instant::now();
+                stop = self.catch_up().await.err();
+            }
             if self.tail.position > before {
                 backoff.reset();
             }
@@ -125,9 +133,13 @@ impl Reader {
                         self.take(event).await?;
                         quiet_since = Instant::now();
                     }
-                    Some(Err(error)) => {
+                    Some(Err(error)) if error.retryable() => {
                         tracing::debug!(log = %self.log, %error, "the consumer failed; making a new one");
                         return Err(Stop::Again);
+                    }
+                    Some(Err(error)) => {
+                        tracing::warn!(log = %self.log, %error, "the bus delivers what is no event of this log");
+                        return self.arbitrate().await;
                     }
                     None => return Err(Stop::Again),
                 },
@@ -247,6 +259,7 @@ impl Reader {
         let what = What::Event(Box::new(event), room);
         self.outbox.send(Arrival { log: self.log, generation: self.generation, what }).await.map_err(|_| Stop::Closed)?;
         self.tail = tail;
+        self.moved = Instant::now();
         Ok(())
     }
 }

@@ -190,6 +190,7 @@ impl Shard {
             room: self.room.clone(),
             config: self.config,
             truth_first,
+            moved: Instant::now(),
         };
         progress.reader = Some(tokio::spawn(reader.run()).abort_handle());
         self.note(log);

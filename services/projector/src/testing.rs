@@ -12,7 +12,7 @@ use std::{
 use async_trait::async_trait;
 use futures::{StreamExt, stream};
 use prost::Message;
-use souk_bus::{BusError, EventSource, Events};
+use souk_bus::{BusError, EventSource, Events, MalformedEvent};
 use souk_event_sourcing::{Epoch, EventId, Hlc, LogHash, LogId, Partition, Position, RecordedEvent, Region, StreamId, UnixMillis, Version};
 use souk_proto::stock::v1::StockReceived;
 use uuid::Uuid;
@@ -183,10 +183,11 @@ impl EventSource for Messy {
                 20..40 => delivered.extend([Ok(event.clone()), Ok(event)]),
                 40..60 => delivered.insert(delivered.len().saturating_sub(2), Ok(event)),
                 60..66 => delivered.push(Err(gone())),
-                66..72 => {
+                66..70 => {
                     ends = true;
                     break;
                 }
+                70..72 => delivered.push(Err(MalformedEvent("garbled".to_owned()).into())),
                 72..78 => delivered.push(Ok(RecordedEvent { actor: "somebody else".to_owned(), ..event })),
                 _ => delivered.push(Ok(event)),
             }
