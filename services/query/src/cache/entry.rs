@@ -1,3 +1,5 @@
+use std::time::Instant;
+
 use bytes::Bytes;
 use souk_event_sourcing::{Epoch, Position, UnixMillis};
 use souk_proto::log::v1::ChangeFeed;
@@ -34,8 +36,8 @@ pub(crate) struct CachedRow {
 const OVERHEAD_BYTES: usize = 320;
 
 impl Entry {
-    /// From a snapshot of the store; `history` is the horizon's before the reading began.
-    pub fn read(read: RowRead, history: u64) -> Self {
+    /// From a snapshot of the store; `history` is the horizon's at `began`, before the reading.
+    pub fn read(read: RowRead, history: u64, began: Instant) -> Self {
         let as_of = Mark { epoch: read.as_of.position.epoch, position: read.as_of.position.position };
         let row = read.row.map(|row| CachedRow {
             body: row.body,
@@ -43,14 +45,14 @@ impl Entry {
             stale_since: row.stale_since,
             parked_at: row.parked_at,
         });
-        Self { row, provenance: Provenance { as_of, revision: read.as_of.revision, history }, written: read.as_of.written }
+        Self { row, provenance: Provenance { as_of, revision: read.as_of.revision, history, began }, written: read.as_of.written }
     }
 
-    /// A row carried by a message of the feed, taken in under `history`.
-    pub fn carried(body: Bytes, message: &ChangeFeed, history: u64) -> Self {
+    /// A row carried by a message of the feed, taken in under `history` at `heard`.
+    pub fn carried(body: Bytes, message: &ChangeFeed, history: u64, heard: Instant) -> Self {
         let as_of = Mark { epoch: Epoch(message.epoch), position: Position(message.position) };
         let row = CachedRow { body, position: as_of.position, stale_since: None, parked_at: None };
-        let provenance = Provenance { as_of, revision: message.revision, history };
+        let provenance = Provenance { as_of, revision: message.revision, history, began: heard };
         Self { row: Some(row), provenance, written: UnixMillis(message.time_ms) }
     }
 

@@ -7,6 +7,9 @@
 //! Every change at a position in (floor, feed] is named in [`Changed`]. So a row read from a snapshot as of `a` is still the
 //! row as of `feed`, if `a` is at or past the floor and at or past the last change named for the row's bucket.
 //!
+//! A row read ahead of the feed says of itself only that it was true when it was read: the log may be restored before the
+//! feed ever tells of that place. It is trusted as long as a message is, and from when the feed reaches it on.
+//!
 //! A row that is served was true at a moment no longer ago than one message proves ([`Horizon::proven`]) and takes from the
 //! projector to here; and it holds all that the reader's token names, whatever was lost, doubled or late.
 
@@ -87,6 +90,8 @@ pub(crate) struct Provenance {
     pub revision: u32,
     /// [`Horizon::history`] when the reading began.
     pub history: u64,
+    /// When the reading began.
+    pub began: Instant,
 }
 
 impl Mark {
@@ -154,7 +159,12 @@ impl Horizon {
 
     /// Whether the feed has been heard of late, so that silence about a row means that it did not change.
     pub fn proven(&self, now: Instant) -> bool {
-        self.heard.is_some_and(|heard| now.saturating_duration_since(heard) < self.proof_age)
+        self.heard.is_some_and(|heard| self.proves(heard, now))
+    }
+
+    /// Whether what was true at `then` is recent enough.
+    fn proves(&self, then: Instant, now: Instant) -> bool {
+        now.saturating_duration_since(then) < self.proof_age
     }
 
     /// When the last message ceases to be proof; `None` when nothing was heard yet.
@@ -181,7 +191,8 @@ impl Horizon {
     /// Whether a kept row answers a reader with this token now. The reader looks at the horizon first and takes the row
     /// out of the cache afterwards: the other way round, a change between the two would go unnoticed.
     pub fn serves(&self, row: Provenance, token: Option<Mark>, now: Instant) -> bool {
-        self.proven(now) && self.comparable(row) && token.is_none_or(|token| self.feed.max(row.as_of) >= token)
+        let confirmed = row.as_of <= self.feed || self.proves(row.began, now);
+        self.proven(now) && confirmed && self.comparable(row) && token.is_none_or(|token| self.feed.max(row.as_of) >= token)
     }
 
     /// The least that a row must be as of to hold every change heard of so far, `changed` being the last one named for
@@ -245,8 +256,8 @@ mod tests {
         Advance { epoch: Epoch(epoch), from: Position(from), to: Position(to), revision: REVISION }
     }
 
-    fn row(as_of: Mark, history: u64) -> Provenance {
-        Provenance { as_of, revision: REVISION, history }
+    fn row(as_of: Mark, history: u64, began: Instant) -> Provenance {
+        Provenance { as_of, revision: REVISION, history, began }
     }
 
     /// A horizon that heard of `epoch`, `position` at `now`.
@@ -261,11 +272,11 @@ mod tests {
         let now = Instant::now();
         let mut horizon = at(2, 100, now);
         assert_eq!(horizon.hear(advance(2, 100, 101), now, UnixMillis(0)), Step::Continued);
-        assert!(horizon.serves(row(mark(2, 100), 0), None, now));
+        assert!(horizon.serves(row(mark(2, 100), 0, now), None, now));
         assert_eq!(horizon.hear(advance(2, 103, 104), now, UnixMillis(0)), Step::Jumped);
-        assert!(!horizon.serves(row(mark(2, 103), 0), None, now));
-        assert!(horizon.serves(row(mark(2, 104), 0), None, now));
-        assert!(!horizon.admits(row(mark(2, 103), 0), Position(0)));
+        assert!(!horizon.serves(row(mark(2, 103), 0, now), None, now));
+        assert!(horizon.serves(row(mark(2, 104), 0, now), None, now));
+        assert!(!horizon.admits(row(mark(2, 103), 0, now), Position(0)));
     }
 
     #[test]
@@ -283,8 +294,8 @@ mod tests {
         let mut horizon = at(2, 100, now);
         horizon.hear(advance(2, 150, 151), now, UnixMillis(0));
         // Changed last at position 3, read as of 151.
-        assert!(horizon.admits(row(mark(2, 151), 0), Position(0)));
-        assert!(horizon.serves(row(mark(2, 151), 0), None, now));
+        assert!(horizon.admits(row(mark(2, 151), 0, now), Position(0)));
+        assert!(horizon.serves(row(mark(2, 151), 0, now), None, now));
     }
 
     #[test]
@@ -292,9 +303,9 @@ mod tests {
         let now = Instant::now();
         let mut horizon = at(2, 100, now);
         horizon.hear(advance(2, 100, 101), now, UnixMillis(0));
-        assert!(!horizon.admits(row(mark(2, 100), 0), Position(101)));
-        assert!(horizon.admits(row(mark(2, 101), 0), Position(101)));
-        assert!(horizon.admits(row(mark(2, 100), 0), Position(0)), "another bucket changed");
+        assert!(!horizon.admits(row(mark(2, 100), 0, now), Position(101)));
+        assert!(horizon.admits(row(mark(2, 101), 0, now), Position(101)));
+        assert!(horizon.admits(row(mark(2, 100), 0, now), Position(0)), "another bucket changed");
     }
 
     #[test]
@@ -302,30 +313,43 @@ mod tests {
         let now = Instant::now();
         let horizon = at(2, 100, now);
         assert!(!Horizon::new(PROOF_AGE).proven(now));
-        assert!(horizon.serves(row(mark(2, 100), 0), None, now + PROOF_AGE - Duration::from_millis(1)));
-        assert!(!horizon.serves(row(mark(2, 100), 0), None, now + PROOF_AGE));
+        assert!(horizon.serves(row(mark(2, 100), 0, now), None, now + PROOF_AGE - Duration::from_millis(1)));
+        assert!(!horizon.serves(row(mark(2, 100), 0, now), None, now + PROOF_AGE));
     }
 
     #[test]
     fn a_token_is_met_by_the_feed_or_by_the_row() {
         let now = Instant::now();
         let horizon = at(2, 100, now);
-        assert!(horizon.serves(row(mark(2, 100), 0), Some(mark(2, 100)), now));
-        assert!(!horizon.serves(row(mark(2, 100), 0), Some(mark(2, 101)), now));
-        assert!(horizon.serves(row(mark(2, 101), 0), Some(mark(2, 101)), now));
+        assert!(horizon.serves(row(mark(2, 100), 0, now), Some(mark(2, 100)), now));
+        assert!(!horizon.serves(row(mark(2, 100), 0, now), Some(mark(2, 101)), now));
+        assert!(horizon.serves(row(mark(2, 101), 0, now), Some(mark(2, 101)), now));
+    }
+
+    #[test]
+    fn a_row_ahead_of_the_feed_is_trusted_no_longer_than_a_message() {
+        let began = Instant::now();
+        let mut horizon = at(2, 100, began);
+        let ahead = row(mark(2, 101), 0, began);
+        let later = began + PROOF_AGE;
+        assert_eq!(horizon.hear(advance(2, 100, 100), later, UnixMillis(0)), Step::Repeated);
+        assert!(horizon.serves(ahead, None, later - Duration::from_millis(1)));
+        assert!(!horizon.serves(ahead, None, later));
+        assert_eq!(horizon.hear(advance(2, 100, 101), later, UnixMillis(0)), Step::Continued);
+        assert!(horizon.serves(ahead, None, later), "the feed has reached it");
     }
 
     #[test]
     fn a_log_that_went_back_takes_its_rows_along() {
         let now = Instant::now();
         let mut horizon = at(2, 105, now);
-        let lost = row(mark(2, 105), horizon.history);
+        let lost = row(mark(2, 105), horizon.history, now);
         // The views are rewound before anything new is in the log.
         assert_eq!(horizon.hear(advance(2, 100, 100), now, UnixMillis(0)), Step::Jumped);
         assert!(!horizon.serves(lost, None, now) && !horizon.admits(lost, Position(0)));
-        assert!(horizon.admits(row(mark(2, 100), horizon.history), Position(0)));
+        assert!(horizon.admits(row(mark(2, 100), horizon.history, now), Position(0)));
         assert_eq!(horizon.hear(advance(3, 100, 101), now, UnixMillis(0)), Step::Jumped);
-        assert!(!horizon.serves(row(mark(2, 103), horizon.history), None, now), "as of a position that is taken anew");
+        assert!(!horizon.serves(row(mark(2, 103), horizon.history, now), None, now), "as of a position that is taken anew");
     }
 
     #[test]
@@ -334,8 +358,8 @@ mod tests {
         let mut horizon = at(2, 100, now);
         let step = horizon.hear(Advance { revision: REVISION + 1, ..advance(2, 100, 100) }, now, UnixMillis(0));
         assert_eq!(step, Step::Jumped);
-        assert!(!horizon.serves(row(mark(2, 100), 0), None, now));
-        let new = Provenance { revision: REVISION + 1, ..row(mark(2, 100), 0) };
+        assert!(!horizon.serves(row(mark(2, 100), 0, now), None, now));
+        let new = Provenance { revision: REVISION + 1, ..row(mark(2, 100), 0, now) };
         assert!(horizon.admits(new, Position(0)) && horizon.serves(new, None, now));
     }
 

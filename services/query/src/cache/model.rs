@@ -105,6 +105,7 @@ struct State {
 struct Load {
     key: &'static str,
     history: u64,
+    began: Instant,
     read: Option<State>,
 }
 
@@ -214,6 +215,11 @@ impl World {
         }
     }
 
+    fn begin_load(&mut self, key: &'static str) {
+        let history = self.cache.log(LOG).expect("the log is known").horizon().history;
+        self.loads.push(Load { key, history, began: self.now, read: None });
+    }
+
     async fn end_load(&mut self, index: usize) {
         let load = self.loads.remove(index);
         let Some(state) = load.read else { return };
@@ -229,7 +235,7 @@ impl World {
         let position = LogPosition { log: LOG, epoch: state.mark.epoch, position: state.mark.position };
         let read = RowRead { row, as_of: AsOf { position, written: UnixMillis(0), revision: state.revision } };
         let log = self.cache.log(LOG).expect("the log is known").clone();
-        self.cache.admit(&log, row_ref(load.key).to_key(), &Arc::new(Entry::read(read, load.history))).await;
+        self.cache.admit(&log, row_ref(load.key).to_key(), &Arc::new(Entry::read(read, load.history, load.began))).await;
     }
 
     /// Reads without a token and with that of every event of the log.
@@ -319,10 +325,7 @@ async fn run(ops: Vec<Op>) -> Result<usize, TestCaseError> {
             Op::Lose(index) if !world.under_way.is_empty() => {
                 world.under_way.remove(index.index(world.under_way.len()));
             }
-            Op::BeginLoad(key) => {
-                let history = world.cache.log(LOG).expect("the log is known").horizon().history;
-                world.loads.push(Load { key: KEYS[key], history, read: None });
-            }
+            Op::BeginLoad(key) => world.begin_load(KEYS[key]),
             Op::Snapshot(load, state) if !world.loads.is_empty() => {
                 let state = world.present + state.index(world.states.len() - world.present);
                 let load = load.index(world.loads.len());
@@ -350,6 +353,30 @@ fn no_row_is_served_below_its_token_or_older_than_the_bound() {
     });
     outcome.unwrap();
     assert!(served.get() > 10_000, "the cache served only {} reads: the model shows nothing", served.get());
+}
+
+/// The log is restored before the feed tells of a place that a row was read at, and nothing is appended after.
+#[tokio::test]
+async fn a_row_of_a_part_that_the_feed_never_told_of_is_not_served_for_ever() {
+    let mut world = World::new();
+    world.announce();
+    world.deliver(0, false).await;
+    world.append(8);
+    world.project(1, false);
+    world.under_way.clear();
+    world.begin_load("d");
+    world.loads[0].read = Some(world.state().clone());
+    world.end_load(0).await;
+    world.read("d").await.unwrap();
+    assert_eq!(world.served, 2, "the row is served while its reading is recent");
+    world.restore(1);
+    world.under_way.clear();
+    for _ in 0..5 {
+        world.now += Duration::from_millis(900);
+        world.announce();
+        world.deliver(0, false).await;
+        world.read("d").await.unwrap();
+    }
 }
 
 #[tokio::test]

@@ -179,9 +179,9 @@ impl Reader {
         let (cache, source) = (self.cache.clone(), self.source.clone());
         self.counts.load();
         async move {
-            let history = log.horizon().history;
+            let (history, began) = (log.horizon().history, Instant::now());
             let read = timeout(LOAD_LIMIT, source.read_row(key.view, key.log, &key.key)).await;
-            let entry = Arc::new(Entry::read(read.map_err(|_| ReadError::Slow)??, history));
+            let entry = Arc::new(Entry::read(read.map_err(|_| ReadError::Slow)??, history, began));
             cache.admit(&log, key, &entry).await;
             Ok(entry)
         }
@@ -189,12 +189,13 @@ impl Reader {
 
     async fn load_many(&self, missed: &[usize], keys: &[RowRef<'_>], logs: &[&Arc<Log>]) -> Result<Vec<Answer>, ReadError> {
         let Some(first) = missed.first() else { return Ok(Vec::new()) };
+        let began = Instant::now();
         let histories: Vec<_> = missed.iter().map(|index| logs[*index].horizon().history).collect();
         let asked: Vec<_> = missed.iter().map(|index| (keys[*index].log, keys[*index].key)).collect();
         self.counts.load();
         let reads = timeout(LOAD_LIMIT, self.source.read_rows(keys[*first].view, &asked)).await;
         let reads = reads.map_err(|_| ReadError::Slow)??;
-        let entries: Vec<_> = reads.into_iter().zip(histories).map(|(read, history)| Arc::new(Entry::read(read, history))).collect();
+        let entries: Vec<_> = reads.into_iter().zip(histories).map(|(read, history)| Arc::new(Entry::read(read, history, began))).collect();
         join_all(missed.iter().zip(&entries).map(|(index, entry)| {
             self.counts.missed();
             self.cache.admit(logs[*index], keys[*index].to_key(), entry)

@@ -159,7 +159,7 @@ impl RowCache {
             }
         }
         if step != Step::Repeated {
-            self.write_through(message, log.id, &horizon).await;
+            self.write_through(message, log.id, &horizon, now).await;
         }
         log.show(horizon);
         Some(step)
@@ -186,13 +186,13 @@ impl RowCache {
         self.rows.weighted_size()
     }
 
-    async fn write_through(&self, message: &ChangeFeed, log: LogId, horizon: &Horizon) {
+    async fn write_through(&self, message: &ChangeFeed, log: LogId, horizon: &Horizon, now: Instant) {
         for (key, body) in changes(message, log) {
             match body {
                 Some(body) => {
                     // A copy: the slice would keep the whole message in memory.
                     let body = Bytes::copy_from_slice(body);
-                    let entry = Entry::carried(body, message, horizon.history);
+                    let entry = Entry::carried(body, message, horizon.history, now);
                     self.put(key.to_key(), Arc::new(entry)).await;
                 }
                 None => self.forget(key).await,
