@@ -43,7 +43,7 @@ impl System {
     /// # Errors
     /// When the endpoints are malformed.
     pub fn client(&self) -> Result<Souk> {
-        Ok(Souk::connect(&Endpoints::new(&self.stack.endpoint("command"), &self.stack.endpoint("query")))?)
+        Ok(Souk::connect(&Endpoints::new(self.stack.endpoint("command"), self.stack.endpoint("query")))?)
     }
 
     /// A session with patience for faults.

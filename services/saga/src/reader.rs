@@ -59,15 +59,25 @@ impl Reader {
     /// Reads until nobody listens.
     pub async fn run(mut self) {
         let mut backoff = self.sources.backoff.clone();
+        // When the tail last moved, or the event log was last asked because it did not.
+        let mut moved = Instant::now();
         loop {
             let before = self.tail.position;
-            let stopped = match self.sources.bus.consume(self.log, self.tail.position.next()).await {
+            let mut stopped = match self.sources.bus.consume(self.log, self.tail.position.next()).await {
                 Ok(events) => self.follow(events).await,
                 Err(error) => {
                     tracing::debug!(log = %self.log, %error, "the bus does not deliver; asking the event log");
                     self.catch_up(Position(u64::MAX)).await
                 }
             };
+            if self.tail.position > before {
+                moved = Instant::now();
+            } else if matches!(stopped, Err(Stop::Again)) && moved.elapsed() >= QUIET {
+                // A consumer that fails before its first message, made anew and failing again, must not keep the log from
+                // being asked.
+                stopped = self.catch_up(Position(u64::MAX)).await;
+                moved = Instant::now();
+            }
             if matches!(stopped, Err(Stop::Closed)) {
                 return;
             }
@@ -90,8 +100,13 @@ impl Reader {
                         self.take(event).await?;
                         quiet_since = Instant::now();
                     }
-                    Some(Err(error)) => {
+                    Some(Err(error)) if error.retryable() => {
                         tracing::debug!(log = %self.log, %error, "the consumer failed; making a new one");
+                        return Err(Stop::Again);
+                    }
+                    Some(Err(error)) => {
+                        tracing::warn!(log = %self.log, %error, "the bus delivers what is no event of this log; reading the event log");
+                        self.catch_up(Position(u64::MAX)).await?;
                         return Err(Stop::Again);
                     }
                     None => return Err(Stop::Again),

@@ -96,7 +96,7 @@ async fn send(session: &Session, id: Uuid, random: &mut SmallRng) -> Result<(), 
         let customer_id = format!("c-{}", random.random_range(0..500));
         session.command(PlaceOrderRequest { request_id: id.to_string(), customer_id, lines, ..Default::default() }).await.map(drop)
     } else {
-        session.command(ReceiveStockRequest { request_id: id.to_string(), product_id, quantity: 1, ..Default::default() }).await.map(drop)
+        session.command(ReceiveStockRequest { request_id: id.to_string(), product_id, quantity: 1 }).await.map(drop)
     }
 }
 

@@ -43,10 +43,10 @@ where
 }
 
 impl<'a> Repeats<'a> {
-    async fn send<C: Command + Debug>(&mut self, command: C, change: impl Fn(&mut C)) -> Result<C::Reply>
+    async fn send<C>(&mut self, command: C, change: impl Fn(&mut C)) -> Result<C::Reply>
     where
+        C: Command + Debug + 'a,
         C::Reply: PartialEq + Debug + Clone + 'a,
-        C: 'a,
     {
         let mut command = command;
         *command.request_id() = Uuid::now_v7().to_string();

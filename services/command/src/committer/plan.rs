@@ -27,6 +27,9 @@ pub(super) struct Planned<M: Model> {
     pub answer: Result<Answer, CommandError>,
 }
 
+/// An entity with its version before the batch.
+type Touched<M> = (StreamId, Entity<<M as Model>::Entity>, Version);
+
 impl<M: Model> Plan<M> {
     /// Decides the commands of one log in order.
     pub fn of(
@@ -70,7 +73,7 @@ impl<M: Model> Plan<M> {
     }
 
     /// Entities with their version before the batch, and the commands.
-    pub fn into_parts(self) -> (impl Iterator<Item = (StreamId, Entity<M::Entity>, Version)>, Vec<Planned<M>>) {
+    pub fn into_parts(self) -> (impl Iterator<Item = Touched<M>>, Vec<Planned<M>>) {
         (self.entities.into_iter().map(|(stream, (entity, before))| (stream, entity, before)), self.planned)
     }
 

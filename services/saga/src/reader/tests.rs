@@ -1,7 +1,7 @@
 use std::sync::Mutex;
 
 use async_trait::async_trait;
-use souk_bus::MemoryBus;
+use souk_bus::{BusError, MalformedEvent, MemoryBus};
 use souk_event_sourcing::{Epoch, Hlc, LogHash, Version};
 
 use super::*;
@@ -55,6 +55,15 @@ impl Truth for Log {
     }
 }
 
+struct Broken(fn() -> BusError);
+
+#[async_trait]
+impl EventSource for Broken {
+    async fn consume(&self, _: LogId, _: Position) -> Result<Events, BusError> {
+        Ok(futures::stream::iter([Err((self.0)())]).boxed())
+    }
+}
+
 struct World {
     bus: MemoryBus,
     log: Arc<Log>,
@@ -71,6 +80,16 @@ impl World {
         let sources = Sources { bus: Arc::new(bus.clone()), truth: log.clone(), board: board.clone(), backoff };
         let (outbox, inbox) = mpsc::channel(4);
         tokio::spawn(Reader { log: LOG, tail, sources, outbox }.run());
+        Self { bus, log, board, inbox }
+    }
+
+    /// The same on a bus of which every consumer ends with `fault` before its first message.
+    fn start_on(fault: fn() -> BusError, events: Vec<RecordedEvent>) -> Self {
+        let (bus, board, log) = (MemoryBus::default(), Board::default(), Arc::new(Log(Mutex::new(events))));
+        let backoff = Backoff::new(Duration::from_millis(1), Duration::from_millis(10));
+        let sources = Sources { bus: Arc::new(Broken(fault)), truth: log.clone(), board: board.clone(), backoff };
+        let (outbox, inbox) = mpsc::channel(4);
+        tokio::spawn(Reader { log: LOG, tail: START, sources, outbox }.run());
         Self { bus, log, board, inbox }
     }
 
@@ -112,6 +131,14 @@ async fn a_quiet_bus_behind_the_announced_head_is_not_waited_for() {
     world.expect_nothing_more().await;
     world.board.announce(LOG, Position(5));
     world.expect(&events[1..]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_bus_that_never_gets_past_the_next_message_is_not_waited_for() {
+    let events = history(5, "");
+    for fault in [|| BusError::Unavailable("gone".to_owned()), || MalformedEvent("garbled".to_owned()).into()] {
+        World::start_on(fault, events.clone()).expect(&events).await;
+    }
 }
 
 #[tokio::test]
