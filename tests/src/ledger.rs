@@ -29,7 +29,10 @@ impl Acknowledged {
         for pool in pools {
             for chunk in ids.chunks(5_000) {
                 let rows: Vec<(Uuid, i64)> =
-                    sqlx::query_as("select request_id, count(*) from ledger where request_id = any($1) group by 1").bind(chunk).fetch_all(pool).await?;
+                    sqlx::query_as("select request_id, count(*) from ledger where request_id = any($1) group by 1")
+                        .bind(chunk)
+                        .fetch_all(pool)
+                        .await?;
                 rows.into_iter().for_each(|(id, count)| *remembered.entry(id).or_default() += count);
                 // Events of one command lie at distinct (stream, version); a doubled command would repeat the pair's stream.
                 let rows: Vec<(Uuid, i64)> = sqlx::query_as(
@@ -41,7 +44,9 @@ impl Acknowledged {
                 rows.into_iter().for_each(|(id, count)| *logged.entry(id).or_default() += count);
             }
         }
-        let off = |found: &std::collections::HashMap<Uuid, i64>| ids.iter().filter(|id| found.get(id) != Some(&1)).take(5).copied().collect::<Vec<_>>();
+        let off = |found: &std::collections::HashMap<Uuid, i64>| {
+            ids.iter().filter(|id| found.get(id) != Some(&1)).take(5).copied().collect::<Vec<_>>()
+        };
         let (not_remembered, not_logged) = (off(&remembered), off(&logged));
         ensure!(not_remembered.is_empty(), "acknowledged, but not once in the ledger: {not_remembered:?}");
         ensure!(not_logged.is_empty(), "acknowledged, but its events are not once in the log: {not_logged:?}");

@@ -27,7 +27,14 @@ impl Shop {
     /// As the calls.
     pub async fn sell(&self, product: &str, price: i64, units: i64) -> Result<(), Error> {
         let details = ProductDetails { title: format!("Product {product}"), category: "test".into(), ..Default::default() };
-        self.0.command(CreateProductRequest { product_id: product.into(), details: Some(details), price: Some(eur(price)), ..Default::default() }).await?;
+        self.0
+            .command(CreateProductRequest {
+                product_id: product.into(),
+                details: Some(details),
+                price: Some(eur(price)),
+                ..Default::default()
+            })
+            .await?;
         self.0.command(PublishProductRequest { product_id: product.into(), ..Default::default() }).await?;
         if units > 0 {
             self.0.command(ReceiveStockRequest { product_id: product.into(), quantity: units, ..Default::default() }).await?;
@@ -49,7 +56,12 @@ impl Shop {
     /// # Errors
     /// As the call.
     pub async fn pay(&self, order_id: &str, amount: i64) -> Result<(), Error> {
-        let payment = RecordPaymentRequest { order_id: order_id.into(), payment_reference: format!("pay-{order_id}"), amount: Some(eur(amount)), ..Default::default() };
+        let payment = RecordPaymentRequest {
+            order_id: order_id.into(),
+            payment_reference: format!("pay-{order_id}"),
+            amount: Some(eur(amount)),
+            ..Default::default()
+        };
         self.0.command(payment).await.map(drop)
     }
 

@@ -220,7 +220,11 @@ async fn a_command_without_events_is_remembered_and_counted<A: Adapter>(adapter:
     let mut lane = adapter.lane();
     let refusal = Part::of(log, adapter.take(log).await).stream(&a, 0, 0).remember(&a, id, "refused").build();
     assert_eq!(append(&mut lane, &refusal).await, BatchOutcome::Done);
-    assert_eq!(append(&mut lane, &Part::of(log, refusal.belief).stream(&a, 0, 1).build()).await, BatchOutcome::Fenced, "the batch number moved");
+    assert_eq!(
+        append(&mut lane, &Part::of(log, refusal.belief).stream(&a, 0, 1).build()).await,
+        BatchOutcome::Fenced,
+        "the batch number moved"
+    );
     let repeat = Part::of(log, after(&refusal)).stream(&a, 0, 1).remember(&a, id, "accepted").build();
     let BatchOutcome::Refused { repeats, .. } = append(&mut lane, &repeat).await else { panic!("a remembered refusal was forgotten") };
     assert_eq!(repeats[0].1.reply.as_ref(), b"refused");
@@ -242,9 +246,15 @@ async fn after_a_takeover_the_old_owner_is_fenced<A: Adapter>(adapter: &A) {
     assert_eq!(append(&mut zombie, &Part::of(log, old).stream(&a, 0, 1).build()).await, BatchOutcome::Fenced);
     let first = Part::of(log, new).stream(&a, 0, 1).build();
     assert_eq!(append(&mut owner, &first).await, BatchOutcome::Done);
-    assert_eq!(append(&mut zombie, &Part::of(log, Belief { epoch: old.epoch, ..after(&first) }).stream(&a, 1, 1).build()).await, BatchOutcome::Fenced);
+    assert_eq!(
+        append(&mut zombie, &Part::of(log, Belief { epoch: old.epoch, ..after(&first) }).stream(&a, 1, 1).build()).await,
+        BatchOutcome::Fenced
+    );
     let epochs = adapter.log().head(log).await.expect("head").epochs;
-    assert_eq!(epochs.iter().map(|start| (start.epoch, start.first)).collect::<Vec<_>>(), [(old.epoch, Position(1)), (new.epoch, Position(1))]);
+    assert_eq!(
+        epochs.iter().map(|start| (start.epoch, start.first)).collect::<Vec<_>>(),
+        [(old.epoch, Position(1)), (new.epoch, Position(1))]
+    );
 }
 
 async fn a_version_4_request_is_found_again<A: Adapter>(adapter: &A) {
@@ -252,7 +262,9 @@ async fn a_version_4_request_is_found_again<A: Adapter>(adapter: &A) {
     let mut lane = adapter.lane();
     let first = Part::of(log, adapter.take(log).await).stream(&a, 0, 1).remember(&a, id, "first").build();
     assert_eq!(append(&mut lane, &first).await, BatchOutcome::Done);
-    let BatchOutcome::Refused { repeats, .. } = append(&mut lane, &Part::of(log, after(&first)).stream(&a, 1, 1).remember(&a, id, "x").build()).await else {
+    let BatchOutcome::Refused { repeats, .. } =
+        append(&mut lane, &Part::of(log, after(&first)).stream(&a, 1, 1).remember(&a, id, "x").build()).await
+    else {
         panic!("a repeat was carried out")
     };
     assert_eq!(repeats.len(), 1);

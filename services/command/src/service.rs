@@ -1,4 +1,8 @@
-use std::{num::NonZeroUsize, sync::Arc, time::{Duration, Instant}};
+use std::{
+    num::NonZeroUsize,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use souk_bus::JetStreamBus;
 use souk_bus_publisher::{JetStreamPublisher, StreamLimits};
@@ -72,9 +76,17 @@ pub async fn run(process: Process, listeners: Listeners) -> anyhow::Result<()> {
 }
 
 /// Migrates and connects, for as long as it takes. `None` when shutdown came first.
-async fn connect(settings: &Settings, shutdown: &CancellationToken, ready: &souk_runtime::Component) -> anyhow::Result<Option<PostgresStore>> {
+async fn connect(
+    settings: &Settings,
+    shutdown: &CancellationToken,
+    ready: &souk_runtime::Component,
+) -> anyhow::Result<Option<PostgresStore>> {
     let databases: Vec<_> = (settings.write.databases.iter())
-        .map(|database| DatabaseConfig { name: database.name.clone(), url: database.url.to_string(), max_connections: database.max_connections })
+        .map(|database| DatabaseConfig {
+            name: database.name.clone(),
+            url: database.url.to_string(),
+            max_connections: database.max_connections,
+        })
         .collect();
     loop {
         let attempt = async {
@@ -147,9 +159,16 @@ fn spawn_lanes(
     lanes
 }
 
-async fn relays(settings: &Settings, store: &Arc<PostgresStore>) -> anyhow::Result<Arc<Relays<PostgresStore, JetStreamPublisher, JetStreamBus>>> {
+async fn relays(
+    settings: &Settings,
+    store: &Arc<PostgresStore>,
+) -> anyhow::Result<Arc<Relays<PostgresStore, JetStreamPublisher, JetStreamBus>>> {
     let bus = JetStreamBus::connect(&settings.nats.url, &settings.nats.prefix, "souk-command").await?;
-    let limits = StreamLimits { max_age: settings.nats.stream_max_age, max_bytes: settings.nats.stream_max_bytes, replicas: settings.nats.stream_replicas };
+    let limits = StreamLimits {
+        max_age: settings.nats.stream_max_age,
+        max_bytes: settings.nats.stream_max_bytes,
+        replicas: settings.nats.stream_replicas,
+    };
     let publisher = JetStreamPublisher::new(bus.client().clone(), bus.subjects().clone(), limits, store.installation());
     let command = &settings.command;
     Ok(Arc::new(Relays {

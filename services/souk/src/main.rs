@@ -62,7 +62,12 @@ fn main() -> ExitCode {
         other => other,
     };
     souk_runtime::install_tls_provider();
-    match tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(Into::into).and_then(|runtime| runtime.block_on(run(command))) {
+    match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(Into::into)
+        .and_then(|runtime| runtime.block_on(run(command)))
+    {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("souk: {error:#}");

@@ -42,7 +42,10 @@ const DAMAGE_OF_THE_LOG: &[(&str, &str, &str)] = &[
 const DAMAGE_OF_THE_VIEWS: &[(&str, &str)] = &[
     ("a changed row", "update availability_view set version = version + 1 where key = 'p-1'"),
     ("a missing row", "delete from product_view where key = 'p-1'"),
-    ("a row of nothing", "insert into cart_view select region, partition, 'ghost', version, position, revision, null, null, updated_ms, body from cart_view limit 1"),
+    (
+        "a row of nothing",
+        "insert into cart_view select region, partition, 'ghost', version, position, revision, null, null, updated_ms, body from cart_view limit 1",
+    ),
     ("a wrong sum", "update sales_day set units = units + 1"),
     ("a lost line of a timeline", "delete from order_timeline where version = 2"),
 ];
@@ -57,7 +60,14 @@ async fn the_audit_finds_every_kind_of_damage() -> Result<()> {
     let order = shop.order("c-1", "p-3", 2, true).await?.order_id;
     shop.pay(&order, 200).await?;
     shop.see_in(&order, OrderState::Paid, std::time::Duration::from_secs(10)).await?;
-    shop.0.command(souk_proto::cart::v1::AddItemRequest { customer_id: "c-1".into(), product_id: "p-1".into(), quantity: 1, ..Default::default() }).await?;
+    shop.0
+        .command(souk_proto::cart::v1::AddItemRequest {
+            customer_id: "c-1".into(),
+            product_id: "p-1".into(),
+            quantity: 1,
+            ..Default::default()
+        })
+        .await?;
     system.audit_clean().await?;
     // From here on only the audit looks: a running system would mend what it can.
     for service in [souk_devstack::Service::Saga, souk_devstack::Service::Projector, souk_devstack::Service::Command] {

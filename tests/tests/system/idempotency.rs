@@ -67,26 +67,54 @@ async fn every_command_repeated_at_once_and_after_a_restart_has_one_effect_and_o
     let p = || "p-1".to_owned();
     let c = || "c-1".to_owned();
     let details = ProductDetails { title: "Lamp".into(), ..Default::default() };
-    repeats.send(CreateProductRequest { product_id: p(), details: Some(details.clone()), ..Default::default() }, |other| other.price = Some(eur(5))).await?;
+    repeats
+        .send(CreateProductRequest { product_id: p(), details: Some(details.clone()), ..Default::default() }, |other| {
+            other.price = Some(eur(5))
+        })
+        .await?;
     let longer = ProductDetails { description: "Bright".into(), ..Default::default() };
-    repeats.send(UpdateProductRequest { product_id: p(), details: Some(longer), ..Default::default() }, |other| other.details = Some(details.clone())).await?;
+    repeats
+        .send(UpdateProductRequest { product_id: p(), details: Some(longer), ..Default::default() }, |other| {
+            other.details = Some(details.clone())
+        })
+        .await?;
     let price = SetPriceRequest { product_id: p(), price: Some(eur(700)), etag: "1-2".into(), ..Default::default() };
     repeats.send(price, |other| other.price = Some(eur(701))).await?;
     repeats.send(PublishProductRequest { product_id: p(), ..Default::default() }, |other| other.etag = "1-3".into()).await?;
     repeats.send(ReceiveStockRequest { product_id: p(), quantity: 50, ..Default::default() }, |other| other.quantity = 51).await?;
-    repeats.send(AdjustStockRequest { product_id: p(), delta: -5, note: "broken".into(), ..Default::default() }, |other| other.delta = -6).await?;
+    repeats
+        .send(AdjustStockRequest { product_id: p(), delta: -5, note: "broken".into(), ..Default::default() }, |other| other.delta = -6)
+        .await?;
     let reserve = ReserveStockRequest { product_id: p(), order_id: "o-1".into(), quantity: 2, ..Default::default() };
     repeats.send(reserve, |other| other.quantity = 3).await?;
-    repeats.send(CommitReservationRequest { product_id: p(), order_id: "o-1".into(), ..Default::default() }, |other| other.order_id = "o-9".into()).await?;
+    repeats
+        .send(CommitReservationRequest { product_id: p(), order_id: "o-1".into(), ..Default::default() }, |other| {
+            other.order_id = "o-9".into()
+        })
+        .await?;
     let reserve = ReserveStockRequest { product_id: p(), order_id: "o-2".into(), quantity: 2, ..Default::default() };
     repeats.send(reserve, |other| other.quantity = 3).await?;
-    repeats.send(ReleaseReservationRequest { product_id: p(), order_id: "o-2".into(), ..Default::default() }, |other| other.order_id = "o-9".into()).await?;
-    repeats.send(AddItemRequest { customer_id: c(), product_id: p(), quantity: 2, ..Default::default() }, |other| other.quantity = 3).await?;
-    repeats.send(SetItemQuantityRequest { customer_id: c(), product_id: p(), quantity: 4, ..Default::default() }, |other| other.quantity = 3).await?;
-    repeats.send(RemoveItemRequest { customer_id: c(), product_id: p(), ..Default::default() }, |other| other.product_id = "p-2".into()).await?;
-    repeats.send(AddItemRequest { customer_id: c(), product_id: p(), quantity: 1, ..Default::default() }, |other| other.quantity = 3).await?;
+    repeats
+        .send(ReleaseReservationRequest { product_id: p(), order_id: "o-2".into(), ..Default::default() }, |other| {
+            other.order_id = "o-9".into()
+        })
+        .await?;
+    repeats
+        .send(AddItemRequest { customer_id: c(), product_id: p(), quantity: 2, ..Default::default() }, |other| other.quantity = 3)
+        .await?;
+    repeats
+        .send(SetItemQuantityRequest { customer_id: c(), product_id: p(), quantity: 4, ..Default::default() }, |other| other.quantity = 3)
+        .await?;
+    repeats
+        .send(RemoveItemRequest { customer_id: c(), product_id: p(), ..Default::default() }, |other| other.product_id = "p-2".into())
+        .await?;
+    repeats
+        .send(AddItemRequest { customer_id: c(), product_id: p(), quantity: 1, ..Default::default() }, |other| other.quantity = 3)
+        .await?;
     repeats.send(ClearCartRequest { customer_id: c(), ..Default::default() }, |other| other.etag = "1-1".into()).await?;
-    repeats.send(AddItemRequest { customer_id: c(), product_id: p(), quantity: 3, ..Default::default() }, |other| other.quantity = 4).await?;
+    repeats
+        .send(AddItemRequest { customer_id: c(), product_id: p(), quantity: 3, ..Default::default() }, |other| other.quantity = 4)
+        .await?;
     repeats.send(CheckoutRequest { customer_id: c(), ..Default::default() }, |other| other.expected_total = Some(eur(1))).await?;
     let lines = vec![PlaceOrderLine { product_id: p(), quantity: 1 }];
     let place = PlaceOrderRequest { customer_id: c(), lines, ..Default::default() };
@@ -98,8 +126,15 @@ async fn every_command_repeated_at_once_and_after_a_restart_has_one_effect_and_o
     repeats.send(ship, |other| other.carrier = "Other".into()).await?;
     repeats.send(RecordDeliveryRequest { order_id: order.clone(), ..Default::default() }, |other| other.etag = "1-9".into()).await?;
     let lines = vec![PlaceOrderLine { product_id: p(), quantity: 1 }];
-    let second = repeats.send(PlaceOrderRequest { customer_id: "c-2".into(), lines, ..Default::default() }, |other| other.lines[0].quantity = 2).await?.order_id;
-    repeats.send(CancelOrderRequest { order_id: second, reason: "changed my mind".into(), ..Default::default() }, |other| other.reason = "no".into()).await?;
+    let second = repeats
+        .send(PlaceOrderRequest { customer_id: "c-2".into(), lines, ..Default::default() }, |other| other.lines[0].quantity = 2)
+        .await?
+        .order_id;
+    repeats
+        .send(CancelOrderRequest { order_id: second, reason: "changed my mind".into(), ..Default::default() }, |other| {
+            other.reason = "no".into()
+        })
+        .await?;
     repeats.send(DiscontinueProductRequest { product_id: p(), ..Default::default() }, |other| other.etag = "1-5".into()).await?;
 
     let mut kept = repeats.kept;

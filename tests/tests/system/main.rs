@@ -1,5 +1,6 @@
 //! The system as a whole, over real servers, processes and sockets.
 
+mod architecture;
 mod audit;
 mod bad_input;
 mod faults;
@@ -7,3 +8,4 @@ mod flash_sale;
 mod idempotency;
 mod one_order;
 mod sessions;
+mod shards;

@@ -36,7 +36,9 @@ async fn one_order_goes_from_cart_to_delivery_and_is_read_back_at_every_step() -
     assert_eq!((shop.stock("p-1").await?.reserved, shop.stock("p-2").await?.reserved), (2, 1));
     shop.pay(&id, 4_498).await?;
     assert_eq!(shop.see(&id).await?.state(), OrderState::Paid);
-    session.command(RecordShipmentRequest { order_id: id.clone(), carrier: "Post".into(), tracking_number: "T1".into(), ..Default::default() }).await?;
+    session
+        .command(RecordShipmentRequest { order_id: id.clone(), carrier: "Post".into(), tracking_number: "T1".into(), ..Default::default() })
+        .await?;
     assert_eq!(shop.see(&id).await?.carrier, "Post");
     souk_tests::until("units shipped", PATIENCE, || async {
         let stock = shop.stock("p-1").await?;
@@ -52,7 +54,8 @@ async fn one_order_goes_from_cart_to_delivery_and_is_read_back_at_every_step() -
     let listed = session.query(ListOrdersRequest { customer_id: "c-1".into(), ..Default::default() }).await?.orders;
     assert_eq!(listed.iter().map(|order| order.order_id.as_str()).collect::<Vec<_>>(), [id.as_str()]);
     let sales = session.query(GetSalesSummaryRequest::default()).await?.rows;
-    let sold: Vec<_> = sales.iter().map(|row| (row.product_id.as_str(), row.units, row.revenue.clone().unwrap_or_default().minor_units)).collect();
+    let sold: Vec<_> =
+        sales.iter().map(|row| (row.product_id.as_str(), row.units, row.revenue.clone().unwrap_or_default().minor_units)).collect();
     assert_eq!(sold, [("p-1", 2, 3_998), ("p-2", 1, 500)]);
 
     let findings = system.audit_clean().await?;

@@ -27,7 +27,8 @@ async fn ten_thousand_writes_are_read_back_and_none_is_stale() -> Result<()> {
                     // A fresh session: nothing but this write's own token is known to it.
                     let shop = Shop(souk.session().caller("test"));
                     let product = format!("p-{}", (caller * 7 + round) % PRODUCTS);
-                    let written = shop.0.command(ReceiveStockRequest { product_id: product.clone(), quantity: 1, ..Default::default() }).await?;
+                    let written =
+                        shop.0.command(ReceiveStockRequest { product_id: product.clone(), quantity: 1, ..Default::default() }).await?;
                     let seen = shop.stock(&product).await?;
                     ensure!(seen.version >= written.version, "{product}: wrote version {}, read {}", written.version, seen.version);
                 }

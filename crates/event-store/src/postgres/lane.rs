@@ -1,5 +1,8 @@
 use souk_event_sourcing::{Epoch, LogId, Partition, Position, Region, StreamId, Version};
-use sqlx::{Connection, PgConnection, Row, postgres::{PgConnectOptions, PgRow}};
+use sqlx::{
+    Connection, PgConnection, Row,
+    postgres::{PgConnectOptions, PgRow},
+};
 use uuid::Uuid;
 
 use super::{load, row};
@@ -129,7 +132,13 @@ impl<'a> Repeats<'a> {
 }
 
 /// Binds the columns named in `append.sql` and runs it.
-async fn send(connection: &mut PgConnection, region: Region, batches: &[LogBatch], repeats: &Repeats<'_>, retention: Retention) -> Result<Vec<PgRow>, StoreError> {
+async fn send(
+    connection: &mut PgConnection,
+    region: Region,
+    batches: &[LogBatch],
+    repeats: &Repeats<'_>,
+    retention: Retention,
+) -> Result<Vec<PgRow>, StoreError> {
     let of = |batch: &LogBatch| i32::from(batch.log.partition.0);
     let entries = || batches.iter().flat_map(|batch| batch.ledger.iter().map(move |entry| (of(batch), entry)));
     let ledger = || entries().filter_map(|(partition, entry)| Some((partition, (entry, entry.reply.as_deref()?))));
@@ -196,7 +205,8 @@ async fn send(connection: &mut PgConnection, region: Region, batches: &[LogBatch
 
 /// Sorts the rows of the statement to the parts they belong to.
 fn outcomes(batches: &[LogBatch], repeats: &Repeats<'_>, rows: &[PgRow]) -> Result<Vec<BatchOutcome>, StoreError> {
-    let streams: Vec<_> = batches.iter().enumerate().flat_map(|(part, batch)| batch.streams.iter().map(move |stream| (part, stream))).collect();
+    let streams: Vec<_> =
+        batches.iter().enumerate().flat_map(|(part, batch)| batch.streams.iter().map(move |stream| (part, stream))).collect();
     let mut outcomes = vec![BatchOutcome::Fenced; batches.len()];
     let refuse = |outcome: &mut BatchOutcome, repeat: Option<(usize, StoredReply)>, behind: Option<(StreamId, Version)>| {
         if !matches!(outcome, BatchOutcome::Refused { .. }) {

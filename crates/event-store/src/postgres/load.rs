@@ -16,7 +16,8 @@ pub(super) async fn streams(
 ) -> Result<Vec<StoredStream>, StoreError> {
     let partitions: Vec<i32> = wanted.iter().map(|(log, _)| i32::from(log.partition.0)).collect();
     let names: Vec<&str> = wanted.iter().map(|(_, stream)| stream.as_str()).collect();
-    let index: HashMap<(i32, &str), usize> = wanted.iter().enumerate().map(|(at, (log, stream))| ((i32::from(log.partition.0), stream.as_str()), at)).collect();
+    let index: HashMap<(i32, &str), usize> =
+        wanted.iter().enumerate().map(|(at, (log, stream))| ((i32::from(log.partition.0), stream.as_str()), at)).collect();
     let mut found = vec![StoredStream::default(); wanted.len()];
 
     let snapshots = sqlx::query(
@@ -49,7 +50,14 @@ pub(super) async fn streams(
            and e.version > i.version and e.position > i.position order by e.version) e",
         row::COLUMNS
     );
-    let rows = sqlx::query(AssertSqlSafe(sql)).bind(region.0 as i16).bind(&partitions).bind(&names).bind(&versions).bind(&positions).fetch_all(connection).await?;
+    let rows = sqlx::query(AssertSqlSafe(sql))
+        .bind(region.0 as i16)
+        .bind(&partitions)
+        .bind(&names)
+        .bind(&versions)
+        .bind(&positions)
+        .fetch_all(connection)
+        .await?;
     for found_row in &rows {
         let event = row::event(found_row)?;
         let at = index[&(i32::from(event.log.partition.0), event.stream.as_str())];

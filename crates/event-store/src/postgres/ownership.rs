@@ -129,7 +129,9 @@ impl Ownership<'_> {
             .bind(self.replica)
             .fetch_all(self.pool(database)?)
             .await?;
-        rows.iter().map(|lease| Ok((Partition(lease.try_get::<i32, _>("partition")? as u16), Epoch(row::number(lease, "epoch")?)))).collect()
+        rows.iter()
+            .map(|lease| Ok((Partition(lease.try_get::<i32, _>("partition")? as u16), Epoch(row::number(lease, "epoch")?))))
+            .collect()
     }
 
     fn pool(&self, database: &str) -> Result<&PgPool, StoreError> {

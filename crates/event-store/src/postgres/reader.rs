@@ -35,8 +35,12 @@ impl EventLog for PostgresStore {
             .fetch_all(pool)
             .await?;
         let belief = lane::belief(&head)?;
-        let epochs = epochs.iter().map(|start| Ok::<_, StoreError>(EpochStart { epoch: Epoch(row::number(start, "epoch")?), first: Position(row::number(start, "first_position")?) }));
+        let epochs = epochs.iter().map(|start| {
+            Ok::<_, StoreError>(EpochStart {
+                epoch: Epoch(row::number(start, "epoch")?),
+                first: Position(row::number(start, "first_position")?),
+            })
+        });
         Ok(Head { epoch: belief.epoch, position: belief.position, hash: belief.hash, epochs: epochs.collect::<Result<_, StoreError>>()? })
     }
 }
-

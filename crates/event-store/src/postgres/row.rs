@@ -12,7 +12,10 @@ pub(super) const COLUMNS: &str = "e.region, e.partition, e.position, e.epoch, e.
 pub(super) fn event(row: &PgRow) -> Result<RecordedEvent, StoreError> {
     let stream: &str = row.try_get("stream")?;
     Ok(RecordedEvent {
-        log: LogId { region: Region(row.try_get::<i16, _>("region")? as u16), partition: Partition(row.try_get::<i32, _>("partition")? as u16) },
+        log: LogId {
+            region: Region(row.try_get::<i16, _>("region")? as u16),
+            partition: Partition(row.try_get::<i32, _>("partition")? as u16),
+        },
         position: Position(number(row, "position")?),
         epoch: Epoch(number(row, "epoch")?),
         hash: hash(row.try_get("hash")?)?,

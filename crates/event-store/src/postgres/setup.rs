@@ -1,10 +1,16 @@
 use std::{collections::HashMap, str::FromStr, time::Duration};
 
 use souk_event_sourcing::{LogId, Partition, Region};
-use sqlx::{ConnectOptions, PgPool, postgres::{PgConnectOptions, PgPoolOptions}};
+use sqlx::{
+    ConnectOptions, PgPool,
+    postgres::{PgConnectOptions, PgPoolOptions},
+};
 use uuid::Uuid;
 
-use super::{PostgresLane, migration::{Migrator, migrate_guarded}};
+use super::{
+    PostgresLane,
+    migration::{Migrator, migrate_guarded},
+};
 use crate::StoreError;
 
 /// One write database: its name in the placement table and where to reach it.
@@ -163,7 +169,10 @@ async fn adopt(database: &Database, installation: Uuid, partitions: u16) -> Resu
         .await?;
     let (id, stored): (Uuid, i32) = sqlx::query_as("select id, partitions from installation").fetch_one(&database.pool).await?;
     if id != installation {
-        return Err(StoreError::Setup(format!("write database '{}' belongs to another installation ({id}, not {installation})", database.name)));
+        return Err(StoreError::Setup(format!(
+            "write database '{}' belongs to another installation ({id}, not {installation})",
+            database.name
+        )));
     }
     check_partitions(stored, partitions)
 }
@@ -194,7 +203,8 @@ async fn placement(databases: &[Database], region: Region, partitions: u16) -> R
     rows.into_iter()
         .map(|(partition, name)| {
             let index = databases.iter().position(|database| database.name == name);
-            let index = index.ok_or_else(|| StoreError::Setup(format!("partition {partition} is placed in '{name}', which is not configured")))?;
+            let index =
+                index.ok_or_else(|| StoreError::Setup(format!("partition {partition} is placed in '{name}', which is not configured")))?;
             Ok((Partition(partition as u16), index))
         })
         .collect()

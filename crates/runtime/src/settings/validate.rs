@@ -10,6 +10,9 @@ pub(super) struct Problem {
     pub complaint: String,
 }
 
+/// Stock holds units for at most 30 days, and a hold outlives the payment window by a day.
+const LONGEST_PAYMENT_WINDOW: Duration = Duration::from_secs(28 * 86_400);
+
 type Checked = Result<(), Problem>;
 
 /// Checks what types cannot say; the first problem is the answer.
@@ -136,6 +139,12 @@ fn command(settings: &Settings) -> Checked {
     ] {
         positive(&format!("command.{name}"), value)?;
     }
+    want(
+        command.payment_window <= LONGEST_PAYMENT_WINDOW,
+        "command.payment_window",
+        format_args!("{}", shown(command.payment_window)),
+        &format!("at most {}", shown(LONGEST_PAYMENT_WINDOW)),
+    )?;
     let heartbeat = format!("at least twice the heartbeat_interval of {}", shown(command.heartbeat_interval));
     want(command.lease_ttl >= command.heartbeat_interval * 2, "command.lease_ttl", format_args!("{}", shown(command.lease_ttl)), &heartbeat)
 }

@@ -139,7 +139,10 @@ impl CommandService for CatalogCommands {
         rpc::run(&self.0, request).await
     }
 
-    async fn discontinue_product(&self, request: Request<DiscontinueProductRequest>) -> Result<Response<DiscontinueProductResponse>, Status> {
+    async fn discontinue_product(
+        &self,
+        request: Request<DiscontinueProductRequest>,
+    ) -> Result<Response<DiscontinueProductResponse>, Status> {
         rpc::run(&self.0, request).await
     }
 }

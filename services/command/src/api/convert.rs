@@ -1,10 +1,6 @@
 use souk_domain::{Category, Currency, Description, Money, OrderStatus, Price, Tag, Tags, Title, product};
 use souk_event_sourcing::UnixMillis;
-use souk_proto::{
-    catalog::v1::ProductDetails,
-    common::v1 as common,
-    orders::v1::OrderState,
-};
+use souk_proto::{catalog::v1::ProductDetails, common::v1 as common, orders::v1::OrderState};
 use souk_runtime::Violations;
 
 /// An amount as it was sent.
@@ -47,7 +43,11 @@ pub(super) fn details(sent: Option<&ProductDetails>, bad: &mut Violations) -> Op
 }
 
 /// The texts named by a mask, or all that are not empty.
-pub(super) fn changes(sent: Option<&ProductDetails>, mask: Option<&prost_types::FieldMask>, bad: &mut Violations) -> Option<product::Changes> {
+pub(super) fn changes(
+    sent: Option<&ProductDetails>,
+    mask: Option<&prost_types::FieldMask>,
+    bad: &mut Violations,
+) -> Option<product::Changes> {
     let all = details(sent, bad);
     let paths: Vec<&str> = mask.iter().flat_map(|mask| &mask.paths).map(String::as_str).collect();
     for path in &paths {
@@ -66,7 +66,12 @@ pub(super) fn changes(sent: Option<&ProductDetails>, mask: Option<&prost_types::
 }
 
 fn tags(sent: &[String], bad: &mut Violations) -> Option<Tags> {
-    let tags: Option<Vec<Tag>> = sent.iter().enumerate().take(Tags::MAX + 1).map(|(index, tag)| bad.check(format!("details.tags[{index}]"), Tag::new(tag))).collect();
+    let tags: Option<Vec<Tag>> = sent
+        .iter()
+        .enumerate()
+        .take(Tags::MAX + 1)
+        .map(|(index, tag)| bad.check(format!("details.tags[{index}]"), Tag::new(tag)))
+        .collect();
     if sent.len() > Tags::MAX + 1 {
         bad.add("details.tags", format!("want at most {} tags", Tags::MAX));
         return None;
@@ -95,4 +100,3 @@ pub(super) fn order_state(status: OrderStatus) -> OrderState {
         OrderStatus::Cancelled => OrderState::Cancelled,
     }
 }
-

@@ -39,7 +39,9 @@ impl EventLogService for EventLogs {
         let limit = if asked.limit == 0 { DEFAULT_PAGE } else { asked.limit.min(MAX_PAGE) };
         let head = self.store.head(log).await.map_err(unavailable)?;
         if from > head.position.next() {
-            return Err(Failure::new(tonic::Code::OutOfRange, "BEYOND_HEAD", "the log ends before that position").with("head", head.position).into());
+            return Err(Failure::new(tonic::Code::OutOfRange, "BEYOND_HEAD", "the log ends before that position")
+                .with("head", head.position)
+                .into());
         }
         let events = page(self.store.read(log, from, limit as usize).await.map_err(unavailable)?);
         Ok(Response::new(ReadRangeResponse { events: events.iter().map(to_wire).collect(), head: Some(wire_head(log, &head)) }))
@@ -58,7 +60,12 @@ impl EventLogService for EventLogs {
     async fn get_heads(&self, request: Request<GetHeadsRequest>) -> Result<Response<GetHeadsResponse>, Status> {
         let asked = request.into_inner();
         let partitions = match asked.partitions.as_slice() {
-            [] => self.store.databases().flat_map(|database| self.store.partitions_of(database)).map(|partition| u32::from(partition.0)).collect(),
+            [] => self
+                .store
+                .databases()
+                .flat_map(|database| self.store.partitions_of(database))
+                .map(|partition| u32::from(partition.0))
+                .collect(),
             some => some.to_vec(),
         };
         let mut heads = Vec::with_capacity(partitions.len());

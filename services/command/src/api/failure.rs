@@ -22,7 +22,9 @@ pub(super) fn failure(error: CommandError) -> Failure {
         CommandError::Unavailable => {
             Failure::unavailable("STORE_UNAVAILABLE", "the write store does not answer; repeat under the same request id", RETRY_AFTER)
         }
-        CommandError::Unstorable(sqlstate) => Failure::invalid("UNSTORABLE", "the command's data cannot be stored").with("sqlstate", sqlstate),
+        CommandError::Unstorable(sqlstate) => {
+            Failure::invalid("UNSTORABLE", "the command's data cannot be stored").with("sqlstate", sqlstate)
+        }
         CommandError::Damaged(_) => Failure::internal("DAMAGED_HISTORY", "a stored history cannot be read"),
     }
 }

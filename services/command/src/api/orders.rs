@@ -2,13 +2,13 @@ use souk_domain::{
     CancelReason, Carrier, Command, CustomerId, OrderId, PaymentReference, ProductId, Quantity, TrackingNumber, cart,
     order::{OrderLines, Refusal, Shipment, Terms},
 };
+use souk_event_sourcing::Etag;
 use souk_proto::orders::v1::{
     CancelOrderRequest, CancelOrderResponse, ExpirePaymentRequest, ExpirePaymentResponse, LineRefusal, PlaceOrderLine, PlaceOrderRequest,
     PlaceOrderResponse, RecordDeliveryRequest, RecordDeliveryResponse, RecordPaymentRequest, RecordPaymentResponse,
     RecordReservationRequest, RecordReservationResponse, RecordShipmentRequest, RecordShipmentResponse,
     command_service_server::CommandService, process_service_server::ProcessService,
 };
-use souk_event_sourcing::Etag;
 use souk_runtime::Violations;
 use tonic::{Request, Response, Status};
 
@@ -179,7 +179,11 @@ fn lines(sent: &[PlaceOrderLine], bad: &mut Violations) -> Option<OrderLines> {
 
 fn refusal(sent: &LineRefusal, bad: &mut Violations) -> Option<Refusal> {
     let product = bad.check("refusals.product_id", ProductId::new(&sent.product_id))?;
-    bad.require(!sent.reason.is_empty() && sent.reason.len() <= 64 && !sent.reason.contains('\0'), "refusals.reason", "want 1–64 characters");
+    bad.require(
+        !sent.reason.is_empty() && sent.reason.len() <= 64 && !sent.reason.contains('\0'),
+        "refusals.reason",
+        "want 1–64 characters",
+    );
     Some(Refusal { product, reason: sent.reason.clone(), available: sent.available })
 }
 

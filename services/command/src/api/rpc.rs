@@ -163,7 +163,8 @@ pub(super) async fn run<R: CommandRpc>(gateway: &Gateway, request: Request<R>) -
             outcome => break outcome.map_err(failure)?,
         }
     };
-    let mut response = R::Response::decode(answer.response).map_err(|_| Failure::internal("DAMAGED_REPLY", "the remembered reply cannot be read"))?;
+    let mut response =
+        R::Response::decode(answer.response).map_err(|_| Failure::internal("DAMAGED_REPLY", "the remembered reply cannot be read"))?;
     response.set_token(token(gateway, answer.at));
     Ok(Response::new(response))
 }

@@ -155,7 +155,10 @@ impl CommandService for StockCommands {
         rpc::run(&self.0, request).await
     }
 
-    async fn release_reservation(&self, request: Request<ReleaseReservationRequest>) -> Result<Response<ReleaseReservationResponse>, Status> {
+    async fn release_reservation(
+        &self,
+        request: Request<ReleaseReservationRequest>,
+    ) -> Result<Response<ReleaseReservationResponse>, Status> {
         rpc::run(&self.0, request).await
     }
 

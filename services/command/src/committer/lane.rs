@@ -35,9 +35,16 @@ pub type SnapshotSink = Box<dyn Fn(LogId, StreamId, StoredSnapshot) + Send>;
 pub enum Work<M: Model> {
     Command(Box<Job<M>>),
     /// The entities as of now, for look-ups and for callers who wait for an outcome.
-    Read { log: LogId, streams: Vec<StreamId>, reply: oneshot::Sender<Result<Seen<M>, CommandError>> },
+    Read {
+        log: LogId,
+        streams: Vec<StreamId>,
+        reply: oneshot::Sender<Result<Seen<M>, CommandError>>,
+    },
     /// A log was taken over: commands on it are welcome from now on.
-    Own { taken: Taken, outlet: Box<dyn Outlet> },
+    Own {
+        taken: Taken,
+        outlet: Box<dyn Outlet>,
+    },
 }
 
 /// Entities as they were when their log ended at `head`.
@@ -400,7 +407,8 @@ impl<M: Model, L: Lane> Committer<M, L> {
 
     async fn read(&mut self, log: LogId, streams: &[StreamId]) -> Result<Seen<M>, CommandError> {
         let head = self.owned.get(&log).ok_or(CommandError::NotOwner(log))?.head(log);
-        let missing = streams.iter().filter(|stream| self.entities.get(log, stream).is_none()).map(|stream| (log, stream.clone())).collect();
+        let missing =
+            streams.iter().filter(|stream| self.entities.get(log, stream).is_none()).map(|stream| (log, stream.clone())).collect();
         let damaged = self.fetch(missing).await.map_err(|error| {
             warn!(%error, "loading entities failed");
             CommandError::Unavailable

@@ -51,7 +51,11 @@ impl<M: Model> Plan<M> {
             batch.ledger.push(ledger_entry(&pending, reply));
             plan.planned.push(Planned { pending, answer: outcome });
         }
-        batch.streams = plan.entities.iter().map(|(stream, (entity, before))| StreamAdvance { stream: stream.clone(), expected: *before, new: entity.version }).collect();
+        batch.streams = plan
+            .entities
+            .iter()
+            .map(|(stream, (entity, before))| StreamAdvance { stream: stream.clone(), expected: *before, new: entity.version })
+            .collect();
         (batch, plan)
     }
 
@@ -80,7 +84,8 @@ impl<M: Model> Plan<M> {
     /// Joins a repeat to the command of this batch that has the same id; another body under the id is refused.
     fn collapse(&mut self, pending: Pending<M>) -> Option<Pending<M>> {
         let (id, primary) = (pending.job.request.id, &pending.job.streams[0]);
-        let same = self.planned.iter_mut().find(|planned| planned.pending.job.request.id == id && planned.pending.job.streams[0] == *primary);
+        let same =
+            self.planned.iter_mut().find(|planned| planned.pending.job.request.id == id && planned.pending.job.streams[0] == *primary);
         let Some(same) = same else { return Some(pending) };
         if same.pending.job.request.fingerprint == pending.job.request.fingerprint {
             same.pending.repeats.push(pending.job.answer);
@@ -141,7 +146,8 @@ impl<M: Model> Plan<M> {
             *head = place;
             batch.events.push(Arc::new(event));
         }
-        let after: Vec<_> = job.streams.iter().map(|stream| &self.entities[stream].0).map(|entity| (&entity.state, entity.version)).collect();
+        let after: Vec<_> =
+            job.streams.iter().map(|stream| &self.entities[stream].0).map(|entity| (&entity.state, entity.version)).collect();
         Ok(Answer { response: (job.respond)(&after), at: *head })
     }
 }

@@ -55,7 +55,10 @@ pub(super) fn stored(log: LogId, request: &Request, stored: &StoredReply) -> Res
             message: refused.message,
             metadata: refused.metadata.into_iter().collect::<BTreeMap<_, _>>(),
         })),
-        _ => Err(CommandError::Damaged(DamagedHistory { stream: StreamId::new("ledger", &request.id.to_string()), reason: "unreadable reply".into() })),
+        _ => Err(CommandError::Damaged(DamagedHistory {
+            stream: StreamId::new("ledger", &request.id.to_string()),
+            reason: "unreadable reply".into(),
+        })),
     }
 }
 

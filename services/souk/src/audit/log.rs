@@ -80,7 +80,9 @@ async fn heads(sources: &Sources, log: LogId, walk: &mut Walk, found: &mut Findi
     }
     let mut walked = walk.streams.clone();
     for row in &rows {
-        let (Some(stream), Some(version)) = (row.try_get::<Option<String>, _>("stream")?, row.try_get::<Option<i64>, _>("version")?) else { continue };
+        let (Some(stream), Some(version)) = (row.try_get::<Option<String>, _>("stream")?, row.try_get::<Option<i64>, _>("version")?) else {
+            continue;
+        };
         found.count("streams", 1);
         let events = stream.parse().ok().and_then(|stream| walked.remove(&stream)).unwrap_or_default();
         if events != Version(version as u64) {
@@ -110,7 +112,11 @@ async fn ledger(sources: &Sources, log: LogId, walk: &Walk, found: &mut Findings
             Ok(Some(Outcome::Accepted(accepted))) => match led_to {
                 _ if accepted.position > walk.position.0 => {}
                 Some(last) if last.0 == accepted.position => {}
-                Some(last) => found.differ(log, "ledger", format!("{request}: answered with position {}, its last event is {last}", accepted.position)),
+                Some(last) => found.differ(
+                    log,
+                    "ledger",
+                    format!("{request}: answered with position {}, its last event is {last}", accepted.position),
+                ),
                 None => {}
             },
             Ok(Some(Outcome::Refused(refused))) => {

@@ -122,15 +122,27 @@ impl Sources {
         let region = Region(settings.installation.region_number);
         let partitions = settings.installation.partitions;
         let write: Vec<_> = (settings.write.databases.iter())
-            .map(|database| souk_event_store::DatabaseConfig { name: database.name.clone(), url: database.url.to_string(), max_connections: 4 })
+            .map(|database| souk_event_store::DatabaseConfig {
+                name: database.name.clone(),
+                url: database.url.to_string(),
+                max_connections: 4,
+            })
             .collect();
         let write = PostgresStore::connect(&write, region, partitions).await.context("write store")?;
         let read: Vec<_> = (settings.read.databases.iter())
-            .map(|database| souk_read_store::DatabaseConfig { name: database.name.clone(), url: database.url.to_string(), max_connections: 4 })
+            .map(|database| souk_read_store::DatabaseConfig {
+                name: database.name.clone(),
+                url: database.url.to_string(),
+                max_connections: 4,
+            })
             .collect();
         let read = ReadStore::open(&read, Access::Write, Installation { region, partitions }).await.context("read store")?;
         let bus = JetStreamBus::connect(&settings.nats.url, &settings.nats.prefix, "souk-audit").await?;
-        let limits = StreamLimits { max_age: settings.nats.stream_max_age, max_bytes: settings.nats.stream_max_bytes, replicas: settings.nats.stream_replicas };
+        let limits = StreamLimits {
+            max_age: settings.nats.stream_max_age,
+            max_bytes: settings.nats.stream_max_bytes,
+            replicas: settings.nats.stream_replicas,
+        };
         let publisher = JetStreamPublisher::new(bus.client().clone(), bus.subjects().clone(), limits, write.installation());
         tokio::time::timeout(settle, publisher.reachable()).await.context("NATS does not answer")?;
         Ok(Self { write, publisher, bus, read, settle, progress: Progress { events: AtomicU64::new(0), shown } })

@@ -83,6 +83,7 @@ fn compare(log: LogId, walk: &Walk, checkpoint: &Checkpoint, tables: Vec<(&'stat
 }
 
 fn name(key: &RowKey) -> String {
-    let parts: Vec<_> = key.key.iter().map(|value| value.as_text().map_or_else(|| value.as_int().unwrap_or_default().to_string(), str::to_owned)).collect();
+    let parts: Vec<_> =
+        key.key.iter().map(|value| value.as_text().map_or_else(|| value.as_int().unwrap_or_default().to_string(), str::to_owned)).collect();
     parts.join("/")
 }

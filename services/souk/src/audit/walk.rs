@@ -89,10 +89,21 @@ impl Walk {
             found.count("stock states", 1);
             let held: i64 = stock.holds().map(|(_, hold)| hold.quantity.get()).sum();
             if figures.received + figures.adjusted != figures.on_hand + figures.shipped {
-                found.differ(self.log, "stock", format!("{} at {at}: received {} + adjusted {} is not on hand {} + shipped {}", event.stream, figures.received, figures.adjusted, figures.on_hand, figures.shipped));
+                found.differ(
+                    self.log,
+                    "stock",
+                    format!(
+                        "{} at {at}: received {} + adjusted {} is not on hand {} + shipped {}",
+                        event.stream, figures.received, figures.adjusted, figures.on_hand, figures.shipped
+                    ),
+                );
             }
             if stock.reserved() > figures.on_hand || stock.reserved() < 0 || held != stock.reserved() {
-                found.differ(self.log, "stock", format!("{} at {at}: {} reserved ({held} in holds) of {} on hand", event.stream, stock.reserved(), figures.on_hand));
+                found.differ(
+                    self.log,
+                    "stock",
+                    format!("{} at {at}: {} reserved ({held} in holds) of {} on hand", event.stream, stock.reserved(), figures.on_hand),
+                );
             }
         }
     }
