@@ -8,9 +8,10 @@ use std::{
 
 use tonic::transport::{Channel, Endpoint};
 
-use crate::{Session, rpc::Door};
+use crate::{Session, owners::Owners, rpc::Door};
 
-/// Where a Souk installation is.
+/// Where a Souk installation is. Each of the urls may be several, separated by commas: the replicas of a service, where no
+/// load balancer stands before them.
 #[derive(Debug, Clone)]
 pub struct Endpoints {
     pub command: String,
@@ -35,6 +36,7 @@ pub struct Souk {
 
 #[derive(Debug)]
 struct Doors {
+    owners: Owners,
     command: Pool,
     query: Pool,
     internal: Option<Pool>,
@@ -72,13 +74,18 @@ impl Souk {
     pub fn connect(endpoints: &Endpoints) -> Result<Self, InvalidEndpoint> {
         let pool = |url: &String| Pool::new(url, endpoints.connections.max(1));
         let internal = endpoints.internal.as_ref().map(pool).transpose()?;
-        let doors = Doors { command: pool(&endpoints.command)?, query: pool(&endpoints.query)?, internal };
+        let doors = Doors { owners: Owners::default(), command: pool(&endpoints.command)?, query: pool(&endpoints.query)?, internal };
         Ok(Self { doors: Arc::new(doors) })
     }
 
     /// A new session, without tokens.
     pub fn session(&self) -> Session {
         Session::new(self.clone())
+    }
+
+    /// What replies told of owners.
+    pub(crate) fn owners(&self) -> &Owners {
+        &self.doors.owners
     }
 
     /// A channel to one door; `None` for the internal one when its endpoint was not given.
@@ -91,25 +98,36 @@ impl Souk {
     }
 }
 
+/// How every connection is made.
+///
+/// # Errors
+/// When the text is no url.
+pub(crate) fn endpoint(url: &str) -> Result<Endpoint, InvalidEndpoint> {
+    let invalid = || InvalidEndpoint(url.to_owned());
+    let uri: http::Uri = url.parse().map_err(|_| invalid())?;
+    if uri.scheme().is_none() || uri.host().is_none_or(str::is_empty) {
+        return Err(invalid());
+    }
+    let endpoint = Endpoint::from(uri)
+        .connect_timeout(Duration::from_secs(2))
+        .tcp_nodelay(true)
+        .tcp_keepalive(Some(Duration::from_secs(15)))
+        // A peer that vanished without a word is noticed in seconds, also between calls.
+        .http2_keep_alive_interval(Duration::from_secs(3))
+        .keep_alive_timeout(Duration::from_secs(2))
+        .keep_alive_while_idle(true);
+    Ok(endpoint)
+}
+
 impl Pool {
-    fn new(url: &str, connections: usize) -> Result<Self, InvalidEndpoint> {
-        let invalid = || InvalidEndpoint(url.to_owned());
-        let uri: http::Uri = url.parse().map_err(|_| invalid())?;
-        if uri.scheme().is_none() || uri.host().is_none_or(str::is_empty) {
-            return Err(invalid());
-        }
-        let endpoint = Endpoint::from(uri)
-            .connect_timeout(Duration::from_secs(2))
-            .tcp_nodelay(true)
-            .tcp_keepalive(Some(Duration::from_secs(15)))
-            // A peer that vanished without a word is noticed in seconds, also between calls.
-            .http2_keep_alive_interval(Duration::from_secs(5))
-            .keep_alive_timeout(Duration::from_secs(3))
-            .keep_alive_while_idle(true);
-        let channels = (0..connections).map(|_| endpoint.connect_lazy()).collect();
+    /// Connections to each of the urls, which are separated by commas.
+    fn new(urls: &str, connections: usize) -> Result<Self, InvalidEndpoint> {
+        let endpoints = urls.split(',').map(|url| endpoint(url.trim())).collect::<Result<Vec<_>, _>>()?;
+        let channels = (0..connections).flat_map(|_| endpoints.iter().map(Endpoint::connect_lazy)).collect();
         Ok(Self { channels, next: AtomicUsize::new(0) })
     }
 
+    /// Takes turns: the attempt after a failed one goes to another replica, if there are several.
     fn next(&self) -> Channel {
         let index = self.next.fetch_add(1, Ordering::Relaxed) % self.channels.len();
         self.channels[index].clone()

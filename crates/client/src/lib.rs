@@ -16,6 +16,7 @@
 //! # Layout
 //! - `endpoints`: where Souk is: [`Endpoints`], [`Souk`]
 //! - `session`: [`Session`]: tokens carried from reply to query, request ids, deadlines, retries
+//! - `owners`: which replica carries a command out without forwarding it
 //! - `rpc`: [`Command`] and [`Query`], implemented for every request message by one table
 //! - `retry`: what is repeated, and after how long
 //! - `watch`: [`Session::watch_order`], resumed after a broken connection
@@ -23,6 +24,7 @@
 
 mod endpoints;
 mod error;
+mod owners;
 mod retry;
 mod rpc;
 mod session;

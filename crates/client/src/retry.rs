@@ -22,6 +22,11 @@ pub(crate) fn is_retryable(status: &Status, aborted_too: bool) -> bool {
     }
 }
 
+/// Nobody answered, or somebody who could not: another replica may.
+pub(crate) fn is_unreached(status: &Status) -> bool {
+    status.code() == Code::Unavailable || status.source().is_some()
+}
+
 /// Our own clock ended the call.
 pub(crate) fn is_timeout(status: &Status) -> bool {
     let mut source = status.source();

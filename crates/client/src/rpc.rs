@@ -1,3 +1,4 @@
+use souk_event_sourcing::{MintedId, routing_hash};
 use souk_proto::{cart::v1 as cart, catalog::v1 as catalog, common::v1::AsOf, orders::v1 as orders, stock::v1 as stock};
 
 /// Which port of the installation serves a call.
@@ -18,6 +19,8 @@ pub trait Command: prost::Message + Clone + Default + 'static {
     fn request_id(&mut self) -> &mut String;
     /// Empty when the command holds whatever the version.
     fn etag(&self) -> &str;
+    /// Of the entity it is about; `None` when its id is malformed.
+    fn routing_hash(&self) -> Option<u32>;
     fn token(reply: &Self::Reply) -> &str;
 }
 
@@ -30,7 +33,7 @@ pub trait Query: prost::Message + Clone + Default + 'static {
 }
 
 macro_rules! commands {
-    ($($door:ident $module:ident $service:literal { $($method:ident: $request:ident $(with $etag:ident)? => $reply:ident,)* })*) => {$($(
+    ($($door:ident $module:ident $service:literal { $($method:ident: $request:ident of $key:ident $(with $etag:ident)? => $reply:ident,)* })*) => {$($(
         impl Command for $module::$request {
             type Reply = $module::$reply;
             const DOOR: Door = Door::$door;
@@ -44,11 +47,17 @@ macro_rules! commands {
                 commands!(@etag self $($etag)?)
             }
 
+            fn routing_hash(&self) -> Option<u32> {
+                commands!(@hash $key self)
+            }
+
             fn token(reply: &Self::Reply) -> &str {
                 &reply.token
             }
         }
     )*)*};
+    (@hash order_id $this:ident) => { $this.order_id.parse::<MintedId>().ok().map(|id| id.routing_hash()) };
+    (@hash $key:ident $this:ident) => { Some(routing_hash(&$this.$key)) };
     (@etag $this:ident etag) => { &$this.etag };
     (@etag $this:ident) => { "" };
 }
@@ -72,39 +81,39 @@ macro_rules! queries {
 
 commands! {
     Command catalog "souk.catalog.v1.CommandService" {
-        CreateProduct: CreateProductRequest => CreateProductResponse,
-        UpdateProduct: UpdateProductRequest with etag => UpdateProductResponse,
-        SetPrice: SetPriceRequest with etag => SetPriceResponse,
-        PublishProduct: PublishProductRequest with etag => PublishProductResponse,
-        DiscontinueProduct: DiscontinueProductRequest with etag => DiscontinueProductResponse,
+        CreateProduct: CreateProductRequest of product_id => CreateProductResponse,
+        UpdateProduct: UpdateProductRequest of product_id with etag => UpdateProductResponse,
+        SetPrice: SetPriceRequest of product_id with etag => SetPriceResponse,
+        PublishProduct: PublishProductRequest of product_id with etag => PublishProductResponse,
+        DiscontinueProduct: DiscontinueProductRequest of product_id with etag => DiscontinueProductResponse,
     }
     Command stock "souk.stock.v1.CommandService" {
-        ReceiveStock: ReceiveStockRequest => ReceiveStockResponse,
-        AdjustStock: AdjustStockRequest with etag => AdjustStockResponse,
-        ReserveStock: ReserveStockRequest => ReserveStockResponse,
-        ReleaseReservation: ReleaseReservationRequest => ReleaseReservationResponse,
-        CommitReservation: CommitReservationRequest => CommitReservationResponse,
+        ReceiveStock: ReceiveStockRequest of product_id => ReceiveStockResponse,
+        AdjustStock: AdjustStockRequest of product_id with etag => AdjustStockResponse,
+        ReserveStock: ReserveStockRequest of product_id => ReserveStockResponse,
+        ReleaseReservation: ReleaseReservationRequest of product_id => ReleaseReservationResponse,
+        CommitReservation: CommitReservationRequest of product_id => CommitReservationResponse,
     }
     Internal stock "souk.stock.v1.ProcessService" {
-        ExpireReservation: ExpireReservationRequest => ExpireReservationResponse,
+        ExpireReservation: ExpireReservationRequest of product_id => ExpireReservationResponse,
     }
     Command cart "souk.cart.v1.CommandService" {
-        AddItem: AddItemRequest with etag => AddItemResponse,
-        SetItemQuantity: SetItemQuantityRequest with etag => SetItemQuantityResponse,
-        RemoveItem: RemoveItemRequest with etag => RemoveItemResponse,
-        ClearCart: ClearCartRequest with etag => ClearCartResponse,
-        Checkout: CheckoutRequest with etag => CheckoutResponse,
+        AddItem: AddItemRequest of customer_id with etag => AddItemResponse,
+        SetItemQuantity: SetItemQuantityRequest of customer_id with etag => SetItemQuantityResponse,
+        RemoveItem: RemoveItemRequest of customer_id with etag => RemoveItemResponse,
+        ClearCart: ClearCartRequest of customer_id with etag => ClearCartResponse,
+        Checkout: CheckoutRequest of customer_id with etag => CheckoutResponse,
     }
     Command orders "souk.orders.v1.CommandService" {
-        PlaceOrder: PlaceOrderRequest => PlaceOrderResponse,
-        RecordPayment: RecordPaymentRequest => RecordPaymentResponse,
-        CancelOrder: CancelOrderRequest with etag => CancelOrderResponse,
-        RecordShipment: RecordShipmentRequest with etag => RecordShipmentResponse,
-        RecordDelivery: RecordDeliveryRequest with etag => RecordDeliveryResponse,
+        PlaceOrder: PlaceOrderRequest of customer_id => PlaceOrderResponse,
+        RecordPayment: RecordPaymentRequest of order_id => RecordPaymentResponse,
+        CancelOrder: CancelOrderRequest of order_id with etag => CancelOrderResponse,
+        RecordShipment: RecordShipmentRequest of order_id with etag => RecordShipmentResponse,
+        RecordDelivery: RecordDeliveryRequest of order_id with etag => RecordDeliveryResponse,
     }
     Internal orders "souk.orders.v1.ProcessService" {
-        RecordReservation: RecordReservationRequest => RecordReservationResponse,
-        ExpirePayment: ExpirePaymentRequest => ExpirePaymentResponse,
+        RecordReservation: RecordReservationRequest of order_id => RecordReservationResponse,
+        ExpirePayment: ExpirePaymentRequest of order_id => ExpirePaymentResponse,
     }
 }
 

@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use crate::{
     Command, Error, Query, Souk,
-    retry::{delay, is_retryable, is_timeout},
+    retry::{delay, is_retryable, is_timeout, is_unreached},
     rpc::Door,
 };
 
@@ -39,6 +39,8 @@ struct Call<'a> {
     door: Door,
     path: &'static str,
     request_id: &'a str,
+    /// Of a command's entity.
+    routing_hash: Option<u32>,
     retry_aborted: bool,
 }
 
@@ -96,7 +98,8 @@ impl Session {
             *command.request_id() = Uuid::now_v7().to_string();
         }
         let request_id = command.request_id().clone();
-        let call = Call { door: C::DOOR, path: C::PATH, request_id: &request_id, retry_aborted: command.etag().is_empty() };
+        let routing_hash = if C::DOOR == Door::Command { command.routing_hash() } else { None };
+        let call = Call { door: C::DOOR, path: C::PATH, request_id: &request_id, routing_hash, retry_aborted: command.etag().is_empty() };
         let reply = self.call::<C, C::Reply>(call, command).await?;
         self.merge_token(C::token(&reply));
         Ok(reply)
@@ -118,7 +121,7 @@ impl Session {
         } else {
             *query.token() = token.text();
         }
-        let call = Call { door: Door::Query, path: Q::PATH, request_id: "", retry_aborted: true };
+        let call = Call { door: Door::Query, path: Q::PATH, request_id: "", routing_hash: None, retry_aborted: true };
         let reply = self.call::<Q, Q::Reply>(call, query).await.inspect_err(|error| {
             if error.reason() == "LOG_RESTORED" {
                 self.forget();
@@ -159,7 +162,11 @@ impl Session {
         M: Message + 'static,
         R: Message + Default + 'static,
     {
-        let channel = self.souk.channel(call.door).ok_or_else(|| Status::failed_precondition("no internal endpoint was given"))?;
+        let owner = call.routing_hash.and_then(|hash| self.souk.owners().of(hash));
+        let channel = match &owner {
+            Some((_, channel)) => channel.clone(),
+            None => self.souk.channel(call.door).ok_or_else(|| Status::failed_precondition("no internal endpoint was given"))?,
+        };
         let mut request = self.request(message);
         // Sent along, so that the service stops when nobody waits any more; and kept here, should it not answer.
         request.set_timeout(until.saturating_duration_since(Instant::now()).max(Duration::from_millis(1)));
@@ -173,6 +180,12 @@ impl Session {
         let result = result.map_err(|status| if is_timeout(&status) && status.details().is_empty() { late() } else { status });
         let code = result.as_ref().map_or_else(Status::code, |_| Code::Ok);
         Span::current().record("rpc.grpc.status_code", code as i64);
+        match (&result, &owner) {
+            (Ok(response), _) if call.routing_hash.is_some() => self.souk.owners().learn(response.metadata()),
+            // It is gone, or it hangs: the next attempt goes through the common door.
+            (Err(status), Some((owner, _))) if is_unreached(status) || is_timeout(status) => self.souk.owners().forget(owner),
+            _ => {}
+        }
         result.map(tonic::Response::into_inner)
     }
 

@@ -1,6 +1,6 @@
 use std::{fmt, str::FromStr, sync::Arc};
 
-use souk_event_sourcing::{Region, RequestId, StreamId, routing_hash};
+use souk_event_sourcing::{InvalidMintedId, MintedId, Region, RequestId, StreamId, routing_hash};
 
 use crate::InvalidValue;
 
@@ -101,37 +101,25 @@ impl CustomerId {
     }
 }
 
-const ORDER_ID_BYTES: usize = 20;
-const ORDER_ID_CHARS: usize = 32;
-/// Crockford's base32 in lower case: no i, l, o, u (crockford.com/base32.html).
-const ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
-
-/// An order: 6 bytes time prefix of the request id, 2 bytes home region, 4 bytes routing hash of the customer, 8 bytes
-/// that follow from request id, caller, customer and RPC. So a repeated command lands on the same order, and whoever
-/// holds the id can route it. Written as 32 characters of base32.
+/// An order, minted from the command that places it: a repeated command lands on the same order, and whoever holds the id
+/// can route it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct OrderId([u8; ORDER_ID_BYTES]);
+pub struct OrderId(MintedId);
 
 impl OrderId {
     /// The order that `caller` places by `rpc` for `customer` with `request_id`, at the customer's home region.
     pub fn mint(request_id: RequestId, caller: &str, customer: &CustomerId, rpc: &str, region: Region) -> Self {
-        let derived = request_id.derive(&format!("order/{caller}/{customer}/{rpc}"));
-        let mut bytes = [0; ORDER_ID_BYTES];
-        bytes[..6].copy_from_slice(&request_id.0.as_bytes()[..6]);
-        bytes[6..8].copy_from_slice(&region.0.to_be_bytes());
-        bytes[8..12].copy_from_slice(&customer.routing_hash().to_be_bytes());
-        bytes[12..].copy_from_slice(&derived.0.as_bytes()[8..]);
-        Self(bytes)
+        Self(MintedId::mint(request_id, &format!("order/{caller}/{customer}/{rpc}"), customer.routing_hash(), region))
     }
 
     /// Home region of the customer when the order was placed.
     pub fn region(&self) -> Region {
-        Region(u16::from_be_bytes([self.0[6], self.0[7]]))
+        self.0.region()
     }
 
     /// Routing hash of the customer: decides the order's partition.
     pub fn routing_hash(&self) -> u32 {
-        u32::from_be_bytes([self.0[8], self.0[9], self.0[10], self.0[11]])
+        self.0.routing_hash()
     }
 
     pub fn stream(&self) -> StreamId {
@@ -150,42 +138,13 @@ impl FromStr for OrderId {
 
     /// Only the spelling `Display` writes.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        const WRONG: InvalidValue = InvalidValue("want an order id: 32 characters of lower-case base32");
-        if text.len() != ORDER_ID_CHARS {
-            return Err(WRONG);
-        }
-        let mut bytes = [0; ORDER_ID_BYTES];
-        let (mut bits, mut held, mut at) = (0u32, 0u32, 0);
-        for char in text.bytes() {
-            let digit = ALPHABET.iter().position(|letter| *letter == char).ok_or(WRONG)?;
-            bits = bits << 5 | digit as u32;
-            held += 5;
-            if held >= 8 {
-                held -= 8;
-                bytes[at] = (bits >> held) as u8;
-                at += 1;
-                bits &= (1 << held) - 1;
-            }
-        }
-        Ok(Self(bytes))
+        text.parse().map(Self).map_err(|InvalidMintedId| InvalidValue("want an order id: 32 characters of lower-case base32"))
     }
 }
 
 impl fmt::Display for OrderId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut text = [0; ORDER_ID_CHARS];
-        let (mut bits, mut held, mut at) = (0u32, 0u32, 0);
-        for byte in self.0 {
-            bits = bits << 8 | u32::from(byte);
-            held += 8;
-            while held >= 5 {
-                held -= 5;
-                text[at] = ALPHABET[(bits >> held) as usize];
-                at += 1;
-                bits &= (1 << held) - 1;
-            }
-        }
-        f.write_str(std::str::from_utf8(&text).expect("the alphabet is ASCII"))
+        self.0.fmt(f)
     }
 }
 

@@ -3,9 +3,10 @@
 //!
 //! # Layout
 //! - `log`: where an event lies: [`Region`], [`Partition`], [`Position`], [`Epoch`], the running [`LogHash`]
+//! - `rendezvous`: [`rendezvous`], which replica a log falls to
 //! - `stream`: one entity's events: [`StreamId`], [`Version`], [`Etag`]
 //! - `event`: [`NewEvent`] before, [`RecordedEvent`] after it was stored
-//! - `request`: [`RequestId`], the key of idempotency
+//! - `request`: [`RequestId`], the key of idempotency; `minted_id`: [`MintedId`], an id that follows from one
 //! - `token`: consistency [`Token`]s and their signature; `held_token`: [`HeldToken`], a token without the key
 //! - `clock`: the hybrid logical clock, [`Hlc`]
 //! - `decider`: the [`Decider`] of one aggregate
@@ -17,6 +18,8 @@ mod event;
 mod given;
 mod held_token;
 mod log;
+mod minted_id;
+mod rendezvous;
 mod request;
 mod stream;
 mod token;
@@ -27,6 +30,8 @@ pub use event::{EventId, MAX_PAYLOAD_BYTES, NewEvent, RecordedEvent};
 pub use given::{Given, When, given};
 pub use held_token::HeldToken;
 pub use log::{Epoch, LogHash, LogId, LogPosition, Partition, Position, Region, partition_of, routing_hash};
+pub use minted_id::{InvalidMintedId, MintedId};
+pub use rendezvous::rendezvous;
 pub use request::{InvalidRequestId, RequestId};
 pub use stream::{Etag, InvalidEtag, InvalidStreamId, StreamId, Version};
 pub use token::{InvalidToken, Token, TokenKey};

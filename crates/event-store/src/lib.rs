@@ -23,4 +23,4 @@ pub use error::StoreError;
 pub use ledger::{Bucket, Retention, UntimelyRequestId};
 pub use log::{EpochStart, EventLog, Head};
 pub use memory::MemoryStore;
-pub use postgres::{DatabaseConfig, Ownership, PostgresLane, PostgresStore, Taken, migrate_guarded};
+pub use postgres::{Addresses, DatabaseConfig, Lease, Ownership, PostgresLane, PostgresStore, Replica, Survey, Taken, migrate_guarded};

@@ -1,19 +1,21 @@
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::HashMap,
     sync::Arc,
     time::Duration,
 };
 
 use bytes::Bytes;
-use souk_domain::{Catalog, Command, Entity, OrderId, OrderStatus, ProductId};
+use souk_domain::{Command, Entity, OrderId, OrderStatus};
 use souk_event_sourcing::{Etag, LogId, Region, RequestId, StreamId, TokenKey, UnixMillis, Version, partition_of};
 use souk_event_store::{Fingerprint, Retention};
 use tokio::sync::{mpsc, oneshot};
+use tonic::{Response, metadata::AsciiMetadataValue};
 use tracing::Span;
 
 use crate::{
     commerce::{Commerce, refusal},
     committer::{Answer, CommandError, Job, Request, Seen, Watchers, Work},
+    ownership::{Directory, Held, Home, Peers},
 };
 
 /// Brings commands to the lane of their log and answers back to their callers.
@@ -26,8 +28,14 @@ struct Inner {
     retention: Retention,
     payment_window: Duration,
     token_key: TokenKey,
+    takeover_wait: Duration,
     lanes: Lanes,
     watchers: Arc<Watchers>,
+    replica: String,
+    public_address: AsciiMetadataValue,
+    held: Held,
+    directory: Directory,
+    peers: Peers,
 }
 
 /// The queue of each log's lane.
@@ -52,12 +60,39 @@ pub struct Site {
     pub retention: Retention,
     pub payment_window: Duration,
     pub token_key: TokenKey,
+    /// Longest wait of a call for a log without an owner.
+    pub takeover_wait: Duration,
+}
+
+/// What the gateway must know of this replica and the others.
+pub struct Replicas {
+    pub name: String,
+    /// Where callers reach this replica, told with every reply.
+    pub public_address: AsciiMetadataValue,
+    pub held: Held,
+    pub directory: Directory,
+    pub peers: Peers,
 }
 
 impl Gateway {
-    pub fn new(site: Site, lanes: Lanes, watchers: Arc<Watchers>) -> Self {
-        let Site { region, partitions, retention, payment_window, token_key } = site;
-        Self(Arc::new(Inner { region, partitions, retention, payment_window, token_key, lanes, watchers }))
+    pub fn new(site: Site, lanes: Lanes, watchers: Arc<Watchers>, replicas: Replicas) -> Self {
+        let Site { region, partitions, retention, payment_window, token_key, takeover_wait } = site;
+        let Replicas { name: replica, public_address, held, directory, peers } = replicas;
+        Self(Arc::new(Inner {
+            region,
+            partitions,
+            retention,
+            payment_window,
+            token_key,
+            takeover_wait,
+            lanes,
+            watchers,
+            replica,
+            public_address,
+            held,
+            directory,
+            peers,
+        }))
     }
 
     pub fn region(&self) -> Region {
@@ -74,6 +109,39 @@ impl Gateway {
 
     pub fn token_key(&self) -> &TokenKey {
         &self.0.token_key
+    }
+
+    pub fn takeover_wait(&self) -> Duration {
+        self.0.takeover_wait
+    }
+
+    pub fn directory(&self) -> &Directory {
+        &self.0.directory
+    }
+
+    pub fn peers(&self) -> &Peers {
+        &self.0.peers
+    }
+
+    /// Whether this replica takes itself for the owner of a log; the append alone knows.
+    pub fn owns(&self, log: LogId) -> bool {
+        self.0.held.contains(log)
+    }
+
+    /// Where else a log is owned.
+    pub fn home(&self, log: LogId) -> Option<Home> {
+        self.0.directory.home(log).filter(|home| home.owner != self.0.replica)
+    }
+
+    /// Names this replica in a reply, so that a client that listens sends the next command straight here.
+    pub fn signed<R>(&self, log: LogId, mut response: Response<R>) -> Response<R> {
+        let partition = format!("{}/{}", log.partition, self.0.partitions);
+        let metadata = response.metadata_mut();
+        metadata.insert("souk-owner", self.0.public_address.clone());
+        if let Ok(partition) = partition.parse() {
+            metadata.insert("souk-partition", partition);
+        }
+        response
     }
 
     /// Carries a command out: durable when this returns, or a repeat of one that is.
@@ -126,27 +194,6 @@ impl Gateway {
         replied.await.unwrap_or(Err(CommandError::Unavailable))
     }
 
-    /// Facts of products from their owners, one question per log.
-    ///
-    /// # Errors
-    /// As [`CommandError`] says.
-    pub async fn look_up(&self, products: impl IntoIterator<Item = ProductId>) -> Result<Catalog, CommandError> {
-        let mut by_log: BTreeMap<LogId, Vec<ProductId>> = BTreeMap::new();
-        for product in products {
-            by_log.entry(self.log(product.routing_hash())).or_default().push(product);
-        }
-        let asked = by_log.into_values().map(|products| async move {
-            let streams = products.iter().map(ProductId::stream).collect();
-            let seen = self.read(products[0].routing_hash(), streams).await?;
-            Ok::<_, CommandError>(products.into_iter().zip(seen.entities).map(|(product, (entity, version))| {
-                let facts = entity.as_product().and_then(|state| state.facts(version));
-                (product, facts)
-            }))
-        });
-        let answers = futures::future::try_join_all(asked).await?;
-        Ok(answers.into_iter().flatten().collect())
-    }
-
     /// Waits until an order has left `Reserving`, at most for `patience`; then its state so far.
     ///
     /// # Errors
@@ -168,7 +215,8 @@ impl Gateway {
         }
     }
 
-    fn log(&self, routing_hash: u32) -> LogId {
+    /// The log of an entity.
+    pub fn log(&self, routing_hash: u32) -> LogId {
         LogId { region: self.0.region, partition: partition_of(routing_hash, self.0.partitions) }
     }
 

@@ -6,14 +6,14 @@
 //! - [`committer`]: drain → load → decide → append → reply; knows no commerce
 //! - `commerce`: the model the committer works on
 //! - [`relay`]: from the log to JetStream
-//! - `owner`: which logs this process owns
+//! - `ownership`: which logs this process owns
 //! - `service`: how all of it starts and ends ([`run`])
 
 mod api;
 mod commerce;
 pub mod committer;
 mod gateway;
-mod owner;
+mod ownership;
 pub mod relay;
 mod service;
 

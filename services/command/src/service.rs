@@ -1,4 +1,5 @@
 use std::{
+    collections::HashMap,
     num::NonZeroUsize,
     sync::Arc,
     time::{Duration, Instant},
@@ -7,12 +8,13 @@ use std::{
 use souk_bus::JetStreamBus;
 use souk_bus_publisher::{JetStreamPublisher, StreamLimits};
 use souk_event_sourcing::Region;
-use souk_event_store::{DatabaseConfig, PostgresStore, Retention, StoreError};
+use souk_event_store::{Addresses, DatabaseConfig, PostgresStore, Retention, StoreError};
 use souk_proto::{
     cart::v1 as cart, catalog::v1 as catalog, internal::v1 as internal, log::v1 as log, orders::v1 as orders, stock::v1 as stock,
 };
 use souk_runtime::{GrpcServer, Listeners, Process, Settings, limited};
 use tokio::{
+    net::TcpListener,
     sync::{Semaphore, mpsc},
     task::JoinSet,
     time::{MissedTickBehavior, interval, sleep},
@@ -21,14 +23,19 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::{
-    api::{Admin, CartCommands, CatalogCommands, CatalogLookups, EventLogs, OrderCommands, OrderProcess, StockCommands, StockProcess},
+    api::{
+        Admin, CartCommands, CatalogCommands, CatalogLookups, EventLogs, Nudges, OrderCommands, OrderLookups, OrderProcess, StockCommands,
+        StockProcess,
+    },
     commerce::Commerce,
     committer::{Committer, Limits, Watchers, Work},
-    gateway::{Gateway, Lanes, Site},
-    owner::{Held, Owner},
+    gateway::{Gateway, Lanes, Replicas, Site},
+    ownership::{Directory, Held, Owner, Peers},
     relay::{Relays, Tuning},
 };
 
+/// Pause after a heartbeat that somebody asked for.
+const ASKED_AGAIN: Duration = Duration::from_millis(20);
 const RETRY_STORE: Duration = Duration::from_secs(1);
 /// Events a lost stream is refilled with.
 const REFILL_EVENTS: u64 = 10_000;
@@ -49,25 +56,34 @@ pub async fn run(process: Process, listeners: Listeners) -> anyhow::Result<()> {
     let watchers = Arc::new(Watchers::default());
     let mut tasks = JoinSet::new();
     let lanes = spawn_lanes(&settings, &store, retention, &held, &watchers, &mut tasks);
+    let addresses = addresses(&settings, &listeners)?;
+    let (directory, peers) = (Directory::default(), Peers::default());
     let owner = Owner {
         store: store.clone(),
         replica: process.replica.clone(),
-        address: listeners.internal.local_addr()?.to_string(),
+        addresses: addresses.clone(),
         lanes: lanes.clone(),
         held: held.clone(),
+        directory: directory.clone(),
+        peers: peers.clone(),
         relays: relays(&settings, &store).await?,
         lease_ttl: settings.command.lease_ttl,
+        suspect_ttl: settings.command.heartbeat_interval.mul_f64(1.5),
         retention,
+        seen: HashMap::new(),
     };
-    let gateway = Gateway::new(site(&settings, retention), lanes, watchers);
+    let name = process.replica.clone();
+    let replicas = Replicas { name, public_address: addresses.public.parse()?, held: held.clone(), directory, peers };
+    let gateway = Gateway::new(site(&settings, retention), lanes, watchers, replicas);
 
-    let stop_owning = CancellationToken::new();
-    let owning = tokio::spawn(own(owner, settings.clone(), ready, stop_owning.clone()));
+    // All is handed over while the doors are open still, so that no caller meets a log without an owner.
+    let close_doors = CancellationToken::new();
+    let owning = tokio::spawn(own(owner, settings.clone(), ready, process.shutdown.clone(), close_doors.clone()));
     let admin = Admin { store: store.clone(), held, replica: process.replica.clone(), started: Instant::now() };
-    serve(&process, listeners, gateway, store, admin).await?;
+    serve(&process, listeners, gateway, store, admin, &close_doors).await?;
 
     // The doors are closed; the lanes end when the last sender is gone, and the relays publish what they left.
-    stop_owning.cancel();
+    close_doors.cancel();
     let owner = owning.await?;
     let Owner { store, .. } = owner.retire(&mut tasks).await;
     store.close().await;
@@ -108,12 +124,24 @@ async fn connect(
     }
 }
 
+/// Where others reach this process.
+fn addresses(settings: &Settings, listeners: &Listeners) -> anyhow::Result<Addresses> {
+    let reached = |listener: &TcpListener| -> std::io::Result<String> {
+        let bound = listener.local_addr()?;
+        let host = &settings.process.advertise_host;
+        Ok(if host.is_empty() { bound.to_string() } else { format!("{host}:{}", bound.port()) })
+    };
+    let public = listeners.public.as_ref().map(reached).transpose()?.unwrap_or_default();
+    Ok(Addresses { internal: reached(&listeners.internal)?, public })
+}
+
 fn site(settings: &Settings, retention: Retention) -> Site {
     Site {
         region: Region(settings.installation.region_number),
         partitions: settings.installation.partitions,
         retention,
         payment_window: settings.command.payment_window,
+        takeover_wait: settings.command.takeover_wait,
         token_key: settings.installation.token_key(),
     }
 }
@@ -185,8 +213,16 @@ async fn relays(
     }))
 }
 
-/// Keeps heartbeat, leases and tables in order until stopped; gives the owner back then.
-async fn own(owner: Owner, settings: Arc<Settings>, ready: souk_runtime::Component, stop: CancellationToken) -> Owner {
+/// Keeps heartbeat, leases and tables in order until `leave`; then hands all over, closes the doors and gives the owner
+/// back.
+async fn own(
+    mut owner: Owner,
+    settings: Arc<Settings>,
+    ready: souk_runtime::Component,
+    leave: CancellationToken,
+    close_doors: CancellationToken,
+) -> Owner {
+    let directory = owner.directory.clone();
     let mut beat = interval(settings.command.heartbeat_interval);
     let mut upkeep = interval(settings.command.upkeep_interval);
     beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -195,14 +231,17 @@ async fn own(owner: Owner, settings: Arc<Settings>, ready: souk_runtime::Compone
     loop {
         tokio::select! {
             biased;
-            () = stop.cancelled() => return owner,
-            _ = beat.tick() => match owner.beat().await {
-                Ok(()) => ready.ready(),
-                Err(error) => {
-                    warn!(%error, "no heartbeat");
-                    ready.not_ready(&error.to_string());
-                }
-            },
+            () = leave.cancelled() => {
+                owner.leave().await;
+                close_doors.cancel();
+                return owner;
+            }
+            _ = beat.tick() => look_after(&mut owner, &ready).await,
+            // A heartbeat out of turn, but not one after the other.
+            () = directory.asked() => {
+                look_after(&mut owner, &ready).await;
+                sleep(ASKED_AGAIN).await;
+            }
             _ = upkeep.tick() => if let Err(error) = owner.upkeep().await {
                 error!(%error, "upkeep of the tables failed; it is tried again");
             },
@@ -210,13 +249,40 @@ async fn own(owner: Owner, settings: Arc<Settings>, ready: souk_runtime::Compone
     }
 }
 
-async fn serve(process: &Process, listeners: Listeners, gateway: Gateway, store: Arc<PostgresStore>, admin: Admin) -> anyhow::Result<()> {
+async fn look_after(owner: &mut Owner, ready: &souk_runtime::Component) {
+    match owner.beat().await {
+        Ok(()) => ready.ready(),
+        Err(error) => {
+            warn!(%error, "no heartbeat");
+            ready.not_ready(&error.to_string());
+        }
+    }
+}
+
+async fn serve(
+    process: &Process,
+    listeners: Listeners,
+    gateway: Gateway,
+    store: Arc<PostgresStore>,
+    admin: Admin,
+    close: &CancellationToken,
+) -> anyhow::Result<()> {
+    let nudges = Nudges(gateway.directory().clone());
     let public = GrpcServer::new("public", process)
+        .shutdown_on(close.clone())
         .add(limited!(catalog::command_service_server::CommandServiceServer::new(CatalogCommands(gateway.clone())), process))
         .add(limited!(stock::command_service_server::CommandServiceServer::new(StockCommands(gateway.clone())), process))
         .add(limited!(cart::command_service_server::CommandServiceServer::new(CartCommands(gateway.clone())), process))
         .add(limited!(orders::command_service_server::CommandServiceServer::new(OrderCommands(gateway.clone())), process));
+    // Commands come in here too, forwarded by other replicas.
     let internal = GrpcServer::new("internal", process)
+        .shutdown_on(close.clone())
+        .add(limited!(catalog::command_service_server::CommandServiceServer::new(CatalogCommands(gateway.clone())), process))
+        .add(limited!(stock::command_service_server::CommandServiceServer::new(StockCommands(gateway.clone())), process))
+        .add(limited!(cart::command_service_server::CommandServiceServer::new(CartCommands(gateway.clone())), process))
+        .add(limited!(orders::command_service_server::CommandServiceServer::new(OrderCommands(gateway.clone())), process))
+        .add(limited!(orders::lookup_service_server::LookupServiceServer::new(OrderLookups(gateway.clone())), process))
+        .add(limited!(internal::ownership_service_server::OwnershipServiceServer::new(nudges), process))
         .add(limited!(log::event_log_service_server::EventLogServiceServer::new(EventLogs { store }), process))
         .add(limited!(catalog::lookup_service_server::LookupServiceServer::new(CatalogLookups(gateway.clone())), process))
         .add(limited!(orders::process_service_server::ProcessServiceServer::new(OrderProcess(gateway.clone())), process))

@@ -18,5 +18,5 @@ mod upkeep;
 
 pub use lane::PostgresLane;
 pub use migration::migrate_guarded;
-pub use ownership::{Ownership, Taken};
+pub use ownership::{Addresses, Lease, Ownership, Replica, Survey, Taken};
 pub use setup::{DatabaseConfig, PostgresStore};

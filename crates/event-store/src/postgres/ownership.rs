@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use souk_event_sourcing::{Epoch, LogId, Partition, UnixMillis};
-use sqlx::{PgPool, Row};
+use sqlx::{PgPool, Row, postgres::PgRow};
 
 use super::{PostgresStore, lane, row};
 use crate::{Belief, StoreError};
@@ -11,6 +11,43 @@ use crate::{Belief, StoreError};
 pub struct Ownership<'a> {
     store: &'a PostgresStore,
     replica: &'a str,
+    suspects: &'a [String],
+    suspect_ttl: Duration,
+}
+
+/// A replica as its database row tells it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Replica {
+    pub id: String,
+    pub addresses: Addresses,
+    /// It hands its logs over and wants no others.
+    pub leaving: bool,
+    /// Time since its last heartbeat by the database's clock.
+    pub silence: Duration,
+}
+
+/// Where a replica is reached, as `host:port`.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Addresses {
+    /// Forwarded calls and look-ups.
+    pub internal: String,
+    /// Callers.
+    pub public: String,
+}
+
+/// Who holds a log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lease {
+    pub log: LogId,
+    pub owner: String,
+    pub epoch: Epoch,
+}
+
+/// Replicas and leases of one database, read at one moment.
+#[derive(Debug, Clone, Default)]
+pub struct Survey {
+    pub replicas: Vec<Replica>,
+    pub leases: Vec<Lease>,
 }
 
 /// A log this replica has just taken over. Entities are loaded after this, never before.
@@ -25,7 +62,7 @@ pub struct Taken {
 impl PostgresStore {
     /// Ownership as `replica`, a name that is this replica's alone while it runs.
     pub const fn ownership<'a>(&'a self, replica: &'a str) -> Ownership<'a> {
-        Ownership { store: self, replica }
+        Ownership { store: self, replica, suspects: &[], suspect_ttl: Duration::ZERO }
     }
 
     /// Whether `epoch` is still the head's epoch.
@@ -42,22 +79,75 @@ impl PostgresStore {
     }
 }
 
-impl Ownership<'_> {
-    /// Tells all databases that this replica lives and under which address it takes forwarded calls.
+impl<'a> Ownership<'a> {
+    /// Replicas that refused a connection count as dead already when they were silent for `ttl`.
+    #[must_use]
+    pub const fn suspecting(self, suspects: &'a [String], ttl: Duration) -> Self {
+        Self { suspects, suspect_ttl: ttl, ..self }
+    }
+
+    /// Tells a database that this replica lives, where it is reached, and whether it wants logs.
     ///
     /// # Errors
-    /// When a database cannot be reached.
-    pub async fn heartbeat(&self, address: &str) -> Result<(), StoreError> {
-        for database in &self.store.databases {
-            sqlx::query(
-                "insert into replica (id, address, heartbeat_at) values ($1, $2, clock_timestamp()) \
-                 on conflict (id) do update set address = excluded.address, heartbeat_at = excluded.heartbeat_at",
-            )
+    /// When the database cannot be reached.
+    pub async fn heartbeat(&self, database: &str, addresses: &Addresses, leaving: bool) -> Result<(), StoreError> {
+        sqlx::query(
+            "insert into replica (id, internal_address, public_address, leaving, heartbeat_at) values ($1, $2, $3, $4, clock_timestamp()) \
+             on conflict (id) do update set internal_address = excluded.internal_address, public_address = excluded.public_address, \
+               leaving = excluded.leaving, heartbeat_at = excluded.heartbeat_at",
+        )
+        .bind(self.replica)
+        .bind(&addresses.internal)
+        .bind(&addresses.public)
+        .bind(leaving)
+        .execute(self.pool(database)?)
+        .await?;
+        Ok(())
+    }
+
+    /// Who lives and who holds what.
+    ///
+    /// # Errors
+    /// When the database cannot be reached.
+    pub async fn survey(&self, database: &str) -> Result<Survey, StoreError> {
+        let region = self.store.region;
+        let pool = self.pool(database)?;
+        let replicas = sqlx::query(
+            "select id, internal_address, public_address, leaving, \
+               extract(epoch from clock_timestamp() - heartbeat_at)::float8 as silence from replica",
+        )
+        .fetch_all(pool)
+        .await?;
+        let leases =
+            sqlx::query("select partition, owner, epoch from lease where region = $1").bind(region.0 as i16).fetch_all(pool).await?;
+        let replica = |row: &PgRow| {
+            let addresses = Addresses { internal: row.try_get("internal_address")?, public: row.try_get("public_address")? };
+            let silence = Duration::from_secs_f64(row.try_get::<f64, _>("silence")?.max(0.0));
+            Ok(Replica { id: row.try_get("id")?, addresses, leaving: row.try_get("leaving")?, silence })
+        };
+        let lease = |row: &PgRow| {
+            let partition = Partition(row.try_get::<i32, _>("partition")? as u16);
+            Ok(Lease { log: LogId { region, partition }, owner: row.try_get("owner")?, epoch: Epoch(row::number(row, "epoch")?) })
+        };
+        Ok(Survey {
+            replicas: replicas.iter().map(replica).collect::<Result<_, StoreError>>()?,
+            leases: leases.iter().map(lease).collect::<Result<_, StoreError>>()?,
+        })
+    }
+
+    /// Leaves logs of one database to another replica, which takes them when it likes. Their work must have ended here.
+    ///
+    /// # Errors
+    /// When the database cannot be reached; then they are this replica's still.
+    pub async fn offer(&self, database: &str, partitions: &[Partition], to: &str) -> Result<(), StoreError> {
+        let partitions: Vec<i32> = partitions.iter().map(|partition| i32::from(partition.0)).collect();
+        sqlx::query("update lease set owner = $4 where region = $1 and partition = any($2) and owner = $3")
+            .bind(self.store.region.0 as i16)
+            .bind(partitions)
             .bind(self.replica)
-            .bind(address)
-            .execute(&database.pool)
+            .bind(to)
+            .execute(self.pool(database)?)
             .await?;
-        }
         Ok(())
     }
 
@@ -76,7 +166,7 @@ impl Ownership<'_> {
                left join lease l on l.region = h.region and l.partition = h.partition
                left join replica r on r.id = l.owner
                where h.region = $1 and h.partition = any($2) and (l.owner is null or l.owner = $3 or r.id is null
-                 or r.heartbeat_at < clock_timestamp() - make_interval(secs => $4))
+                 or r.heartbeat_at < clock_timestamp() - make_interval(secs => case when r.id = any($6) then least($4, $7) else $4 end))
                order by h.partition for update of h),
              taken as (
                update partition_head h set epoch = greatest(h.epoch + 1, $5) from free f
@@ -95,6 +185,8 @@ impl Ownership<'_> {
         .bind(self.replica)
         .bind(lease_ttl.as_secs_f64())
         .bind(UnixMillis::now().0)
+        .bind(self.suspects)
+        .bind(self.suspect_ttl.as_secs_f64())
         .fetch_all(pool)
         .await?;
         rows.iter()
@@ -105,7 +197,7 @@ impl Ownership<'_> {
             .collect()
     }
 
-    /// Gives up the leases and the heartbeat, so that a successor need not wait.
+    /// Gives up what leases are left, and the heartbeat, so that a successor need not wait.
     ///
     /// # Errors
     /// When a database cannot be reached.
@@ -117,21 +209,6 @@ impl Ownership<'_> {
                 .await?;
         }
         Ok(())
-    }
-
-    /// The epochs under which this replica holds the logs of a database.
-    ///
-    /// # Errors
-    /// When the database cannot be reached.
-    pub async fn leases(&self, database: &str) -> Result<Vec<(Partition, Epoch)>, StoreError> {
-        let rows = sqlx::query("select partition, epoch from lease where region = $1 and owner = $2")
-            .bind(self.store.region.0 as i16)
-            .bind(self.replica)
-            .fetch_all(self.pool(database)?)
-            .await?;
-        rows.iter()
-            .map(|lease| Ok((Partition(lease.try_get::<i32, _>("partition")? as u16), Epoch(row::number(lease, "epoch")?))))
-            .collect()
     }
 
     fn pool(&self, database: &str) -> Result<&PgPool, StoreError> {

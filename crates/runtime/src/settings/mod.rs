@@ -146,6 +146,9 @@ section! {
         /// What tells this process from other replicas of its service; the process id when empty. A process that is started
         /// again under the same name takes its work up at once; no two that run may share one.
         replica: String = String::new(),
+        /// Host name or address under which other processes reach this one, in Kubernetes the pod's; where it listens when
+        /// empty.
+        advertise_host: String = String::new(),
         /// Time between "not serving" and the closed door, so that load balancers notice.
         #[serde(with = "humantime_serde")]
         shutdown_pause: Duration = Duration::ZERO,

@@ -1,10 +1,13 @@
 use std::{sync::Arc, time::Instant};
 
 use souk_event_store::PostgresStore;
-use souk_proto::internal::v1::{GetStatusRequest, GetStatusResponse, PartitionStatus, admin_service_server::AdminService};
+use souk_proto::internal::v1::{
+    GetStatusRequest, GetStatusResponse, NudgeRequest, NudgeResponse, PartitionStatus, admin_service_server::AdminService,
+    ownership_service_server::OwnershipService,
+};
 use tonic::{Request, Response, Status};
 
-use crate::owner::Held;
+use crate::ownership::{Directory, Held};
 
 /// What this process says of itself.
 pub struct Admin {
@@ -37,5 +40,19 @@ impl AdminService for Admin {
             partitions,
             figures: [("partitions_owned".to_owned(), self.held.each(|_, _| ()).len() as f64)].into(),
         }))
+    }
+}
+
+/// What other replicas say of leases.
+pub struct Nudges(pub Directory);
+
+#[tonic::async_trait]
+impl OwnershipService for Nudges {
+    async fn nudge(&self, request: Request<NudgeRequest>) -> Result<Response<NudgeResponse>, Status> {
+        for suspect in request.into_inner().suspects {
+            self.0.suspect(&suspect);
+        }
+        self.0.ask();
+        Ok(Response::new(NudgeResponse {}))
     }
 }

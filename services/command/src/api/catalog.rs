@@ -1,21 +1,17 @@
-use souk_domain::{Command, ProductId, ProductStatus};
+use souk_domain::{Command, ProductId};
 use souk_proto::catalog::v1::{
-    CreateProductRequest, CreateProductResponse, DiscontinueProductRequest, DiscontinueProductResponse, LookUpProductsRequest,
-    LookUpProductsResponse, ProductFacts, ProductState, PublishProductRequest, PublishProductResponse, SetPriceRequest, SetPriceResponse,
-    UpdateProductRequest, UpdateProductResponse, command_service_server::CommandService, lookup_service_server::LookupService,
+    CreateProductRequest, CreateProductResponse, DiscontinueProductRequest, DiscontinueProductResponse, PublishProductRequest,
+    PublishProductResponse, SetPriceRequest, SetPriceResponse, UpdateProductRequest, UpdateProductResponse,
+    command_service_server::CommandService,
 };
 use souk_runtime::Violations;
 use tonic::{Request, Response, Status};
 
 use super::{
     convert,
-    failure::failure,
     rpc::{self, CommandRpc, Context, Draft, replies},
 };
 use crate::gateway::Gateway;
-
-/// Most products of one look-up: the lines of a full cart.
-const MAX_LOOK_UPS: usize = 100;
 
 replies! {
     CreateProductResponse { product_id }
@@ -144,41 +140,5 @@ impl CommandService for CatalogCommands {
         request: Request<DiscontinueProductRequest>,
     ) -> Result<Response<DiscontinueProductResponse>, Status> {
         rpc::run(&self.0, request).await
-    }
-}
-
-/// Facts of products for other owners.
-pub struct CatalogLookups(pub Gateway);
-
-#[tonic::async_trait]
-impl LookupService for CatalogLookups {
-    async fn look_up_products(&self, request: Request<LookUpProductsRequest>) -> Result<Response<LookUpProductsResponse>, Status> {
-        let sent = request.into_inner().product_ids;
-        let mut bad = Violations::new();
-        bad.require((1..=MAX_LOOK_UPS).contains(&sent.len()), "product_ids", "want 1–100 ids");
-        let products: Vec<_> = (sent.iter().take(MAX_LOOK_UPS).enumerate())
-            .filter_map(|(index, id)| bad.check(format!("product_ids[{index}]"), ProductId::new(id)))
-            .collect();
-        bad.finish()?;
-        let catalog = self.0.look_up(products).await.map_err(failure)?;
-        let products = catalog.into_iter().filter_map(|(product, facts)| {
-            let facts = facts?;
-            Some(ProductFacts {
-                product_id: product.to_string(),
-                state: product_state(facts.status).into(),
-                price: facts.price.map(convert::to_money),
-                version: facts.version.0,
-            })
-        });
-        Ok(Response::new(LookUpProductsResponse { products: products.collect() }))
-    }
-}
-
-fn product_state(status: ProductStatus) -> ProductState {
-    match status {
-        ProductStatus::Missing => ProductState::Unspecified,
-        ProductStatus::Draft => ProductState::Draft,
-        ProductStatus::Published => ProductState::Published,
-        ProductStatus::Discontinued => ProductState::Discontinued,
     }
 }

@@ -25,6 +25,7 @@ pub(super) fn failure(error: CommandError) -> Failure {
         CommandError::Unstorable(sqlstate) => {
             Failure::invalid("UNSTORABLE", "the command's data cannot be stored").with("sqlstate", sqlstate)
         }
+        CommandError::DamagedReply => Failure::internal("DAMAGED_REPLY", "the remembered reply cannot be read"),
         CommandError::Damaged(_) => Failure::internal("DAMAGED_HISTORY", "a stored history cannot be read"),
     }
 }

@@ -1,9 +1,10 @@
 //! The gRPC edge of the write side: protobuf in, commands on, statuses out. Nothing behind it sees a request message.
 //!
 //! # Layout
-//! - `rpc`: the way of every command RPC, once ([`rpc::run`])
+//! - `rpc`: the way of every command RPC, once ([`rpc::run`]); `route`: to the owner of its log, here or elsewhere
 //! - `catalog`, `stock`, `cart`, `orders`: how each request becomes a command, and the services
 //! - `convert`: fields to domain values; `failure`: errors to statuses
+//! - `lookups`: facts from other owners, and for them
 //! - `event_log`, `admin`: the internal port
 
 mod admin;
@@ -12,13 +13,16 @@ mod catalog;
 mod convert;
 mod event_log;
 mod failure;
+mod lookups;
 mod orders;
+mod route;
 mod rpc;
 mod stock;
 
-pub use admin::Admin;
+pub use admin::{Admin, Nudges};
 pub use cart::CartCommands;
-pub use catalog::{CatalogCommands, CatalogLookups};
+pub use catalog::CatalogCommands;
 pub use event_log::EventLogs;
+pub use lookups::{CatalogLookups, OrderLookups};
 pub use orders::{OrderCommands, OrderProcess};
 pub use stock::{StockCommands, StockProcess};

@@ -15,6 +15,7 @@ use tonic::{Request, Response, Status};
 use super::{
     convert,
     failure::failure,
+    route::was_elsewhere,
     rpc::{self, CommandRpc, Context, Draft, Needs, replies},
 };
 use crate::gateway::Gateway;
@@ -195,7 +196,9 @@ impl CommandService for OrderCommands {
     async fn place_order(&self, request: Request<PlaceOrderRequest>) -> Result<Response<PlaceOrderResponse>, Status> {
         let (wait, patience) = (request.get_ref().wait_for_outcome, rpc::patience(&request));
         let mut response = rpc::run(&self.0, request).await?;
-        if wait && let Ok(order) = response.get_ref().order_id.parse::<OrderId>() {
+        if wait
+            && !was_elsewhere(response.extensions())
+            && let Ok(order) = response.get_ref().order_id.parse::<OrderId>() {
             let seen = self.0.outcome(order, patience).await.map_err(failure)?;
             let reply = response.get_mut();
             reply.token = rpc::token(&self.0, seen.head);

@@ -9,7 +9,12 @@ use souk_proto::{common::v1::Money, orders::v1::OrderState};
 use souk_runtime::{Deadline, Failure, Violations};
 use tonic::{Request, Response, Status};
 
-use super::{convert, failure::failure};
+use super::{
+    convert,
+    failure::failure,
+    lookups,
+    route::{Next, Route},
+};
 use crate::{
     committer::CommandError,
     gateway::{Call, Gateway},
@@ -19,7 +24,7 @@ use crate::{
 const LOOK_UP_ATTEMPTS: u32 = 4;
 
 /// One command RPC: how its request becomes a command.
-pub(super) trait CommandRpc: Message + Default + Sized + 'static {
+pub(super) trait CommandRpc: Message + Clone + Default + 'static {
     /// Full name, as it stands in the ledger.
     const METHOD: &'static str;
     type Response: Reply;
@@ -59,10 +64,29 @@ impl Context<'_> {
 pub(super) struct Draft {
     /// The id that stands first in the response.
     pub id: String,
+    /// Decides the partition, before anything is looked up.
+    pub routing_hash: u32,
     pub order: Option<OrderId>,
     pub reservation: Option<ReservationId>,
     pub needs: Needs,
 }
+
+/// The id of an entity that a command may be about.
+pub(super) trait Subject: ToString {
+    fn routing_hash(&self) -> u32;
+}
+
+macro_rules! subjects {
+    ($($id:ty)*) => {$(
+        impl Subject for $id {
+            fn routing_hash(&self) -> u32 {
+                self.routing_hash()
+            }
+        }
+    )*};
+}
+
+subjects! { ProductId CustomerId OrderId }
 
 pub(super) enum Needs {
     Nothing(Command),
@@ -74,12 +98,12 @@ pub(super) enum Needs {
 }
 
 impl Draft {
-    pub fn new(id: impl ToString, needs: Needs) -> Self {
-        Self { id: id.to_string(), order: None, reservation: None, needs }
+    pub fn new(about: impl Subject, needs: Needs) -> Self {
+        Self { id: about.to_string(), routing_hash: about.routing_hash(), order: None, reservation: None, needs }
     }
 
-    pub fn ready(id: impl ToString, command: Command) -> Self {
-        Self::new(id, Needs::Nothing(command))
+    pub fn ready(about: impl Subject, command: Command) -> Self {
+        Self::new(about, Needs::Nothing(command))
     }
 }
 
@@ -134,22 +158,48 @@ macro_rules! replies {
 }
 pub(super) use replies;
 
-/// The way of every command RPC: read all fields, look up, decide durably, answer with a token.
+/// The way of every command RPC: read all fields, find the owner, look up, decide durably, answer with a token.
 pub(super) async fn run<R: CommandRpc>(gateway: &Gateway, request: Request<R>) -> Result<Response<R::Response>, Status> {
     let caller = souk_runtime::caller(request.metadata())?;
+    let route = Route::of(gateway, &request);
     let message = request.into_inner();
-    let (request_id, etag, draft) = parse(gateway, &caller, &message)?;
+    let parsed = parse(gateway, &caller, &message)?;
+    let log = gateway.log(parsed.draft.routing_hash);
+    loop {
+        match route.next(gateway, log).await? {
+            Next::Here => match carry_out(gateway, &caller, &message, &parsed).await {
+                Err(CommandError::NotOwner(_)) => route.pause(log, None).await?,
+                outcome => return Ok(gateway.signed(log, Response::new(outcome.map_err(failure)?))),
+            },
+            Next::There(home) => {
+                if let Some(response) = route.forward(gateway, &home, log, R::METHOD, message.clone()).await? {
+                    return Ok(response);
+                }
+            }
+        }
+    }
+}
+
+/// A call whose fields are fine.
+struct Parsed {
+    request_id: RequestId,
+    etag: Option<Etag>,
+    draft: Draft,
+}
+
+async fn carry_out<R: CommandRpc>(gateway: &Gateway, caller: &str, message: &R, parsed: &Parsed) -> Result<R::Response, CommandError> {
+    let Parsed { request_id, etag, draft } = parsed;
     let (id, order, reservation) = (draft.id.clone(), draft.order, draft.reservation.clone());
     let mut attempts = 0;
     let answer = loop {
-        let command = look_up(gateway, &draft.needs).await.map_err(failure)?;
+        let command = look_up(gateway, &draft.needs).await?;
         let call = Call {
-            request_id,
+            request_id: *request_id,
             method: R::METHOD,
             body: message.meaning().into(),
-            caller: caller.clone(),
+            caller: caller.to_owned(),
             traceparent: souk_runtime::telemetry::current_traceparent(),
-            etag,
+            etag: *etag,
             received: UnixMillis::now(),
         };
         let (id, reservation, region) = (id.clone(), reservation.clone(), gateway.region());
@@ -160,13 +210,12 @@ pub(super) async fn run<R: CommandRpc>(gateway: &Gateway, request: Request<R>) -
         attempts += 1;
         match gateway.execute(call, command, respond).await {
             Err(CommandError::Refused(refusal)) if refusal.is_conflict() && attempts < LOOK_UP_ATTEMPTS => {}
-            outcome => break outcome.map_err(failure)?,
+            outcome => break outcome?,
         }
     };
-    let mut response =
-        R::Response::decode(answer.response).map_err(|_| Failure::internal("DAMAGED_REPLY", "the remembered reply cannot be read"))?;
+    let mut response = R::Response::decode(answer.response).map_err(|_| CommandError::DamagedReply)?;
     response.set_token(token(gateway, answer.at));
-    Ok(Response::new(response))
+    Ok(response)
 }
 
 /// The token of a position.
@@ -181,7 +230,7 @@ pub(super) fn patience<T>(request: &Request<T>) -> Duration {
     Deadline::of(request).budget(MARGIN, LONGEST)
 }
 
-fn parse<R: CommandRpc>(gateway: &Gateway, caller: &str, message: &R) -> Result<(RequestId, Option<Etag>, Draft), Failure> {
+fn parse<R: CommandRpc>(gateway: &Gateway, caller: &str, message: &R) -> Result<Parsed, Failure> {
     let now = UnixMillis::now();
     let mut bad = Violations::new();
     let request_id = bad.check("request_id", message.request_id().parse::<RequestId>());
@@ -202,21 +251,20 @@ fn parse<R: CommandRpc>(gateway: &Gateway, caller: &str, message: &R) -> Result<
         };
         Failure::invalid(reason, format!("request_id: {error}")).field("request_id", error.to_string())
     })?;
-    Ok((request_id, etag, draft))
+    Ok(Parsed { request_id, etag, draft })
 }
 
 async fn look_up(gateway: &Gateway, needs: &Needs) -> Result<Command, CommandError> {
     match needs {
         Needs::Nothing(command) => Ok(command.clone()),
-        Needs::Products(products, build) => Ok(build(gateway.look_up(products.iter().cloned()).await?)),
+        Needs::Products(products, build) => Ok(build(lookups::products(gateway, products.iter().cloned()).await?)),
         Needs::Cart(customer, build) => {
             let seen = gateway.read(customer.routing_hash(), vec![customer.cart_stream()]).await?;
             let lines = seen.entities[0].0.as_cart().map(|cart| cart.lines.clone()).unwrap_or_default();
-            Ok(build(gateway.look_up(lines.into_iter().map(|line| line.product)).await?))
+            Ok(build(lookups::products(gateway, lines.into_iter().map(|line| line.product)).await?))
         }
         Needs::Order(order, build) => {
-            let seen = gateway.read(order.routing_hash(), vec![order.stream()]).await?;
-            Ok(build(seen.entities[0].0.as_order().is_some_and(|order| order.status.needs_stock())))
+            Ok(build(lookups::order_needs_stock(gateway, *order).await?))
         }
     }
 }

@@ -101,6 +101,8 @@ pub enum CommandError {
     /// The database refused the data of this one command.
     #[error("the command's data cannot be stored: {0}")]
     Unstorable(String),
+    #[error("the remembered reply cannot be read")]
+    DamagedReply,
     #[error(transparent)]
     Damaged(#[from] super::DamagedHistory),
 }

@@ -45,6 +45,11 @@ pub enum Work<M: Model> {
         taken: Taken,
         outlet: Box<dyn Outlet>,
     },
+    /// A log goes to another replica: what came before is answered, what comes after is refused.
+    Release {
+        log: LogId,
+        done: oneshot::Sender<()>,
+    },
 }
 
 /// Entities as they were when their log ended at `head`.
@@ -122,6 +127,7 @@ impl<M: Model, L: Lane> Committer<M, L> {
         while let Some(first) = queue.recv().await {
             let mut commands: Queue<M> = BTreeMap::new();
             let mut reads = Vec::new();
+            let mut releases = Vec::new();
             let (mut count, mut bytes) = (0, 0);
             let mut next = Some(first);
             while let Some(work) = next {
@@ -132,14 +138,21 @@ impl<M: Model, L: Lane> Committer<M, L> {
                     }
                     Work::Read { log, streams, reply } => reads.push((log, streams, reply)),
                     Work::Own { taken, outlet } => self.own(taken, outlet),
+                    Work::Release { log, done } => releases.push((log, done)),
                 }
-                let full = count >= self.limits.batch_commands || bytes >= self.limits.batch_bytes;
+                // What comes after a release is for the next owner.
+                let full = count >= self.limits.batch_commands || bytes >= self.limits.batch_bytes || !releases.is_empty();
                 next = if full { None } else { queue.try_recv().ok() };
             }
             gauge!("souk_command_queue_length").set(queue.len() as f64);
             self.commit(commands).await;
             for (log, streams, reply) in reads {
                 let _ = reply.send(self.read(log, &streams).await);
+            }
+            for (log, done) in releases {
+                self.entities.forget_log(log);
+                self.owned.remove(&log);
+                let _ = done.send(());
             }
         }
     }

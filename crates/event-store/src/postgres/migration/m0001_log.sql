@@ -91,9 +91,12 @@ create table snapshot(
   primary key (region, partition, stream));
 
 -- One heartbeat per replica of the command service, apart from the leases.
+-- A replica that is leaving is given nothing more.
 create table replica(
-  id text primary key,
-  address text not null,
+  id text collate "C" primary key,
+  internal_address text not null,
+  public_address text not null,
+  leaving boolean not null,
   heartbeat_at timestamptz not null);
 
 create table lease(

@@ -1,0 +1,17 @@
+//! Which logs this process owns, who owns the others, and how a call gets there.
+//!
+//! # Layout
+//! - `owner`: heartbeats; taking logs over, handing them to the replica they fall to, giving all up ([`Owner`])
+//! - `held`: the logs owned here, each with its relay ([`Held`])
+//! - `directory`: who owns what, as last heard ([`Directory`])
+//! - `peers`: calls to other replicas ([`Peers`])
+
+mod directory;
+mod held;
+mod owner;
+mod peers;
+
+pub use directory::{Directory, Home};
+pub use held::{Held, Holding};
+pub use owner::Owner;
+pub use peers::{FORWARDED, Outgoing, Peers, unreached};

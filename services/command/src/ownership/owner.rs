@@ -1,0 +1,285 @@
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use souk_bus::JetStreamBus;
+use souk_bus_publisher::JetStreamPublisher;
+use souk_event_sourcing::{Epoch, LogId, Partition, Position, RecordedEvent, UnixMillis, rendezvous};
+use souk_event_store::{Addresses, Belief, EventLog, PostgresStore, Replica, Retention, StoreError, Survey, Taken};
+use tokio::{sync::oneshot, task::JoinSet, time::timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use super::{Directory, Held, Holding, Peers};
+use crate::{
+    committer::{Outlet, Work},
+    gateway::Lanes,
+    relay::{self, OwnedLog, Relays, Ring},
+};
+
+/// Longest time a relay may take to publish the rest of a log that is handed over; the next owner's does what is left.
+const LAST_PUBLISHES: Duration = Duration::from_secs(1);
+/// A replica gets logs from others when it was seen alive this often in a row.
+const SETTLED: u32 = 2;
+
+/// Takes over the logs that fall to this replica, and hands over those that fall to others.
+pub struct Owner {
+    pub store: Arc<PostgresStore>,
+    pub replica: String,
+    pub addresses: Addresses,
+    pub lanes: Lanes,
+    pub held: Held,
+    pub directory: Directory,
+    pub peers: Peers,
+    pub relays: Arc<Relays<PostgresStore, JetStreamPublisher, JetStreamBus>>,
+    pub lease_ttl: Duration,
+    /// A suspect is dead when it was silent for so long.
+    pub suspect_ttl: Duration,
+    pub retention: Retention,
+    /// How often in a row each other replica was seen alive, per database.
+    pub seen: HashMap<(String, String), u32>,
+}
+
+impl Owner {
+    /// Beats, takes every log that falls to this replica and is free, and hands over what falls to others. Called at
+    /// start, once per heartbeat, and when somebody asks.
+    ///
+    /// # Errors
+    /// When a database cannot be reached; the others were looked after all the same.
+    pub async fn beat(&mut self) -> Result<(), StoreError> {
+        let suspects = self.directory.take_suspects();
+        let databases: Vec<String> = self.store.databases().map(str::to_owned).collect();
+        let mut outcome = Ok(());
+        for database in databases {
+            if let Err(error) = self.beat_on(&database, &suspects).await {
+                outcome = Err(error);
+            }
+        }
+        outcome
+    }
+
+    async fn beat_on(&mut self, database: &str, suspects: &[String]) -> Result<(), StoreError> {
+        let (store, name) = (self.store.clone(), self.replica.clone());
+        let ownership = store.ownership(&name).suspecting(suspects, self.suspect_ttl);
+        ownership.heartbeat(database, &self.addresses, false).await?;
+        let survey = ownership.survey(database).await?;
+        let logs = self.logs_of(database);
+        self.directory.learn(logs.iter().copied(), &survey);
+        self.release_lost(&survey).await;
+
+        let live = self.live(database, &survey, suspects);
+        let heir = |log: LogId| rendezvous(log, live.iter().map(|replica| replica.id.as_str()));
+        let wanted: Vec<Partition> = (logs.iter())
+            .filter(|log| heir(**log) == Some(&self.replica) && !self.held.contains(**log))
+            .map(|log| log.partition)
+            .collect();
+        if !wanted.is_empty() {
+            let taken = ownership.take(database, &wanted, self.lease_ttl).await?;
+            self.own_all(database, taken).await?;
+        }
+
+        // Held here, or leased to this replica's name and not held: both fall to others.
+        let leased = survey.leases.iter().filter(|lease| lease.owner == self.replica).map(|lease| lease.log);
+        let mine: HashSet<LogId> = logs.iter().copied().filter(|log| self.held.contains(*log)).chain(leased).collect();
+        let heirs: Vec<_> = live.iter().filter(|replica| replica.id == name || self.settled(database, &replica.id)).collect();
+        self.hand_over_all(database, mine, |log| heir(log).filter(|heir| heirs.iter().any(|replica| replica.id == **heir)), &live).await
+    }
+
+    /// Gives everything to the replicas it falls to, so that no caller need wait: called while the doors are open still.
+    pub async fn leave(&mut self) {
+        let databases: Vec<String> = self.store.databases().map(str::to_owned).collect();
+        for database in databases {
+            if let Err(error) = self.leave_database(&database).await {
+                warn!(database, %error, "logs could not be handed over; their leases expire");
+            }
+        }
+    }
+
+    async fn leave_database(&mut self, database: &str) -> Result<(), StoreError> {
+        let (store, name) = (self.store.clone(), self.replica.clone());
+        let ownership = store.ownership(&name);
+        ownership.heartbeat(database, &self.addresses, true).await?;
+        let survey = ownership.survey(database).await?;
+        let live: Vec<_> = self.live(database, &survey, &[]).into_iter().filter(|replica| replica.id != self.replica).collect();
+        let held = self.logs_of(database).into_iter().filter(|log| self.held.contains(*log));
+        self.hand_over_all(database, held, |log| rendezvous(log, live.iter().map(|replica| replica.id.as_str())), &live).await?;
+        self.directory.learn(self.logs_of(database), &ownership.survey(database).await?);
+        Ok(())
+    }
+
+    /// Ends everything: lets the lanes end, the relays publish what they left, then drops the leases.
+    pub async fn retire(mut self, lanes: &mut JoinSet<()>) -> Self {
+        self.lanes.clear();
+        while let Some(ended) = lanes.join_next().await {
+            if let Err(error) = ended {
+                error!(%error, "a lane ended by a panic");
+            }
+        }
+        let logs = self.held.each(|log, holding| {
+            holding.stop.cancel();
+            log
+        });
+        for holding in logs.into_iter().filter_map(|log| self.held.remove(log)) {
+            holding.relay.stopped().await;
+        }
+        if let Err(error) = self.store.ownership(&self.replica).release().await {
+            warn!(%error, "leases could not be released; they expire");
+        }
+        self
+    }
+
+    /// Children of partitioned tables ahead of every held log; drops what the ledger may forget.
+    ///
+    /// # Errors
+    /// When a database cannot be reached or a lock was not granted; the next call makes up for it.
+    pub async fn upkeep(&self) -> Result<(), StoreError> {
+        let logs = self.held.each(|log, _| log);
+        let mut heads: Vec<(LogId, Position)> = Vec::with_capacity(logs.len());
+        for log in logs {
+            heads.push((log, EventLog::head(&*self.store, log).await?.position));
+        }
+        let now = UnixMillis::now();
+        self.store.prepare(&heads, self.retention, now).await?;
+        self.store.forget(self.retention, now).await
+    }
+
+    fn logs_of(&self, database: &str) -> Vec<LogId> {
+        let region = self.store.region();
+        self.store.partitions_of(database).into_iter().map(|partition| LogId { region, partition }).collect()
+    }
+
+    /// Who may own logs now; counts how long each was seen.
+    fn live(&mut self, database: &str, survey: &Survey, suspects: &[String]) -> Vec<Replica> {
+        let alive = |replica: &&Replica| {
+            let patience = if suspects.contains(&replica.id) { self.suspect_ttl.min(self.lease_ttl) } else { self.lease_ttl };
+            !replica.leaving && (replica.id == self.replica || replica.silence < patience)
+        };
+        let live: Vec<Replica> = survey.replicas.iter().filter(alive).cloned().collect();
+        self.seen.retain(|(of, id), _| of != database || live.iter().any(|replica| replica.id == *id));
+        for replica in &live {
+            let count = self.seen.entry((database.to_owned(), replica.id.clone())).or_default();
+            *count = count.saturating_add(1);
+        }
+        live
+    }
+
+    fn settled(&self, database: &str, replica: &str) -> bool {
+        self.seen.get(&(database.to_owned(), replica.to_owned())).is_some_and(|count| *count >= SETTLED)
+    }
+
+    /// Stops work on logs that another replica has taken, before a command meets the fence.
+    async fn release_lost(&self, survey: &Survey) {
+        let lost: Vec<LogId> = (survey.leases.iter())
+            .filter(|lease| self.held.epoch(lease.log).is_some_and(|epoch| epoch < lease.epoch))
+            .map(|lease| lease.log)
+            .collect();
+        for log in &lost {
+            warn!(%log, "another replica took this log over");
+            metrics::counter!("souk_leases_lost_total").increment(1);
+            self.held.lost(*log);
+        }
+        self.release(lost).await;
+    }
+
+    async fn own_all(&self, database: &str, taken: Vec<Taken>) -> Result<(), StoreError> {
+        if taken.is_empty() {
+            return Ok(());
+        }
+        let heads: Vec<_> = taken.iter().map(|taken| (taken.log, taken.belief.position)).collect();
+        self.store.prepare(&heads, self.retention, UnixMillis::now()).await?;
+        info!(database, logs = taken.len(), "logs taken over");
+        for taken in taken {
+            self.own(taken).await;
+        }
+        let survey = self.store.ownership(&self.replica).survey(database).await?;
+        self.directory.learn(self.logs_of(database), &survey);
+        Ok(())
+    }
+
+    async fn own(&self, taken: Taken) {
+        let (log, epoch) = (taken.log, taken.belief.epoch);
+        let stop = CancellationToken::new();
+        let head = relay::Head { position: taken.belief.position, hash: taken.belief.hash };
+        let relay = self.relays.spawn(log, epoch, head, stop.clone());
+        let outlet = Box::new(relay.ring.clone());
+        let Some(lane) = self.lanes.get(&log) else { return stop.cancel() };
+        // The lane first: whoever finds the log held may send it commands.
+        if lane.send(Work::Own { taken, outlet }).await.is_err() {
+            return stop.cancel();
+        }
+        self.held.insert(log, Holding { epoch, relay, stop });
+    }
+
+    /// Hands every log over whose heir is another replica.
+    async fn hand_over_all<'a>(
+        &self,
+        database: &str,
+        logs: impl IntoIterator<Item = LogId>,
+        heir: impl Fn(LogId) -> Option<&'a str>,
+        live: &[Replica],
+    ) -> Result<(), StoreError> {
+        let mut departing: BTreeMap<&str, Vec<LogId>> = BTreeMap::new();
+        for log in logs {
+            if let Some(heir) = heir(log).filter(|heir| *heir != self.replica) {
+                departing.entry(heir).or_default().push(log);
+            }
+        }
+        for (heir, logs) in departing {
+            let addresses = live.iter().find(|replica| replica.id == heir).map(|replica| replica.addresses.clone());
+            self.hand_over(database, heir, &addresses.unwrap_or_default(), logs).await?;
+        }
+        Ok(())
+    }
+
+    /// Finish the batch → publish the rest → leave the lease to the heir → tell it.
+    async fn hand_over(&self, database: &str, heir: &str, addresses: &Addresses, logs: Vec<LogId>) -> Result<(), StoreError> {
+        info!(database, logs = logs.len(), heir, "handing logs over");
+        let holdings: Vec<_> = logs.iter().filter_map(|log| self.held.remove(*log)).collect();
+        self.release(logs.clone()).await;
+        holdings.iter().for_each(|holding| holding.stop.cancel());
+        let published = futures::future::join_all(holdings.into_iter().map(|holding| holding.relay.stopped()));
+        if timeout(LAST_PUBLISHES, published).await.is_err() {
+            info!(heir, "not all events are published yet; the heir publishes them");
+        }
+        let partitions: Vec<_> = logs.iter().map(|log| log.partition).collect();
+        let ownership = self.store.ownership(&self.replica);
+        ownership.offer(database, &partitions, heir).await?;
+        self.peers.nudge(&addresses.internal, Vec::new()).await;
+        metrics::counter!("souk_leases_handed_over_total").increment(logs.len() as u64);
+        self.directory.learn(self.logs_of(database), &ownership.survey(database).await?);
+        Ok(())
+    }
+
+    /// Waits until the lanes have finished what they had begun on these logs.
+    async fn release(&self, logs: Vec<LogId>) {
+        let mut finished = Vec::new();
+        for log in logs {
+            let (done, released) = oneshot::channel();
+            let Some(lane) = self.lanes.get(&log) else { continue };
+            if lane.send(Work::Release { log, done }).await.is_ok() {
+                finished.push(released);
+            }
+        }
+        // A lane that ends meanwhile has finished, too.
+        futures::future::join_all(finished).await;
+    }
+}
+
+#[async_trait::async_trait]
+impl OwnedLog for PostgresStore {
+    async fn still_owner(&self, log: LogId, epoch: Epoch) -> Result<bool, StoreError> {
+        Self::still_owner(self, log, epoch).await
+    }
+}
+
+impl Outlet for Arc<Ring> {
+    fn push(&self, event: Arc<RecordedEvent>) {
+        Ring::push(self, event);
+    }
+
+    fn ends_at(&self, head: &Belief) {
+        Ring::ends_at(self, relay::Head { position: head.position, hash: head.hash });
+    }
+}

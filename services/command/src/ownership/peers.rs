@@ -1,0 +1,90 @@
+use std::{
+    collections::HashMap,
+    error::Error as _,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use http::uri::PathAndQuery;
+use prost::Message;
+use souk_proto::internal::v1::NudgeRequest;
+use tonic::{
+    Request, Response, Status,
+    client::Grpc,
+    metadata::MetadataMap,
+    transport::{Channel, Endpoint},
+};
+use tonic_prost::ProstCodec;
+
+/// Marks a call that was forwarded: it is not forwarded again.
+pub const FORWARDED: &str = "souk-forwarded";
+
+/// Connections to the internal ports of the other replicas. Cheap to clone.
+#[derive(Clone, Default)]
+pub struct Peers(Arc<Mutex<HashMap<String, Channel>>>);
+
+/// A call on its way to another replica.
+pub struct Outgoing<'a> {
+    /// `host:port` of an internal port.
+    pub to: &'a str,
+    /// `package.Service/Method`
+    pub method: &'static str,
+    pub metadata: MetadataMap,
+    pub patience: Duration,
+}
+
+impl Peers {
+    /// Calls a method there, once.
+    ///
+    /// # Errors
+    /// What the other replica answered, or UNAVAILABLE with a source when it could not be reached.
+    pub async fn call<M, R>(&self, outgoing: Outgoing<'_>, message: M) -> Result<Response<R>, Status>
+    where
+        M: Message + 'static,
+        R: Message + Default + 'static,
+    {
+        let Outgoing { to, method, metadata, patience } = outgoing;
+        let path = PathAndQuery::try_from(format!("/{method}")).map_err(|error| Status::internal(error.to_string()))?;
+        let mut request = Request::new(message);
+        *request.metadata_mut() = metadata;
+        request.metadata_mut().insert(FORWARDED, tonic::metadata::AsciiMetadataValue::from_static("1"));
+        request.set_timeout(patience);
+        let mut grpc = Grpc::new(self.channel(to)?);
+        let sent = async {
+            grpc.ready().await.map_err(|error| Status::from_error(error.into()))?;
+            grpc.unary(request, path, ProstCodec::<M, R>::default()).await
+        };
+        tokio::time::timeout(patience, sent).await.unwrap_or_else(|_| Err(Status::deadline_exceeded("the owner did not answer in time")))
+    }
+
+    /// Tells a replica to look at the leases now, and whom to suspect. Nothing depends on its arrival.
+    pub async fn nudge(&self, to: &str, suspects: Vec<String>) {
+        const PATIENCE: Duration = Duration::from_millis(500);
+        let outgoing = Outgoing { to, method: "souk.internal.v1.AdminService/Nudge", metadata: MetadataMap::new(), patience: PATIENCE };
+        if let Err(status) = self.call::<_, souk_proto::internal::v1::NudgeResponse>(outgoing, NudgeRequest { suspects }).await {
+            tracing::debug!(to, %status, "a replica was not nudged");
+        }
+    }
+
+    fn channel(&self, address: &str) -> Result<Channel, Status> {
+        let mut channels = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(channel) = channels.get(address) {
+            return Ok(channel.clone());
+        }
+        let endpoint = Endpoint::try_from(format!("http://{address}")).map_err(|error| Status::internal(error.to_string()))?;
+        let channel = endpoint
+            .connect_timeout(Duration::from_secs(1))
+            .tcp_nodelay(true)
+            .http2_keep_alive_interval(Duration::from_secs(2))
+            .keep_alive_timeout(Duration::from_secs(2))
+            .keep_alive_while_idle(true)
+            .connect_lazy();
+        channels.insert(address.to_owned(), channel.clone());
+        Ok(channel)
+    }
+}
+
+/// Whether a call never got an answer from the other replica: the connection was refused or broke.
+pub fn unreached(status: &Status) -> bool {
+    status.source().is_some()
+}
