@@ -10,7 +10,6 @@ use souk_event_sourcing::{Etag, LogId, Region, RequestId, StreamId, TokenKey, Un
 use souk_event_store::{Fingerprint, Retention};
 use tokio::sync::{mpsc, oneshot};
 use tonic::{Response, metadata::AsciiMetadataValue};
-use tracing::Span;
 
 use crate::{
     commerce::{Commerce, refusal},
@@ -173,7 +172,6 @@ impl Gateway {
                 traceparent: call.traceparent,
                 causation_id: None,
                 correlation_id: None,
-                span: Span::current(),
             },
             decide: Box::new(move |entities| command.decide(entities).map_err(refusal)),
             respond: Box::new(respond),

@@ -8,7 +8,7 @@ use souk_read_store::{Checkpoint, Row};
 use souk_runtime::telemetry;
 use souk_views::changed_body;
 use tokio::sync::mpsc;
-use tracing::{Instrument, info_span};
+use tracing::{Instrument, Span, info_span};
 
 /// Larger rows are named without their body: caches read them again.
 const MAX_ROW_BYTES: usize = 64 * 1024;
@@ -29,8 +29,7 @@ impl Changes {
         let (sender, mut receiver) = mpsc::channel::<ChangeFeed>(QUEUE);
         let publishing = async move {
             while let Some(change) = receiver.recv().await {
-                let span = info_span!("publish changes", partition = change.partition, position = change.position);
-                telemetry::set_parents(&span, change.traceparents.iter().map(String::as_str));
+                let span = publish_span(&change);
                 if let Err(error) = feed.publish_changes(change).instrument(span).await {
                     counter!("souk_projector_feed_failures_total").increment(1);
                     tracing::debug!(%error, "a change feed message was not published");
@@ -45,6 +44,16 @@ impl Changes {
             counter!("souk_projector_feed_failures_total").increment(1);
         }
     }
+}
+
+/// A span of the traces that are sampled, if any.
+fn publish_span(change: &ChangeFeed) -> Span {
+    if change.traceparents.is_empty() {
+        return Span::none();
+    }
+    let span = info_span!("publish changes", partition = change.partition, position = change.position);
+    telemetry::set_parents(&span, change.traceparents.iter().map(String::as_str));
+    span
 }
 
 /// A message of one log whose checkpoint went from `from` to `checkpoint`.
@@ -79,14 +88,14 @@ pub(crate) fn changed_rows(rows: &BTreeMap<&'static str, Vec<Row>>) -> BTreeMap<
     changed.into_iter().map(|(log, (_, rows))| (log, rows)).collect()
 }
 
-/// Traceparents for a message: distinct, at most 16.
+/// Traceparents for a message: distinct and sampled, at most 16.
 pub(crate) fn traceparents<'a>(all: impl IntoIterator<Item = &'a str>) -> Vec<String> {
     let mut distinct: Vec<String> = Vec::new();
     for traceparent in all {
         if distinct.len() == MAX_TRACEPARENTS {
             break;
         }
-        if !traceparent.is_empty() && !distinct.iter().any(|known| known == traceparent) {
+        if telemetry::is_sampled(traceparent) && !distinct.iter().any(|known| known == traceparent) {
             distinct.push(traceparent.to_owned());
         }
     }

@@ -9,3 +9,4 @@ mod idempotency;
 mod one_order;
 mod sessions;
 mod shards;
+mod trace;

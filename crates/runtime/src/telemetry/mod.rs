@@ -22,7 +22,7 @@ use tracing_subscriber::{
 
 use crate::settings::{ConfigError, LogFormat, TelemetrySettings};
 
-pub use propagation::{current_traceparent, inject, link_to, set_parent, set_parents};
+pub use propagation::{current_traceparent, inject, is_sampled, set_parent, set_parents};
 pub(crate) use propagation::{incoming, set_parent_from_headers, with_incoming};
 
 static PROVIDER: OnceLock<Option<SdkTracerProvider>> = OnceLock::new();

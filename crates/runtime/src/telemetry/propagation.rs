@@ -66,7 +66,7 @@ pub fn set_parent(span: &Span, traceparent: &str) {
 }
 
 /// Links `span` to the span behind a stored traceparent, for work that serves several traces at once.
-pub fn link_to(span: &Span, traceparent: &str) {
+fn link_to(span: &Span, traceparent: &str) {
     if !span.is_disabled()
         && let Some(linked) = remote(traceparent)
     {
@@ -74,17 +74,26 @@ pub fn link_to(span: &Span, traceparent: &str) {
     }
 }
 
-/// For a batch: `span` becomes a child of the first traceparent and is linked to the others.
+/// Whether a traceparent's trace is recorded, as far as whoever began it decided.
+pub fn is_sampled(traceparent: &str) -> bool {
+    let flags = traceparent.split('-').nth(3).and_then(|flags| u8::from_str_radix(flags, 16).ok());
+    flags.unwrap_or_default() & 1 == 1
+}
+
+/// For a batch: `span` becomes a child of the first sampled traceparent and is linked to the other sampled ones. A batch
+/// of which nothing is sampled is not recorded either; it must not take the span from those who share a batch with it.
 pub fn set_parents<'a>(span: &Span, traceparents: impl IntoIterator<Item = &'a str>) {
     if span.is_disabled() {
         return;
     }
     let mut seen: Vec<&str> = Vec::new();
+    let mut unsampled = None;
     for traceparent in traceparents {
-        if seen.len() > MAX_LINKS {
-            return;
+        if !is_sampled(traceparent) {
+            unsampled = unsampled.or(remote(traceparent).map(|_| traceparent));
+            continue;
         }
-        if traceparent.is_empty() || seen.contains(&traceparent) {
+        if seen.contains(&traceparent) {
             continue;
         }
         if seen.is_empty() {
@@ -93,6 +102,12 @@ pub fn set_parents<'a>(span: &Span, traceparents: impl IntoIterator<Item = &'a s
             link_to(span, traceparent)
         }
         seen.push(traceparent);
+        if seen.len() > MAX_LINKS {
+            return;
+        }
+    }
+    if let (true, Some(unsampled)) = (seen.is_empty(), unsampled) {
+        set_parent(span, unsampled);
     }
 }
 
@@ -170,14 +185,28 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_batch_is_a_child_of_the_first_trace_and_linked_to_the_others() {
+    const UNSAMPLED: &str = "00-2af7651916cd43dd8448eb211c80319c-d7ad6b7169203331-00";
+
+    /// The spans that are recorded of what `work` does.
+    fn recorded(work: impl FnOnce()) -> Vec<SpanData> {
         let exporter = Exported::default();
         let provider = SdkTracerProvider::builder().with_simple_exporter(exporter.clone()).build();
         let subscriber = tracing_subscriber::registry().with(tracing_opentelemetry::layer().with_tracer(provider.tracer("test")));
-        tracing::subscriber::with_default(subscriber, || {
+        tracing::subscriber::with_default(subscriber, work);
+        std::mem::take(&mut exporter.0.lock().unwrap())
+    }
+
+    #[test]
+    fn a_batch_of_which_nothing_is_sampled_is_not_recorded() {
+        assert!(recorded(|| set_parents(&tracing::info_span!("append"), ["", "nonsense", UNSAMPLED])).is_empty());
+        assert_eq!(recorded(|| set_parents(&tracing::info_span!("append"), [""])).len(), 1, "nobody decided: it is a trace of its own");
+    }
+
+    #[test]
+    fn a_batch_is_a_child_of_the_first_sampled_trace_and_linked_to_the_others() {
+        let spans = recorded(|| {
             let span = tracing::info_span!("append");
-            set_parents(&span, ["", FIRST, FIRST, SECOND]);
+            set_parents(&span, ["", UNSAMPLED, FIRST, FIRST, SECOND]);
             let entered = span.enter();
             let mut metadata = MetadataMap::new();
             inject(&mut metadata);
@@ -185,7 +214,6 @@ mod tests {
             assert_eq!(current_traceparent(), metadata.get(TRACEPARENT).unwrap().to_str().unwrap());
             drop(entered);
         });
-        let spans = exporter.0.lock().unwrap();
         assert_eq!(spans[0].parent_span_id.to_string(), "b7ad6b7169203331");
         let linked: Vec<_> = spans[0].links.iter().map(|link| link.span_context.span_id().to_string()).collect();
         assert_eq!(linked, ["c7ad6b7169203331"]);

@@ -4,7 +4,6 @@ use bytes::Bytes;
 use souk_event_sourcing::{Etag, EventId, LogId, LogPosition, RequestId, StreamId, UnixMillis, Version};
 use souk_event_store::Fingerprint;
 use tokio::sync::oneshot;
-use tracing::Span;
 use uuid::Uuid;
 
 use super::Model;
@@ -37,11 +36,10 @@ pub struct Request {
     pub fingerprint: Fingerprint,
     pub actor: String,
     pub received: UnixMillis,
+    /// That of the server's span of this call, empty when there is none.
     pub traceparent: String,
     pub causation_id: Option<EventId>,
     pub correlation_id: Option<Uuid>,
-    /// The server's span of this call.
-    pub span: Span,
 }
 
 /// An accepted command: durable, or a repeat of one that is.

@@ -8,8 +8,9 @@ use std::{
 use metrics::{counter, gauge, histogram};
 use souk_event_sourcing::{Epoch, HlcClock, LogId, LogPosition, Position, RecordedEvent, StreamId, UnixMillis, Version};
 use souk_event_store::{BatchOutcome, Belief, Lane, LogBatch, StoreError, StoredReply, StoredSnapshot, Taken};
+use souk_runtime::telemetry;
 use tokio::sync::{mpsc, oneshot};
-use tracing::{Instrument, error, info, warn};
+use tracing::{Instrument, error, info, info_span, warn};
 
 use super::{
     Answer, CommandError, Job, Model, Watchers,
@@ -316,7 +317,8 @@ impl<M: Model, L: Lane> Committer<M, L> {
 
     async fn append(&mut self, batches: &[LogBatch], plans: &[Plan<M>]) -> Result<Vec<BatchOutcome>, StoreError> {
         let commands: usize = plans.iter().map(Plan::len).sum();
-        let span = replies::append_span(plans.iter().flat_map(Plan::spans), commands);
+        let span = info_span!("append", commands);
+        telemetry::set_parents(&span, plans.iter().flat_map(Plan::traceparents));
         let started = Instant::now();
         let outcomes = self.store.append(batches).instrument(span).await;
         histogram!("souk_commit_seconds").record(started.elapsed());

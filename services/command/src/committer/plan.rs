@@ -2,7 +2,6 @@ use std::{collections::HashMap, sync::Arc};
 
 use souk_event_sourcing::{EventId, HlcClock, LogHash, LogId, LogPosition, NewEvent, RecordedEvent, StreamId, UnixMillis, Version};
 use souk_event_store::{LedgerEntry, LogBatch, StreamAdvance};
-use tracing::Span;
 use uuid::{NoContext, Timestamp, Uuid};
 
 use super::{
@@ -67,8 +66,8 @@ impl<M: Model> Plan<M> {
         self.planned.len()
     }
 
-    pub fn spans(&self) -> impl Iterator<Item = &Span> {
-        self.planned.iter().map(|planned| &planned.pending.job.request.span)
+    pub fn traceparents(&self) -> impl Iterator<Item = &str> {
+        self.planned.iter().map(|planned| planned.pending.job.request.traceparent.as_str())
     }
 
     /// The commands as they were before they were decided.

@@ -6,8 +6,6 @@ use souk_event_sourcing::{Epoch, LogId, LogPosition, Position, StreamId};
 use souk_event_store::StoredReply;
 use souk_proto::log::v1::{self as wire, stored_reply::Outcome};
 use tonic::Code;
-use tracing::{Span, info_span};
-use tracing_opentelemetry::OpenTelemetrySpanExt;
 
 use super::{Answer, CommandError, DamagedHistory, Refusal, RefusalClass, Request};
 
@@ -60,15 +58,4 @@ pub(super) fn stored(log: LogId, request: &Request, stored: &StoredReply) -> Res
             reason: "unreadable reply".into(),
         })),
     }
-}
-
-/// The span of one append: child of the first command's, linked to the others.
-pub(super) fn append_span<'a>(spans: impl Iterator<Item = &'a Span>, commands: usize) -> Span {
-    let mut spans = spans.filter(|span| !span.is_disabled());
-    let span = info_span!(parent: spans.next().and_then(Span::id), "append", commands);
-    for other in spans.take(64) {
-        use opentelemetry::trace::TraceContextExt;
-        span.add_link(other.context().span().span_context().clone());
-    }
-    span
 }

@@ -7,6 +7,7 @@ use souk_bus_publisher::{LogPublisher, PublishError};
 use souk_event_sourcing::{Epoch, LogId, Position, RecordedEvent};
 use souk_event_store::StoreError;
 use souk_proto::log::v1::HeadAnnouncement;
+use souk_runtime::telemetry;
 use tokio::{
     sync::OwnedSemaphorePermit,
     time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout},
@@ -248,12 +249,11 @@ impl<'a, S: OwnedLog + 'static, P: LogPublisher + 'static, F: Feed + 'static> Co
 
 /// A span of the command's trace, if that is sampled: one for every event would cost more than it tells.
 fn publish_span(event: &RecordedEvent) -> Span {
-    let flags = event.traceparent.rsplit('-').next().and_then(|flags| u8::from_str_radix(flags, 16).ok());
-    if flags.unwrap_or_default() & 1 == 0 {
+    if !telemetry::is_sampled(&event.traceparent) {
         return Span::none();
     }
     let span = info_span!("publish", log = %event.log, position = event.position.0);
-    souk_runtime::telemetry::set_parent(&span, &event.traceparent);
+    telemetry::set_parent(&span, &event.traceparent);
     span
 }
 
