@@ -3,15 +3,21 @@
 //! # Layout
 //! - [`System`]: the system under test, each service a process of its own
 //! - [`Shop`]: products, stock and orders with few words
+//! - [`Gate`]: a door before a service that counts calls and refuses some
+//! - [`PythonExample`]: the example of another language, with its packages
 //! - [`TraceReceiver`]: an OTLP receiver for the services' spans
 //! - `ledger`: acknowledged commands, proved by SQL alone
 
+mod gate;
 mod ledger;
+mod python;
 mod shop;
 mod system;
 mod traces;
 
+pub use gate::Gate;
 pub use ledger::Acknowledged;
+pub use python::{PythonExample, repository};
 pub use shop::{Shop, eur};
-pub use system::{System, until};
+pub use system::{System, souk_binary, until};
 pub use traces::{Recorded, TraceReceiver};

@@ -125,7 +125,10 @@ impl System {
 }
 
 /// The `souk` binary beside the test's own.
-fn souk_binary() -> Result<PathBuf> {
+///
+/// # Errors
+/// When it is not built.
+pub fn souk_binary() -> Result<PathBuf> {
     let own = std::env::current_exe()?;
     let folder = own.ancestors().find(|folder| folder.join("souk").is_file());
     Ok(folder.context("the souk binary is not built: cargo build -p souk")?.join("souk"))

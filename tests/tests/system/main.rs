@@ -7,6 +7,7 @@ mod faults;
 mod flash_sale;
 mod idempotency;
 mod one_order;
+mod other_languages;
 mod sessions;
 mod shards;
 mod trace;

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Places an order from Python: what a caller in any language does.
 
-    python3 -m venv venv && venv/bin/pip install -r requirements.txt
+    python3 -m venv venv && venv/bin/pip install --require-hashes -r requirements.txt
     venv/bin/python place_order.py --command 127.0.0.1:50051 --query 127.0.0.1:50052
 
 It shows the four habits of a good caller:
