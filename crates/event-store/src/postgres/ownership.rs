@@ -155,7 +155,7 @@ impl<'a> Ownership<'a> {
     /// history and writes the lease, in one transaction.
     ///
     /// # Errors
-    /// When the database cannot be reached; then nothing was taken.
+    /// When the database cannot be reached; then this replica may have become owner without knowing, and takes again.
     pub async fn take(&self, database: &str, partitions: &[Partition], lease_ttl: Duration) -> Result<Vec<Taken>, StoreError> {
         let pool = self.pool(database)?;
         let region = self.store.region;
@@ -177,8 +177,7 @@ impl<'a> Ownership<'a> {
              leased as (
                insert into lease (region, partition, owner, epoch) select $1, t.partition, $3, t.epoch from taken t
                on conflict (region, partition) do update set owner = excluded.owner, epoch = excluded.epoch)
-             select t.partition, t.epoch, t.batch, t.position, t.hash, coalesce((select max(s.epoch) from epoch_start s
-               where s.region = $1 and s.partition = t.partition and s.first_position <= t.position), 0) as written from taken t",
+             select partition, epoch, batch, position, hash from taken",
         )
         .bind(region.0 as i16)
         .bind(&partitions)
@@ -189,12 +188,34 @@ impl<'a> Ownership<'a> {
         .bind(self.suspect_ttl.as_secs_f64())
         .fetch_all(pool)
         .await?;
-        rows.iter()
-            .map(|taken| {
-                let partition = Partition(taken.try_get::<i32, _>("partition")? as u16);
-                Ok(Taken { log: LogId { region, partition }, belief: lane::belief(taken)?, written: Epoch(row::number(taken, "written")?) })
-            })
-            .collect()
+        let mut taken = Vec::with_capacity(rows.len());
+        for found in &rows {
+            let partition = Partition(found.try_get::<i32, _>("partition")? as u16);
+            taken.push(Taken { log: LogId { region, partition }, belief: lane::belief(found)?, written: Epoch(0) });
+        }
+        self.find_written(pool, &mut taken).await?;
+        Ok(taken)
+    }
+
+    /// Looks up the epochs of the events at the heads. A statement of its own: if the takeover waited for the head, its
+    /// snapshot is older than the head, and the history it saw may lack the last owner.
+    async fn find_written(&self, pool: &PgPool, taken: &mut [Taken]) -> Result<(), StoreError> {
+        let rows = sqlx::query(
+            "select i.partition, max(s.epoch) as written from unnest($2::int[], $3::bigint[]) i(partition, position)
+             join epoch_start s on s.region = $1 and s.partition = i.partition and s.first_position <= i.position group by i.partition",
+        )
+        .bind(self.store.region.0 as i16)
+        .bind(taken.iter().map(|taken| i32::from(taken.log.partition.0)).collect::<Vec<_>>())
+        .bind(taken.iter().map(|taken| taken.belief.position.0 as i64).collect::<Vec<_>>())
+        .fetch_all(pool)
+        .await?;
+        for found in &rows {
+            let partition = Partition(found.try_get::<i32, _>("partition")? as u16);
+            if let Some(taken) = taken.iter_mut().find(|taken| taken.log.partition == partition) {
+                taken.written = Epoch(row::number(found, "written")?);
+            }
+        }
+        Ok(())
     }
 
     /// Gives up what leases are left, and the heartbeat, so that a successor need not wait.

@@ -1,0 +1,14 @@
+//! The store against its law, on real Postgres.
+//!
+//! # Layout
+//! - `world`: one server for all tests, a database for each
+//! - `adapters`: both adapters against the conformance suite
+//! - `fence`, `outcomes`, `tables`: single interleavings and failures, each of which broke an earlier append
+//! - `attack`: owners in several processes against each other, with kills, while readers watch
+
+mod adapters;
+mod attack;
+mod fence;
+mod outcomes;
+mod tables;
+mod world;
