@@ -5,25 +5,27 @@ use sqlx::{
 };
 use uuid::Uuid;
 
-use super::{load, row};
+use super::{load, row, warnings::Warnings};
 use crate::{BatchOutcome, Belief, Lane, LogBatch, Retention, StoreError, StoredReply, StoredStream};
 
 /// The dedicated connection of one committer. It is opened when first needed and again after it was lost.
 ///
-/// A cancelled wait for a synchronous standby reports success, so nothing here ever cancels a statement, and no
-/// transaction spans two round trips: a stopped process holds no lock.
+/// A cancelled wait for a synchronous standby reports success with a warning. Nothing here ever cancels a statement, and
+/// if somebody else does, the warning counts as an unknown outcome. No transaction spans two round trips: a stopped
+/// process holds no lock.
 pub struct PostgresLane {
     region: Region,
     options: PgConnectOptions,
     connection: Option<PgConnection>,
     retention: Retention,
+    warnings: Warnings,
 }
 
 impl PostgresLane {
     pub(super) fn new(region: Region, options: PgConnectOptions) -> Self {
         // The plan is made once, before the tables have statistics; probes by index are right at every size.
         let options = options.options([("plan_cache_mode", "force_generic_plan"), ("enable_seqscan", "off"), ("jit", "off")]);
-        Self { region, options, connection: None, retention: Retention { days: 7 } }
+        Self { region, options, connection: None, retention: Retention { days: 7 }, warnings: Warnings::default() }
     }
 
     /// How long request ids are remembered.
@@ -51,10 +53,10 @@ impl PostgresLane {
 #[async_trait::async_trait]
 impl Lane for PostgresLane {
     async fn append(&mut self, batches: &[LogBatch]) -> Result<Vec<BatchOutcome>, StoreError> {
-        let (region, retention) = (self.region, self.retention);
+        let (region, retention, warnings) = (self.region, self.retention, self.warnings.clone());
         let connection = self.connection().await?;
         let repeats = Repeats::of(batches, retention);
-        let rows = send(connection, region, batches, &repeats, retention).await;
+        let rows = warnings.refused(send(connection, region, batches, &repeats, retention)).await;
         // Once sent, a lost connection leaves the outcome open.
         let rows = rows.map_err(|error| match error {
             StoreError::Unavailable(reason) => StoreError::Unknown(reason),
@@ -66,17 +68,17 @@ impl Lane for PostgresLane {
 
     async fn heads(&mut self, logs: &[LogId]) -> Result<Vec<(LogId, Belief)>, StoreError> {
         let partitions: Vec<i32> = logs.iter().map(|log| i32::from(log.partition.0)).collect();
-        let region = self.region;
+        let (region, warnings) = (self.region, self.warnings.clone());
         let connection = self.connection().await?;
-        // `for update` waits for a statement of a lost connection that is still under way in its backend.
+        // `for update` waits for a statement of a lost connection that is still under way in its backend, and its commit
+        // for the standby, behind everything that was committed before.
         let rows = sqlx::query(
             "select partition, epoch, batch, position, hash from partition_head where region = $1 and partition = any($2) order by partition for update",
         )
         .bind(region.0 as i16)
         .bind(&partitions)
-        .fetch_all(connection)
-        .await
-        .map_err(StoreError::from);
+        .fetch_all(connection);
+        let rows = warnings.refused(async { Ok(rows.await?) }).await;
         let rows = self.settle(rows)?;
         rows.iter()
             .map(|found| {

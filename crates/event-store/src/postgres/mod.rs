@@ -1,7 +1,7 @@
 //! Both ports on Postgres.
 //!
 //! # Layout
-//! - `append.sql`, `lane`: the fenced append and everything on its dedicated connection
+//! - `append.sql`, `lane`: the fenced append and everything on its dedicated connection; `warnings`: what the server says beside the result
 //! - `load`: histories of streams; `reader`: the event log; `row`: event rows
 //! - `setup`: connecting, migrations, installation and placement
 //! - `ownership`: taking logs over, heartbeats and leases
@@ -15,6 +15,7 @@ mod reader;
 mod row;
 mod setup;
 mod upkeep;
+mod warnings;
 
 pub use lane::PostgresLane;
 pub use migration::migrate_guarded;

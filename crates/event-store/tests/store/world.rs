@@ -1,6 +1,8 @@
 //! A server for all tests of this binary and a database for each of them.
 
 use std::{
+    env,
+    process::Stdio,
     sync::{
         Arc, Weak,
         atomic::{AtomicU32, Ordering},
@@ -11,17 +13,20 @@ use std::{
 use souk_devstack::{Postgres, PostgresOptions, TemporaryFolder};
 use souk_event_sourcing::{LogId, Position, Region, UnixMillis};
 use souk_event_store::{Belief, DatabaseConfig, PostgresLane, PostgresStore, Retention, Taken, conformance::log};
-use sqlx::{Connection, PgConnection};
-use tokio::sync::Mutex;
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use tokio::{process::Command, sync::Mutex};
 
 /// Partitions of each test's installation.
 pub const PARTITIONS: u16 = 8;
+const URL: &str = "SOUK_TEST_PROCESS_URL";
 pub const RETENTION: Retention = Retention { days: 7 };
 /// How long a condition may take to come true on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Stopped when the last test that uses it is done.
 static SHARED: Mutex<Weak<Server>> = Mutex::const_new(Weak::new());
+/// The migrated and prepared database that those of the tests are copied from.
+const PATTERN: &str = "pattern";
 static DATABASES: AtomicU32 = AtomicU32::new(0);
 
 struct Server {
@@ -33,6 +38,13 @@ impl Server {
     async fn start() -> Self {
         let folder = TemporaryFolder::create().expect("folder");
         let postgres = Postgres::start(PostgresOptions::new(folder.path())).await.expect("postgres");
+        postgres.create_database(PATTERN).await.expect("pattern");
+        let url = postgres.url(PATTERN);
+        PostgresStore::migrate(&configs(&url)).await.expect("migrate");
+        let store = connect(&url).await;
+        let logs: Vec<_> = logs().map(|log| (log, Position(0))).collect();
+        store.prepare(&logs, RETENTION, UnixMillis::now()).await.expect("prepare");
+        store.close().await;
         Self { postgres, _folder: folder }
     }
 
@@ -66,12 +78,11 @@ impl World {
 
     async fn on(server: Arc<Server>) -> Self {
         let database = format!("store_{}", DATABASES.fetch_add(1, Ordering::Relaxed));
-        server.postgres.create_database(&database).await.expect("database");
+        let create = format!("create database {database} template {PATTERN}");
+        let mut admin = server.postgres.connect("postgres").await.expect("connection");
+        sqlx::raw_sql(AssertSqlSafe(create)).execute(&mut admin).await.expect("database");
         let url = server.postgres.url(&database);
-        PostgresStore::migrate(&configs(&url)).await.expect("migrate");
         let store = connect(&url).await;
-        let logs: Vec<_> = logs().map(|log| (log, Position(0))).collect();
-        store.prepare(&logs, RETENTION, UnixMillis::now()).await.expect("prepare");
         Self { store, url, _server: server }
     }
 
@@ -120,6 +131,22 @@ impl World {
     pub async fn count(&self, sql: &'static str) -> i64 {
         sqlx::query_scalar(sql).fetch_one(&mut self.sql().await).await.expect(sql)
     }
+}
+
+/// This binary again, as a process that runs one of the tests that others start.
+pub fn process(test: &str, url: &str) -> Command {
+    let mut command = Command::new(env::current_exe().expect("this binary"));
+    command.args([test, "--exact", "--ignored", "--nocapture"]).env(URL, url);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
+    command
+}
+
+/// The database such a process works on; `None` if nobody started it.
+pub fn started_for() -> Option<String> {
+    let url = env::var(URL).ok()?;
+    // Ends the line the test runner has begun.
+    println!();
+    Some(url)
 }
 
 /// What `hold` locked is free again.

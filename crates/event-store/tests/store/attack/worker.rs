@@ -3,7 +3,6 @@
 use std::{
     env,
     io::Read,
-    process::Stdio,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -16,25 +15,22 @@ use nix::{
 };
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
-    process::{Child, Command},
+    process::Child,
     task::JoinHandle,
 };
 
 use super::{owner::Owner, proxy::Wire, report::Report};
-use crate::world::connect;
+use crate::world::{connect, process, started_for};
 
-const URL: &str = "SOUK_TEST_WORKER_URL";
 const SEED: &str = "SOUK_TEST_WORKER_SEED";
 const OWNERS: u64 = 2;
 
 /// Works until its standard input ends.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "started by the attack as a process of its own"]
-async fn process() {
-    let Ok(url) = env::var(URL) else { return };
+async fn owners() {
+    let Some(url) = started_for() else { return };
     let seed: u64 = env::var(SEED).expect("seed").parse().expect("seed");
-    // Ends the line the test runner has begun.
-    println!();
     let store = Arc::new(connect(&url).await);
     let stop = Arc::new(AtomicBool::new(false));
     let mut owners = Vec::new();
@@ -72,15 +68,7 @@ pub struct Worker {
 
 impl Worker {
     pub fn start(url: &str, seed: u64) -> Self {
-        let mut child = Command::new(env::current_exe().expect("this binary"))
-            .args(["attack::worker::process", "--exact", "--ignored", "--nocapture"])
-            .env(URL, url)
-            .env(SEED, seed.to_string())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .expect("worker");
+        let mut child = process("attack::worker::owners", url).env(SEED, seed.to_string()).spawn().expect("worker");
         let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
         let reports = tokio::spawn(async move {
             let mut reports = Vec::new();
