@@ -120,7 +120,6 @@ impl Count {
             traceparent: String::new(),
             causation_id: None,
             correlation_id: None,
-            span: tracing::Span::none(),
         };
         Job {
             log: self.log,

@@ -46,7 +46,8 @@ pub(super) async fn products(gateway: &Gateway, products: impl IntoIterator<Item
         }
         let asked = by_owner.into_iter().map(|(owner, wanted)| async move {
             let products = wanted.iter().map(|(_, product)| product.clone()).collect();
-            let found = if owner.is_empty() { products_here(gateway, products).await } else { products_there(gateway, &owner, products).await };
+            let found =
+                if owner.is_empty() { products_here(gateway, products).await } else { products_there(gateway, &owner, products).await };
             (wanted, found)
         });
         let mut missed = None;

@@ -198,7 +198,8 @@ impl CommandService for OrderCommands {
         let mut response = rpc::run(&self.0, request).await?;
         if wait
             && !was_elsewhere(response.extensions())
-            && let Ok(order) = response.get_ref().order_id.parse::<OrderId>() {
+            && let Ok(order) = response.get_ref().order_id.parse::<OrderId>()
+        {
             let seen = self.0.outcome(order, patience).await.map_err(failure)?;
             let reply = response.get_mut();
             reply.token = rpc::token(&self.0, seen.head);

@@ -87,7 +87,14 @@ impl Route {
     ///
     /// # Errors
     /// What the owner answered, unchanged; or NOT_OWNER when time is up.
-    pub async fn forward<M, R>(&self, gateway: &Gateway, home: &Home, log: LogId, method: &'static str, message: M) -> Result<Option<Response<R>>, Status>
+    pub async fn forward<M, R>(
+        &self,
+        gateway: &Gateway,
+        home: &Home,
+        log: LogId,
+        method: &'static str,
+        message: M,
+    ) -> Result<Option<Response<R>>, Status>
     where
         M: Message + 'static,
         R: Message + Default + 'static,
@@ -143,7 +150,7 @@ pub(super) fn is_not_owner(status: &Status) -> bool {
 fn not_owner(log: LogId, home: Option<Home>) -> Status {
     let told = failure(CommandError::NotOwner(log));
     match home {
-        Some(home) => Failure::from(told).with("owner", home.owner).with("epoch", home.epoch).into(),
+        Some(home) => told.with("owner", home.owner).with("epoch", home.epoch).into(),
         None => told.into(),
     }
 }

@@ -263,9 +263,7 @@ async fn look_up(gateway: &Gateway, needs: &Needs) -> Result<Command, CommandErr
             let lines = seen.entities[0].0.as_cart().map(|cart| cart.lines.clone()).unwrap_or_default();
             Ok(build(lookups::products(gateway, lines.into_iter().map(|line| line.product)).await?))
         }
-        Needs::Order(order, build) => {
-            Ok(build(lookups::order_needs_stock(gateway, *order).await?))
-        }
+        Needs::Order(order, build) => Ok(build(lookups::order_needs_stock(gateway, *order).await?)),
     }
 }
 

@@ -71,10 +71,8 @@ impl Owner {
 
         let live = self.live(database, &survey, suspects);
         let heir = |log: LogId| rendezvous(log, live.iter().map(|replica| replica.id.as_str()));
-        let wanted: Vec<Partition> = (logs.iter())
-            .filter(|log| heir(**log) == Some(&self.replica) && !self.held.contains(**log))
-            .map(|log| log.partition)
-            .collect();
+        let wanted: Vec<Partition> =
+            (logs.iter()).filter(|log| heir(**log) == Some(&self.replica) && !self.held.contains(**log)).map(|log| log.partition).collect();
         if !wanted.is_empty() {
             let taken = ownership.take(database, &wanted, self.lease_ttl).await?;
             self.own_all(database, taken).await?;
