@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use prost::Message;
 use souk_event_sourcing::LogId;
-use souk_runtime::{Deadline, Failure, call::CALLER, telemetry::current_traceparent};
+use souk_runtime::{Deadline, call::CALLER, telemetry::current_traceparent};
 use tokio::time::Instant;
 use tonic::{
     Code, Extensions, Request, Response, Status,
