@@ -3,7 +3,7 @@ use std::{future::Future, path::PathBuf, process::Stdio, time::Duration};
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 use souk_client::{Endpoints, Session, Souk};
-use souk_devstack::{Service, Stack, StackOptions};
+use souk_devstack::{Replica, Service, Stack, StackOptions, for_client, souk_program};
 use sqlx::PgPool;
 use tokio::{
     process::Command,
@@ -38,12 +38,26 @@ impl System {
         Ok(system)
     }
 
-    /// A client of its own, with its own connections.
+    /// A client of its own, with its own connections, to all replicas.
     ///
     /// # Errors
     /// When the endpoints are malformed.
     pub fn client(&self) -> Result<Souk> {
-        Ok(Souk::connect(&Endpoints::new(self.stack.endpoint("command"), self.stack.endpoint("query")))?)
+        let (command, query) = (self.stack.urls("command"), self.stack.urls("query"));
+        Ok(Souk::connect(&Endpoints::new(for_client(&command), for_client(&query)))?)
+    }
+
+    /// A client of one replica of the command service and one of the query service alone.
+    ///
+    /// # Errors
+    /// When there is no such replica.
+    pub fn client_of(&self, command: u16, query: u16) -> Result<Souk> {
+        Ok(Souk::connect(&Endpoints::new(self.public_url((Service::Command, command))?, self.public_url((Service::Query, query))?))?)
+    }
+
+    fn public_url(&self, replica: impl Into<Replica>) -> Result<String> {
+        let port = self.stack.ports_of(replica)?.public.context("this service has no public port")?;
+        Ok(format!("http://127.0.0.1:{port}"))
     }
 
     /// A session with patience for faults.
@@ -54,15 +68,78 @@ impl System {
         Ok(self.client()?.session().caller("test").deadline(Duration::from_secs(60)))
     }
 
-    /// Kills a service as `kill -9` does and starts it again.
+    /// Kills a replica (the first of a service, if only that is named) as `kill -9` does and starts it again.
     ///
     /// # Errors
     /// When it does not become ready again.
-    pub async fn kill_and_restart(&mut self, service: Service) -> Result<()> {
-        self.stack.kill_service(service).await?;
-        self.stack.start_service(service)?;
+    pub async fn kill_and_restart(&mut self, replica: impl Into<Replica>) -> Result<()> {
+        let replica = replica.into();
+        self.kill(replica).await?;
+        self.start_again(replica).await
+    }
+
+    /// Kills a replica as `kill -9` does. It stays away until it is started again.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub async fn kill(&mut self, replica: impl Into<Replica>) -> Result<()> {
+        self.stack.kill_replica(replica).await?;
+        self.write_run_file()
+    }
+
+    /// Stops a replica in order, as a rollout does: it drains and gives up what it holds.
+    ///
+    /// # Errors
+    /// When it cannot be signalled.
+    pub async fn stop(&mut self, replica: impl Into<Replica>) -> Result<()> {
+        self.stack.stop_replica(replica).await?;
+        self.write_run_file()
+    }
+
+    /// Starts a replica that was killed or stopped, and waits until all that runs is ready.
+    ///
+    /// # Errors
+    /// When it runs, or does not become ready.
+    pub async fn start_again(&mut self, replica: impl Into<Replica>) -> Result<()> {
+        self.stack.start_replica(replica)?;
         self.stack.wait_until_ready(READY_PATIENCE).await?;
         self.write_run_file()
+    }
+
+    /// Scales a service out by one replica and waits until all that runs is ready.
+    ///
+    /// # Errors
+    /// When it does not become ready.
+    pub async fn add_replica(&mut self, service: Service) -> Result<Replica> {
+        let replica = self.stack.add_replica(service)?;
+        self.stack.wait_until_ready(READY_PATIENCE).await?;
+        self.write_run_file()?;
+        Ok(replica)
+    }
+
+    /// Scales a service in: the replica drains, ends and is forgotten.
+    ///
+    /// # Errors
+    /// When there is no such replica, or it is the first.
+    pub async fn remove_replica(&mut self, replica: impl Into<Replica>) -> Result<()> {
+        self.stack.remove_replica(replica).await?;
+        self.write_run_file()
+    }
+
+    /// Holds a replica where it is (SIGSTOP): its connections stay open and nobody is answered.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn pause(&self, replica: impl Into<Replica>) -> Result<()> {
+        self.stack.pause_replica(replica)
+    }
+
+    /// Lets a paused replica go on.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn resume(&self, replica: impl Into<Replica>) -> Result<()> {
+        self.stack.resume_replica(replica)
     }
 
     /// Runs a `souk` command against this system.
@@ -70,7 +147,7 @@ impl System {
     /// # Errors
     /// When it cannot be started.
     pub async fn souk(&self, args: &[&str]) -> Result<std::process::Output> {
-        let mut command = Command::new(souk_binary()?);
+        let mut command = Command::new(souk_program()?);
         command.args(args).env("SOUK_RUN_FILE", &self.run_file).stdin(Stdio::null()).kill_on_drop(true);
         Ok(command.output().await?)
     }
@@ -122,16 +199,6 @@ impl System {
     fn write_run_file(&self) -> Result<()> {
         self.stack.run_file()?.write(&self.run_file)
     }
-}
-
-/// The `souk` binary beside the test's own.
-///
-/// # Errors
-/// When it is not built.
-pub fn souk_binary() -> Result<PathBuf> {
-    let own = std::env::current_exe()?;
-    let folder = own.ancestors().find(|folder| folder.join("souk").is_file());
-    Ok(folder.context("the souk binary is not built: cargo build -p souk")?.join("souk"))
 }
 
 /// Asks until the answer is `Some`, at most for `patience`.

@@ -5,8 +5,8 @@
 //!
 //! # Layout
 //!
-//! - `stack`: Postgres, NATS and services together, with the settings file; what `souk up` and the tests start
-//! - `service`: one service as a process of its own, killed, restarted, waited for
+//! - `stack`, started by `options`: Postgres, NATS and services together, with the settings file; what `souk up` and the tests start
+//! - `service`: one service as a process of its own, killed, paused, restarted, waited for; `replica`: which process of it, at which ports
 //! - `postgres`, over `cluster` (the data folder: initdb, crash clean-up); `nats`
 //! - `run_file`: `.souk/run.json`, by which commands find the running system
 //! - `installation`: what a data folder fixes for ever (partitions, shards, token key)
@@ -20,8 +20,10 @@ mod folder;
 mod identity;
 mod installation;
 mod nats;
+mod options;
 mod ports;
 mod postgres;
+mod replica;
 mod run_file;
 mod service;
 mod stack;
@@ -30,9 +32,11 @@ mod tools;
 pub use folder::{FolderLock, TemporaryFolder};
 pub use identity::ProcessIdentity;
 pub use nats::{MAX_PAYLOAD, Nats, NatsOptions};
+pub use options::{StackOptions, StackPorts};
 pub use ports::{Port, free_port, is_free};
 pub use postgres::{Postgres, PostgresOptions};
+pub use replica::{Replica, ReplicaPorts, for_client};
 pub use run_file::{Addresses, DatabaseUrl, RunFile, Server};
-pub use service::{Service, ServiceProcess, readiness};
-pub use stack::{Part, Stack, StackOptions, StackPorts};
+pub use service::{Service, ServiceProcess, readiness, souk_program};
+pub use stack::{Part, Stack};
 pub use tools::souk_folder;

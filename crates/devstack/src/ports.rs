@@ -31,10 +31,19 @@ impl Port {
     /// If no free port is found.
     pub fn choose(self) -> Result<u16> {
         match self {
-            Port::Fixed(port) => Ok(port),
+            Port::Fixed(port) => {
+                HANDED_OUT.lock().expect("no holder of this lock panics").insert(port);
+                Ok(port)
+            }
             Port::Free => free_port(),
         }
     }
+}
+
+/// Whether this port may be taken where any would do: nothing listens on it, and this process has not been given it before.
+pub(crate) fn claim(port: u16) -> bool {
+    let mut handed_out = HANDED_OUT.lock().expect("no holder of this lock panics");
+    is_free(port) && handed_out.insert(port)
 }
 
 /// A port nothing listens on and this process has not been given before.

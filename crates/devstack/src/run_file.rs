@@ -35,7 +35,7 @@ pub struct RunFile {
     pub write_databases: Vec<DatabaseUrl>,
     /// The read databases, in the order of their shards.
     pub read_databases: Vec<DatabaseUrl>,
-    /// The process each service runs in, by the service's name. All the same, if they share one.
+    /// The process each replica of a service runs in, by its name (`command-1`), as far as it runs. All the same, if they share one.
     pub services: BTreeMap<String, ProcessIdentity>,
     /// The settings file of all services.
     pub settings: PathBuf,
@@ -48,13 +48,13 @@ pub struct RunFile {
 /// Addresses as `host:port`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Addresses {
-    /// Public gRPC of the command service.
+    /// Public gRPC of the command service: all its replicas, separated by commas.
     pub command: String,
-    /// Public gRPC of the query service.
+    /// Public gRPC of the query service: all its replicas, separated by commas.
     pub query: String,
-    /// Internal gRPC, by the service's name.
+    /// Internal gRPC, by the replica's name (`command-1`).
     pub internal: BTreeMap<String, String>,
-    /// HTTP for operators (`/livez`, `/readyz`, `/metrics`), by the service's name. All the same, if they share a process.
+    /// HTTP for operators (`/livez`, `/readyz`, `/metrics`), by the replica's name. All the same, if they share a process.
     pub ops: BTreeMap<String, String>,
 }
 

@@ -13,6 +13,7 @@ use tokio::net::TcpStream;
 
 use crate::child::{Child, Launch};
 use crate::identity::ProcessIdentity;
+use crate::replica::{Replica, ReplicaPorts};
 
 /// One of the deployed services.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -49,35 +50,37 @@ impl Service {
 /// A service running as `souk serve NAME --config FILE`. Dropping it kills it.
 #[derive(Debug)]
 pub struct ServiceProcess {
-    service: Service,
+    replica: Replica,
     ops_port: u16,
     log: PathBuf,
     child: Child,
 }
 
 impl ServiceProcess {
-    /// Starts the service; it is ready some time later, see [`ServiceProcess::wait_until_ready`].
+    /// Starts the service; it is ready some time later, see [`ServiceProcess::wait_until_ready`]. The settings say where the first replica
+    /// listens; another one is told its name and its ports by the environment.
     ///
     /// # Errors
     /// If the `souk` program is not found or does not start.
-    pub fn start(service: Service, settings: &Path, ops_port: u16, logs: &Path) -> Result<Self> {
-        let log = logs.join(format!("{}.log", service.name()));
+    pub fn start(replica: Replica, ports: &ReplicaPorts, settings: &Path, logs: &Path) -> Result<Self> {
         let mut command = Command::new(souk_program()?);
-        command.args(["serve", service.name(), "--config"]).arg(settings);
-        let child = Child::start(Launch {
-            name: service.name().to_owned(),
-            command,
-            log: log.clone(),
-            account: None,
-            at_parent_death: Signal::SIGKILL,
-            record: None,
-        })?;
-        Ok(Self { service, ops_port, log, child })
+        command.args(["serve", replica.service.name(), "--config"]).arg(settings);
+        let mut name = replica.service.name().to_owned();
+        if replica.index > 1 {
+            name = replica.to_string();
+            // In quotes, or it would be read as a number.
+            command.env("SOUK_process__replica", format!("\"{}\"", replica.index));
+            command.envs(replica.doors(ports).map(|(door, port)| (format!("SOUK_listen__{door}"), format!("127.0.0.1:{port}"))));
+        }
+        let log = logs.join(format!("{name}.log"));
+        let child =
+            Child::start(Launch { name, command, log: log.clone(), account: None, at_parent_death: Signal::SIGKILL, record: None })?;
+        Ok(Self { replica, ops_port: ports.ops, log, child })
     }
 
-    /// Which service it is.
-    pub fn service(&self) -> Service {
-        self.service
+    /// Which process of which service it is.
+    pub fn replica(&self) -> Replica {
+        self.replica
     }
 
     /// Its process.
@@ -111,7 +114,7 @@ impl ServiceProcess {
                 Err(error) => error.to_string(),
             };
             if Instant::now() > deadline {
-                bail!("{} is not ready after {} s: {lacks}", self.service.name(), patience.as_secs());
+                bail!("{} is not ready after {} s: {lacks}", self.replica, patience.as_secs());
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
@@ -130,11 +133,28 @@ impl ServiceProcess {
         self.child.kill9().await.map(drop)
     }
 
-    /// Lets it drain and end, and kills it after `grace`.
+    /// Holds it where it is, as a machine that swaps or a debugger would: it answers nobody and its connections stay open.
+    ///
+    /// # Errors
+    /// If it cannot be signalled.
+    pub fn pause(&self) -> Result<()> {
+        self.child.signal(Signal::SIGSTOP)
+    }
+
+    /// Lets it go on.
+    ///
+    /// # Errors
+    /// If it cannot be signalled.
+    pub fn resume(&self) -> Result<()> {
+        self.child.signal(Signal::SIGCONT)
+    }
+
+    /// Lets it drain and end, and kills it after `grace`. One that is paused goes on first.
     ///
     /// # Errors
     /// If it cannot be signalled.
     pub async fn stop(&self, grace: Duration) -> Result<()> {
+        self.resume()?;
         self.child.stop(Signal::SIGTERM, grace).await.map(drop)
     }
 }
@@ -163,8 +183,11 @@ pub async fn readiness(ops_port: u16) -> Result<Option<String>> {
     Ok((!ready).then(|| body.lines().collect::<Vec<_>>().join("; ")))
 }
 
-/// The `souk` program: this one, or the one built into the same `target` folder.
-fn souk_program() -> Result<PathBuf> {
+/// The `souk` program: what `SOUK_PROGRAM` says, else this one, else the one built into the same `target` folder.
+///
+/// # Errors
+/// If there is none.
+pub fn souk_program() -> Result<PathBuf> {
     if let Some(path) = env::var_os("SOUK_PROGRAM") {
         return Ok(path.into());
     }
@@ -174,7 +197,6 @@ fn souk_program() -> Result<PathBuf> {
         return Ok(this.with_file_name("souk"));
     }
     // target/debug/deps/test-… → target/debug/souk
-    let candidates = this.ancestors().skip(1).take(3).map(|folder| folder.join("souk"));
-    let found = candidates.into_iter().find(|path| path.is_file());
+    let found = this.ancestors().skip(1).take(3).map(|folder| folder.join("souk")).find(|path| path.is_file());
     found.with_context(|| format!("no `souk` program beside {}; build it first: cargo build -p souk", this.display()))
 }

@@ -4,15 +4,15 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context, Result};
 use souk_client::{Endpoints, Session, Souk};
-use souk_devstack::RunFile;
+use souk_devstack::{RunFile, for_client};
 
 /// Which system to speak to; the one started by `souk up` unless told otherwise.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Target {
-    /// Command service [default: from .souk/run.json]
+    /// Command service; several replicas separated by commas [default: from .souk/run.json]
     #[arg(long, value_name = "URL", env = "SOUK_COMMAND_URL")]
     command: Option<String>,
-    /// Query service [default: from .souk/run.json]
+    /// Query service; several replicas separated by commas [default: from .souk/run.json]
     #[arg(long, value_name = "URL", env = "SOUK_QUERY_URL")]
     query: Option<String>,
 }
@@ -20,9 +20,11 @@ pub struct Target {
 /// Where the system is.
 #[derive(Clone, Debug)]
 pub struct System {
+    /// Urls of all replicas, separated by commas.
     pub command: String,
+    /// Urls of all replicas, separated by commas.
     pub query: String,
-    /// Internal ports by service; empty when the system was named by its urls.
+    /// Internal ports by replica; empty when the system was named by its urls.
     pub internal: BTreeMap<String, String>,
     /// What `souk up` wrote, unless the system was named by its urls.
     pub run_file: Option<RunFile>,
@@ -33,14 +35,14 @@ impl Target {
     /// When no system runs, or only one of the two urls was given.
     pub fn find(&self) -> Result<System> {
         if let (Some(command), Some(query)) = (&self.command, &self.query) {
-            return Ok(System { command: url(command), query: url(query), internal: BTreeMap::new(), run_file: None });
+            return Ok(System { command: urls(command), query: urls(query), internal: BTreeMap::new(), run_file: None });
         }
         let run_file = RunFile::find()?;
         let addresses = &run_file.addresses;
         Ok(System {
-            command: url(self.command.as_ref().unwrap_or(&addresses.command)),
-            query: url(self.query.as_ref().unwrap_or(&addresses.query)),
-            internal: addresses.internal.iter().map(|(service, address)| (service.clone(), url(address))).collect(),
+            command: urls(self.command.as_ref().unwrap_or(&addresses.command)),
+            query: urls(self.query.as_ref().unwrap_or(&addresses.query)),
+            internal: addresses.internal.iter().map(|(replica, address)| (replica.clone(), urls(address))).collect(),
             run_file: Some(run_file),
         })
     }
@@ -48,7 +50,7 @@ impl Target {
     /// A client of the system.
     pub fn connect(&self, connections: usize) -> Result<Souk> {
         let system = self.find()?;
-        let endpoints = Endpoints::new(&system.command, &system.query).connections(connections);
+        let endpoints = Endpoints::new(for_client(&system.command), for_client(&system.query)).connections(connections);
         Souk::connect(&endpoints).with_context(|| format!("cannot reach {} and {}", system.command, system.query))
     }
 
@@ -58,6 +60,7 @@ impl Target {
     }
 }
 
-fn url(address: &str) -> String {
-    if address.contains("://") { address.to_owned() } else { format!("http://{address}") }
+fn urls(addresses: &str) -> String {
+    let url = |address: &str| if address.contains("://") { address.to_owned() } else { format!("http://{address}") };
+    addresses.split(',').map(url).collect::<Vec<_>>().join(",")
 }

@@ -88,7 +88,7 @@ async fn one_process_serves_everything_until_it_is_asked_to_stop() {
     let up = place.up(&["--write-shards", "2"]);
     assert!(up.facts.services.values().all(|process| *process == up.facts.souk), "they share a process");
     assert_eq!((up.facts.write_databases.len(), up.facts.read_databases.len()), (2, 1));
-    assert_eq!(readiness(port(&up.facts.addresses.ops["query"])).await.unwrap(), None);
+    assert_eq!(readiness(port(&up.facts.addresses.ops["query-1"])).await.unwrap(), None);
     assert_eq!(RunFile::running(&place.run_file()).unwrap(), up.facts);
     let refused = place.refused(&[]);
     assert!(refused.contains(&format!("souk is up already (process {}", up.facts.souk.pid)), "{refused}");
@@ -108,15 +108,18 @@ async fn one_process_serves_everything_until_it_is_asked_to_stop() {
 #[tokio::test]
 async fn a_killed_souk_leaves_no_process_behind_and_the_next_start_cleans_up() {
     let place = Place::new();
-    let mut first = place.up(&["--processes"]);
+    let mut first = place.up(&["--replicas", "query=2"]);
     let mut pids: Vec<u32> = first.processes().iter().map(|process| process.pid).collect();
     pids.push(first.facts.souk.pid);
     pids.sort_unstable();
     pids.dedup();
-    assert_eq!(pids.len(), 7, "every service is a process of its own");
-    for service in ["command", "query", "projector", "saga"] {
-        assert_eq!(readiness(port(&first.facts.addresses.ops[service])).await.unwrap(), None, "{service}");
+    assert_eq!(pids.len(), 8, "every replica is a process of its own");
+    let replicas = ["command-1", "projector-1", "query-1", "query-2", "saga-1"];
+    assert!(first.facts.services.keys().eq(replicas));
+    for replica in replicas {
+        assert_eq!(readiness(port(&first.facts.addresses.ops[replica])).await.unwrap(), None, "{replica}");
     }
+    assert_eq!(first.facts.addresses.query.split(',').count(), 2);
     first.child.kill().unwrap();
     first.child.wait().unwrap();
     if cfg!(target_os = "linux") {
@@ -132,13 +135,13 @@ async fn a_killed_souk_leaves_no_process_behind_and_the_next_start_cleans_up() {
 async fn a_service_that_is_killed_comes_back_at_its_address() {
     let place = Place::new();
     let up = place.up(&["--processes"]);
-    let killed = up.facts.services["query"].clone();
+    let killed = up.facts.services["query-1"].clone();
     killed.signal(Signal::SIGKILL).unwrap();
-    let ops = port(&up.facts.addresses.ops["query"]);
+    let ops = port(&up.facts.addresses.ops["query-1"]);
     let deadline = Instant::now() + Duration::from_secs(30);
     loop {
         let now = RunFile::running(&place.run_file()).unwrap();
-        if now.services["query"] != killed && matches!(readiness(ops).await, Ok(None)) {
+        if now.services["query-1"] != killed && matches!(readiness(ops).await, Ok(None)) {
             assert_eq!(now.addresses, up.facts.addresses);
             break;
         }

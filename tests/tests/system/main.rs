@@ -8,6 +8,7 @@ mod flash_sale;
 mod idempotency;
 mod one_order;
 mod other_languages;
+mod replicas;
 mod sessions;
 mod shards;
 mod trace;

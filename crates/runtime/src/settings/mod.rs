@@ -248,7 +248,7 @@ section! {
 }
 
 section! {
-    /// Where the other services are.
+    /// Where the other services are: one url that leads to all replicas, or their urls separated by commas.
     PeerSettings {
         command: String = loopback_url(50051),
         command_internal: String = loopback_url(50061),

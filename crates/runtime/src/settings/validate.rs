@@ -74,7 +74,7 @@ fn nats(settings: &Settings) -> Checked {
 
 fn peers(settings: &Settings) -> Checked {
     let peers = &settings.peers;
-    for (name, url) in [
+    for (name, urls) in [
         ("command", &peers.command),
         ("command_internal", &peers.command_internal),
         ("query", &peers.query),
@@ -82,7 +82,7 @@ fn peers(settings: &Settings) -> Checked {
         ("projector_internal", &peers.projector_internal),
         ("saga_internal", &peers.saga_internal),
     ] {
-        http_url(&format!("peers.{name}"), url)?;
+        urls.split(',').try_for_each(|url| http_url(&format!("peers.{name}"), url))?;
     }
     Ok(())
 }

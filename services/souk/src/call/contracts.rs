@@ -25,10 +25,11 @@ pub struct Contracts {
     doors: Vec<Door>,
 }
 
-/// One port.
+/// One port of a service.
 pub struct Door {
     pub name: String,
-    channel: Channel,
+    /// All replicas, which tell the same.
+    replicas: Vec<Channel>,
 }
 
 /// A method and where it is served.
@@ -39,11 +40,20 @@ pub struct Found {
 
 impl Contracts {
     pub fn new(system: &System) -> Result<Self> {
-        let public = [("command", &system.command), ("query", &system.query)];
-        let internal = system.internal.iter().map(|(service, url)| (format!("{service}, internal"), url));
-        let doors = public.map(|(name, url)| (name.to_owned(), url)).into_iter().chain(internal).map(|(name, url)| {
-            let endpoint = Endpoint::from_shared(url.clone()).with_context(|| format!("{url:?} is no url"))?;
-            Ok(Door { name, channel: endpoint.connect_lazy() })
+        let mut doors: Vec<(String, Vec<&str>)> = Vec::new();
+        doors.push(("command".to_owned(), system.command.split(',').collect()));
+        doors.push(("query".to_owned(), system.query.split(',').collect()));
+        for (replica, url) in &system.internal {
+            let name = format!("{}, internal", replica.split('-').next().unwrap_or(replica));
+            match doors.last_mut().filter(|(last, _)| *last == name) {
+                Some((_, urls)) => urls.push(url),
+                None => doors.push((name, vec![url])),
+            }
+        }
+        let doors = doors.into_iter().map(|(name, urls)| {
+            let channel =
+                |url: &str| anyhow::Ok(Endpoint::from_shared(url.to_owned()).with_context(|| format!("{url:?} is no url"))?.connect_lazy());
+            Ok(Door { name, replicas: urls.into_iter().map(channel).collect::<Result<_>>()? })
         });
         Ok(Self { doors: doors.collect::<Result<_>>()? })
     }
@@ -61,11 +71,12 @@ impl Contracts {
         let mut candidates: BTreeMap<String, (MethodDescriptor, Channel)> = BTreeMap::new();
         let mut known = BTreeSet::new();
         for door in &self.doors {
-            for descriptor in door.services().await?.into_iter().filter(|descriptor| is_meant(service, descriptor.full_name())) {
+            let (channel, services) = door.services().await?;
+            for descriptor in services.into_iter().filter(|descriptor| is_meant(service, descriptor.full_name())) {
                 known.extend(descriptor.methods().map(|method| short(&method)));
                 let methods = descriptor.methods().filter(|known| known.name().eq_ignore_ascii_case(method));
                 for method in methods {
-                    candidates.entry(method.full_name().to_owned()).or_insert((method, door.channel.clone()));
+                    candidates.entry(method.full_name().to_owned()).or_insert((method, channel.clone()));
                 }
             }
         }
@@ -80,11 +91,28 @@ impl Contracts {
 }
 
 impl Door {
-    /// The services of this port that are Souk's own, with all their types.
-    pub async fn services(&self) -> Result<Vec<ServiceDescriptor>> {
-        let failed = || format!("the {} port does not answer reflection", self.name);
-        let names = self.list().await.with_context(failed)?;
-        let pool = self.pool(&names).await.with_context(failed)?;
+    /// The services of this port that are Souk's own, with all their types, and the first replica that answers.
+    pub async fn services(&self) -> Result<(Channel, Vec<ServiceDescriptor>)> {
+        let mut failure = anyhow!("it has no replicas");
+        for channel in &self.replicas {
+            match (Reflection { channel }).services().await {
+                Ok(services) => return Ok((channel.clone(), services)),
+                Err(error) => failure = error,
+            }
+        }
+        Err(failure.context(format!("the {} port does not answer reflection", self.name)))
+    }
+}
+
+/// What one server tells of itself.
+struct Reflection<'a> {
+    channel: &'a Channel,
+}
+
+impl Reflection<'_> {
+    async fn services(&self) -> Result<Vec<ServiceDescriptor>> {
+        let names = self.list().await?;
+        let pool = self.pool(&names).await?;
         Ok(names.iter().filter_map(|name| pool.get_service_by_name(name)).collect())
     }
 

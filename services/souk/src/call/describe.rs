@@ -8,7 +8,7 @@ use crate::paint::{self, say};
 pub async fn list(contracts: &Contracts) -> Result<()> {
     for door in contracts.doors() {
         say(paint::bold(format!("{} port", door.name)));
-        for service in door.services().await? {
+        for service in door.services().await?.1 {
             say(format_args!("  {}", paint::dim(service.full_name())));
             for method in service.methods() {
                 let stream = if method.is_server_streaming() { "  (stream of replies)" } else { "" };

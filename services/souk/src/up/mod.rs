@@ -30,6 +30,9 @@ pub struct Args {
     /// Run each service as its own process, as deployed; else they share one
     #[arg(long)]
     processes: bool,
+    /// Processes of each service, as command=2,query=2,projector=2,saga=2; implies --processes [default: 1 of each]
+    #[arg(long, value_name = "SERVICE=N", value_delimiter = ',', value_parser = replicas)]
+    replicas: Vec<(Service, u16)>,
     /// When ready, print one JSON object with every address and process id, and nothing else on stdout
     #[arg(long)]
     json: bool,
@@ -93,6 +96,14 @@ fn setting(text: &str) -> Result<(String, toml::Value), String> {
     Ok((key.to_owned(), parsed.unwrap_or_else(|| value.into())))
 }
 
+/// How many processes of which service, as `query=2`.
+fn replicas(text: &str) -> Result<(Service, u16), String> {
+    let wanted = || "want command=N, query=N, projector=N or saga=N".to_owned();
+    let (name, count) = text.split_once('=').ok_or_else(wanted)?;
+    let service = Service::ALL.into_iter().find(|service| service.name() == name).ok_or_else(wanted)?;
+    Ok((service, count.parse().map_err(|_| wanted())?))
+}
+
 struct System {
     // The services are dropped before what they need.
     in_this_process: Option<OneProcess>,
@@ -103,11 +114,13 @@ struct System {
 impl System {
     async fn start(args: Args, report: &Report) -> Result<Self> {
         end_what_is_left(report)?;
-        let ports = args.ports.check(args.processes)?;
+        let processes = args.processes || !args.replicas.is_empty();
+        let ports = args.ports.check(processes)?;
         let mut options = StackOptions::new(args.data.unwrap_or_else(|| souk_folder().join("data")), souk_folder().join("logs"));
         options.fresh = args.fresh;
         options.ports = ports;
         (options.partitions, options.write_shards, options.read_shards) = (args.partitions, args.write_shards, args.read_shards);
+        options.replicas = args.replicas.into_iter().collect();
         options.settings = args.settings;
         report.progress("starting Postgres and NATS");
         let mut stack = Stack::start(options).await?;
@@ -115,11 +128,9 @@ impl System {
 
         let settings = Settings::load(Some(stack.settings_file()))?;
         let telemetry = Telemetry::init(&settings.telemetry, "up", "up")?;
-        report.progress(if args.processes { "starting a process for each service" } else { "starting the services in this process" });
-        let in_this_process = if args.processes {
-            for service in Service::ALL {
-                stack.start_service(service)?;
-            }
+        report.progress(if processes { "starting the processes of the services" } else { "starting the services in this process" });
+        let in_this_process = if processes {
+            stack.start_processes()?;
             None
         } else {
             Some(OneProcess::start(settings).await?)
@@ -163,12 +174,12 @@ impl System {
             deaths.retain(|(_, at)| at.elapsed() < PERIOD);
             deaths.push((part, Instant::now()));
             if deaths.iter().filter(|(dead, _)| *dead == part).count() > DEATHS {
-                return Err(death.context(format!("{} ended more than {DEATHS} times within {} s", part.name(), PERIOD.as_secs())));
+                return Err(death.context(format!("{part} ended more than {DEATHS} times within {} s", PERIOD.as_secs())));
             }
-            tracing::error!(part = part.name(), error = format!("{death:#}"), "ended; starting it again");
-            report.progress(&format!("{} ended; starting it again", part.name()));
+            tracing::error!(%part, error = format!("{death:#}"), "ended; starting it again");
+            report.progress(&format!("{part} ended; starting it again"));
             tokio::select! {
-                started = self.stack.start_again(part) => started.with_context(|| format!("{} does not come back", part.name()))?,
+                started = self.stack.start_again(part) => started.with_context(|| format!("{part} does not come back"))?,
                 signal = &mut interrupted => {
                     report.progress(&format!("{signal}: stopping"));
                     return Ok(());
@@ -229,5 +240,13 @@ mod tests {
         assert_eq!(setting("command.payment_window=2s"), Ok(("command.payment_window".into(), "2s".into())));
         assert!(setting("payment_window=2s").is_err());
         assert!(setting("command.payment_window").is_err());
+    }
+
+    #[test]
+    fn replicas_are_counted_per_service() {
+        assert_eq!(replicas("projector=3"), Ok((Service::Projector, 3)));
+        for refused in ["projector", "edge=2", "saga=many", "saga=-1"] {
+            assert!(replicas(refused).is_err(), "{refused}");
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! What `souk up` shows.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::fd::AsFd;
@@ -44,18 +45,14 @@ impl Report {
 
     fn block(&self, facts: &RunFile, run_file: &Path) -> String {
         let addresses = &facts.addresses;
-        let list = |map: &std::collections::BTreeMap<String, String>| {
-            let ports = map.iter().map(|(service, address)| format!("{service} {}", address.rsplit(':').next().unwrap_or(address)));
-            ports.collect::<Vec<_>>().join(", ")
-        };
-        let ops: std::collections::BTreeSet<&String> = addresses.ops.values().collect();
-        let ops = if ops.len() == 1 { addresses.ops["command"].clone() } else { format!("127.0.0.1, {}", list(&addresses.ops)) };
+        let ops: BTreeSet<&String> = addresses.ops.values().collect();
+        let ops = if ops.len() == 1 { addresses.ops["command-1"].clone() } else { format!("127.0.0.1, {}", by_service(&addresses.ops)) };
         let databases =
             |side: &[souk_devstack::DatabaseUrl]| side.iter().map(|database| database.name.as_str()).collect::<Vec<_>>().join(" ");
         format!(
             "\nSouk is up in region {region}, {seconds:.1} s after its start. Ctrl-C stops it in order.\n\n  \
              command    {command}   gRPC, with reflection\n  \
-             query      {query}   gRPC, with reflection\n  \
+             query      {queries}   gRPC, with reflection\n  \
              internal   127.0.0.1, {internal}\n  \
              ops        {ops}   HTTP: /livez /readyz /metrics\n  \
              postgres   {postgres}   {write} {read}; urls in {run_file}\n  \
@@ -68,9 +65,10 @@ impl Report {
              ghz --insecure --call souk.catalog.v1.QueryService/GetProduct -d '{{\"product_id\":\"lamp\"}}' -c 50 -z 10s {query}\n\n",
             region = facts.region,
             seconds = self.begin.elapsed().as_secs_f64(),
-            command = addresses.command,
-            query = addresses.query,
-            internal = list(&addresses.internal),
+            command = addresses.command.replace(',', "  "),
+            queries = addresses.query.replace(',', "  "),
+            query = addresses.query.split(',').next().unwrap_or_default(),
+            internal = by_service(&addresses.internal),
             postgres = facts.postgres.address,
             write = databases(&facts.write_databases),
             read = databases(&facts.read_databases),
@@ -88,6 +86,18 @@ impl Drop for Report {
             tracing::warn!("stderr stays the log file");
         }
     }
+}
+
+/// `command 50061 50161, query 50062` for the addresses of replicas.
+fn by_service(addresses: &BTreeMap<String, String>) -> String {
+    let mut ports: BTreeMap<&str, String> = BTreeMap::new();
+    for (replica, address) in addresses {
+        let service = replica.split('-').next().unwrap_or(replica);
+        let line = ports.entry(service).or_insert_with(|| service.to_owned());
+        line.push(' ');
+        line.push_str(address.rsplit(':').next().unwrap_or(address));
+    }
+    ports.into_values().collect::<Vec<_>>().join(", ")
 }
 
 /// A path as short as it is from here.

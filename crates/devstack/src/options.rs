@@ -1,0 +1,112 @@
+//! How a stack is started.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use anyhow::Result;
+use toml::Value;
+
+use crate::ports::Port;
+use crate::replica::{Replica, ReplicaPorts};
+use crate::service::Service;
+
+/// Where everything listens, on 127.0.0.1; of services that have several replicas, the first.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct StackPorts {
+    /// The database server.
+    pub postgres: Port,
+    /// The broker.
+    pub nats: Port,
+    /// Public gRPC.
+    pub command: Port,
+    /// Public gRPC.
+    pub query: Port,
+    /// Internal gRPC.
+    pub command_internal: Port,
+    /// Internal gRPC.
+    pub query_internal: Port,
+    /// Internal gRPC.
+    pub projector_internal: Port,
+    /// Internal gRPC.
+    pub saga_internal: Port,
+    /// HTTP for operators.
+    pub command_ops: Port,
+    /// HTTP for operators.
+    pub query_ops: Port,
+    /// HTTP for operators.
+    pub projector_ops: Port,
+    /// HTTP for operators.
+    pub saga_ops: Port,
+}
+
+impl StackPorts {
+    /// Numbers for one replica.
+    pub(crate) fn choose(&self, replica: Replica) -> Result<ReplicaPorts> {
+        let (public, internal, ops) = match replica.service {
+            Service::Command => (Some(self.command), self.command_internal, self.command_ops),
+            Service::Query => (Some(self.query), self.query_internal, self.query_ops),
+            Service::Projector => (None, self.projector_internal, self.projector_ops),
+            Service::Saga => (None, self.saga_internal, self.saga_ops),
+        };
+        Ok(ReplicaPorts {
+            public: public.map(|port| replica.choose_port(port)).transpose()?,
+            internal: replica.choose_port(internal)?,
+            ops: replica.choose_port(ops)?,
+        })
+    }
+}
+
+/// How a stack is started.
+#[derive(Clone, Debug)]
+pub struct StackOptions {
+    /// Where everything that must be kept lives.
+    pub data: PathBuf,
+    /// Where the logs go.
+    pub logs: PathBuf,
+    /// Whether what the data folder holds is removed first.
+    pub fresh: bool,
+    /// Where everything listens.
+    pub ports: StackPorts,
+    /// Partitions per region: `None` takes what the data has, or 64.
+    pub partitions: Option<u16>,
+    /// Number of write databases: `None` takes what the data has, or 1.
+    pub write_shards: Option<u16>,
+    /// Number of read databases: `None` takes what the data has, or 1.
+    pub read_shards: Option<u16>,
+    /// Processes of a service, where that is not one.
+    pub replicas: BTreeMap<Service, u16>,
+    /// Settings of the services beside addresses, by dotted key.
+    pub settings: Vec<(String, Value)>,
+    /// Settings of Postgres on top of the recommended ones.
+    pub postgres_settings: Vec<(String, String)>,
+}
+
+impl StackOptions {
+    /// Data and logs in these folders, free ports, one write and one read database.
+    pub fn new(data: impl Into<PathBuf>, logs: impl Into<PathBuf>) -> Self {
+        Self {
+            data: data.into(),
+            logs: logs.into(),
+            fresh: false,
+            ports: StackPorts::default(),
+            partitions: None,
+            write_shards: None,
+            read_shards: None,
+            replicas: BTreeMap::new(),
+            settings: Vec::new(),
+            postgres_settings: Vec::new(),
+        }
+    }
+
+    /// A setting of the services: `set("command.payment_window", "2s")`.
+    pub fn set(&mut self, key: &str, value: impl Into<Value>) -> &mut Self {
+        self.settings.push((key.to_owned(), value.into()));
+        self
+    }
+
+    /// Processes of a service: `replicas(Service::Query, 2)`.
+    pub fn replicas(&mut self, service: Service, count: u16) -> &mut Self {
+        self.replicas.insert(service, count);
+        self
+    }
+}

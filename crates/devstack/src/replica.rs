@@ -1,0 +1,108 @@
+//! Which process of a service, and where it listens.
+
+use std::fmt;
+
+use anyhow::{Result, ensure};
+
+use crate::ports::{Port, claim, free_port};
+use crate::service::Service;
+
+/// The most processes of one service.
+pub(crate) const MOST: u16 = 16;
+/// From one replica of a service to the next, where the first one's port is fixed.
+const STEP: u16 = 100;
+
+/// One process of a service, counted from 1. Called `command-2` in names of leases, logs and `run.json`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Replica {
+    /// What it runs.
+    pub service: Service,
+    /// Which one of them; 1 is there always.
+    pub index: u16,
+}
+
+impl fmt::Display for Replica {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.service.name(), self.index)
+    }
+}
+
+impl From<Service> for Replica {
+    /// The first.
+    fn from(service: Service) -> Self {
+        Self { service, index: 1 }
+    }
+}
+
+impl From<(Service, u16)> for Replica {
+    fn from((service, index): (Service, u16)) -> Self {
+        Self { service, index }
+    }
+}
+
+impl Replica {
+    /// The replicas of a service of which there are so many.
+    pub(crate) fn all(service: Service, count: u16) -> Result<impl Iterator<Item = Self>> {
+        ensure!((1..=MOST).contains(&count), "{count} replicas of {}: want 1 to {MOST}", service.name());
+        Ok((1..=count).map(move |index| Self { service, index }))
+    }
+
+    /// What its service's settings call the doors it has, with the port of each.
+    pub(crate) fn doors(self, ports: &ReplicaPorts) -> impl Iterator<Item = (String, u16)> {
+        let name = self.service.name();
+        let public = ports.public.map(|port| (name.to_owned(), port));
+        public.into_iter().chain([(format!("{name}_internal"), ports.internal), (format!("{name}_ops"), ports.ops)])
+    }
+
+    /// Port `first + 100 · (index − 1)` if it is free, else any other: the first one's choice is refused if it is taken, those of the
+    /// others nobody made.
+    pub(crate) fn choose_port(self, first: Port) -> Result<u16> {
+        match first {
+            Port::Fixed(first) if self.index > 1 => match first.checked_add(STEP * (self.index - 1)) {
+                Some(port) if claim(port) => Ok(port),
+                _ => free_port(),
+            },
+            first => first.choose(),
+        }
+    }
+}
+
+/// Where one replica listens, on 127.0.0.1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReplicaPorts {
+    /// Gives gRPC to callers; projector and saga have none.
+    pub public: Option<u16>,
+    /// Gives gRPC to our own processes.
+    pub internal: u16,
+    /// Gives HTTP to operators.
+    pub ops: u16,
+}
+
+/// What a client is given of addresses separated by commas: until `souk_client::Endpoints` takes such lists, the first.
+pub fn for_client(addresses: &str) -> &str {
+    addresses.split(',').next().unwrap_or(addresses)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    #[test]
+    fn a_further_replica_is_a_hundred_ports_on_or_anywhere() {
+        let base = free_port().unwrap();
+        let listener = TcpListener::bind(("127.0.0.1", base + STEP));
+        let second = Replica::from((Service::Query, 2)).choose_port(Port::Fixed(base)).unwrap();
+        assert_ne!(second, base + STEP, "it is taken, by this test or by another program");
+        drop(listener);
+        assert_eq!(Replica::from(Service::Query).choose_port(Port::Fixed(base)).unwrap(), base);
+    }
+
+    #[test]
+    fn a_service_has_at_least_one_replica() {
+        assert!(Replica::all(Service::Saga, 0).is_err());
+        let names: Vec<_> = Replica::all(Service::Saga, 2).unwrap().map(|replica| replica.to_string()).collect();
+        assert_eq!(names, ["saga-1", "saga-2"]);
+    }
+}
