@@ -58,6 +58,10 @@ impl Cluster {
         self.account.as_ref()
     }
 
+    pub fn tools(&self) -> &PostgresTools {
+        &self.tools
+    }
+
     pub fn password(&self) -> &str {
         &self.password
     }

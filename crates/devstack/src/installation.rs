@@ -1,4 +1,4 @@
-//! What a data folder fixes for ever, and the settings file made from it.
+//! What a data folder fixes for ever or remembers from start to start, and the settings file made from it.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -10,8 +10,9 @@ use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
 use crate::cluster::random_hex;
+use crate::standby;
 
-/// What cannot change while the data lives.
+/// What cannot change while the data lives, and what is the same again unless the caller says otherwise.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Installation {
@@ -20,6 +21,9 @@ pub(crate) struct Installation {
     pub partitions: u16,
     pub write_shards: u16,
     pub read_shards: u16,
+    /// Standbys of the database server. May change with every start.
+    #[serde(default)]
+    pub read_replicas: u16,
     /// Signs tokens; drawn once.
     pub token_key: String,
 }
@@ -30,16 +34,24 @@ pub(crate) struct Wanted {
     pub partitions: Option<u16>,
     pub write_shards: Option<u16>,
     pub read_shards: Option<u16>,
+    pub read_replicas: Option<u16>,
 }
 
 impl Installation {
     /// Reads what the folder fixes, or fixes it now.
     pub fn open(data: &Path, wanted: Wanted) -> Result<Self> {
         let file = data.join("installation.toml");
+        if let Some(wanted) = wanted.read_replicas {
+            ensure!(wanted <= standby::MOST, "{wanted} read replicas: want 0 to {}", standby::MOST);
+        }
         if file.exists() {
             let text = fs::read_to_string(&file)?;
-            let found: Self = toml::from_str(&text).with_context(|| format!("{} is damaged", file.display()))?;
+            let mut found: Self = toml::from_str(&text).with_context(|| format!("{} is damaged", file.display()))?;
             found.agrees_with(wanted, data)?;
+            if let Some(changed) = wanted.read_replicas.filter(|wanted| *wanted != found.read_replicas) {
+                found.read_replicas = changed;
+                write_secret(&file, &toml::to_string(&found)?)?;
+            }
             return Ok(found);
         }
         let new = Self {
@@ -48,6 +60,7 @@ impl Installation {
             partitions: wanted.partitions.unwrap_or(64),
             write_shards: wanted.write_shards.unwrap_or(1),
             read_shards: wanted.read_shards.unwrap_or(1),
+            read_replicas: wanted.read_replicas.unwrap_or(0),
             token_key: random_hex()?,
         };
         for (name, shards) in [("write", new.write_shards), ("read", new.read_shards)] {
@@ -131,6 +144,16 @@ mod tests {
         assert_eq!(Installation::open(folder.path(), Wanted::default()).unwrap(), first);
         let refused = Installation::open(folder.path(), Wanted { write_shards: Some(3), ..Wanted::default() }).unwrap_err().to_string();
         assert!(refused.contains("has 2 write shards, not 3"), "{refused}");
+    }
+
+    #[test]
+    fn the_number_of_read_replicas_is_remembered_and_may_change() {
+        let folder = TemporaryFolder::create().unwrap();
+        for (wanted, found) in [(None, 0), (Some(2), 2), (None, 2), (Some(0), 0), (None, 0)] {
+            let installation = Installation::open(folder.path(), Wanted { read_replicas: wanted, ..Wanted::default() }).unwrap();
+            assert_eq!(installation.read_replicas, found, "after asking for {wanted:?}");
+        }
+        assert!(Installation::open(folder.path(), Wanted { read_replicas: Some(99), ..Wanted::default() }).is_err());
     }
 
     #[test]

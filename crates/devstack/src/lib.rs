@@ -7,9 +7,9 @@
 //!
 //! - `stack`, started by `options`: Postgres, NATS and services together, with the settings file; what `souk up` and the tests start
 //! - `service`: one service as a process of its own, killed, paused, restarted, waited for; `replica`: which process of it, at which ports
-//! - `postgres`, over `cluster` (the data folder: initdb, crash clean-up); `nats`
+//! - `postgres`, over `cluster` (the data folder: initdb, crash clean-up); `standby`: a Postgres that follows another; `nats`
 //! - `run_file`: `.souk/run.json`, by which commands find the running system
-//! - `installation`: what a data folder fixes for ever (partitions, shards, token key)
+//! - `installation`: what a data folder fixes for ever (partitions, shards, token key) or remembers (read replicas)
 //! - `folder`: locks and temporary folders; `account`: whom Postgres runs as under root, and where that user can reach its data
 //! - `child`, `identity`: processes that end with this one, told apart from later ones with the same pid; `ports`; `tools`: the programs
 
@@ -27,6 +27,7 @@ mod replica;
 mod run_file;
 mod service;
 mod stack;
+mod standby;
 mod tools;
 
 pub use folder::{FolderLock, TemporaryFolder};
@@ -39,4 +40,5 @@ pub use replica::{Replica, ReplicaPorts, for_client};
 pub use run_file::{Addresses, DatabaseUrl, RunFile, Server};
 pub use service::{Service, ServiceProcess, readiness, souk_program};
 pub use stack::{Part, Stack};
+pub use standby::Standby;
 pub use tools::souk_folder;

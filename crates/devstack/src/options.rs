@@ -10,7 +10,7 @@ use crate::ports::Port;
 use crate::replica::{Replica, ReplicaPorts};
 use crate::service::Service;
 
-/// Where everything listens, on 127.0.0.1; of services that have several replicas, the first.
+/// Where everything listens, on 127.0.0.1; of what there are several of, the first.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct StackPorts {
     /// The database server.
@@ -49,9 +49,9 @@ impl StackPorts {
             Service::Saga => (None, self.saga_internal, self.saga_ops),
         };
         Ok(ReplicaPorts {
-            public: public.map(|port| replica.choose_port(port)).transpose()?,
-            internal: replica.choose_port(internal)?,
-            ops: replica.choose_port(ops)?,
+            public: public.map(|port| port.choose_for(replica.index)).transpose()?,
+            internal: internal.choose_for(replica.index)?,
+            ops: ops.choose_for(replica.index)?,
         })
     }
 }
@@ -73,6 +73,8 @@ pub struct StackOptions {
     pub write_shards: Option<u16>,
     /// Number of read databases: `None` takes what the data has, or 1.
     pub read_shards: Option<u16>,
+    /// Number of streaming standbys of the database server: `None` takes what the last start had, or none.
+    pub read_replicas: Option<u16>,
     /// Processes of a service, where that is not one.
     pub replicas: BTreeMap<Service, u16>,
     /// Settings of the services beside addresses, by dotted key.
@@ -92,6 +94,7 @@ impl StackOptions {
             partitions: None,
             write_shards: None,
             read_shards: None,
+            read_replicas: None,
             replicas: BTreeMap::new(),
             settings: Vec::new(),
             postgres_settings: Vec::new(),

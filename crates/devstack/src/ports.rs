@@ -12,6 +12,9 @@ use anyhow::{Result, bail};
 const LOWEST: u16 = 20_000;
 const HIGHEST: u16 = 32_000;
 
+/// From one server of a kind to the next, where the first one's port is fixed.
+const STEP: u16 = 100;
+
 static HANDED_OUT: LazyLock<Mutex<HashSet<u16>>> = LazyLock::new(Mutex::default);
 
 /// Which port a server takes.
@@ -38,10 +41,25 @@ impl Port {
             Port::Free => free_port(),
         }
     }
+
+    /// The number for the `index`th (from 1) of several servers of a kind: the first has the one that was chosen, the others one a hundred
+    /// further each, or any other if that is taken.
+    ///
+    /// # Errors
+    /// If no free port is found.
+    pub(crate) fn choose_for(self, index: u16) -> Result<u16> {
+        match self {
+            Port::Fixed(first) if index > 1 => {
+                let port = STEP.checked_mul(index - 1).and_then(|distance| first.checked_add(distance));
+                port.filter(|port| claim(*port)).map_or_else(free_port, Ok)
+            }
+            first => first.choose(),
+        }
+    }
 }
 
 /// Whether this port may be taken where any would do: nothing listens on it, and this process has not been given it before.
-pub(crate) fn claim(port: u16) -> bool {
+fn claim(port: u16) -> bool {
     let mut handed_out = HANDED_OUT.lock().expect("no holder of this lock panics");
     is_free(port) && handed_out.insert(port)
 }
@@ -83,6 +101,15 @@ mod tests {
     fn a_port_is_handed_out_once() {
         let ports: HashSet<u16> = (0..20).map(|_| free_port().unwrap()).collect();
         assert_eq!(ports.len(), 20);
+    }
+
+    #[test]
+    fn further_servers_are_a_hundred_ports_on_or_anywhere() {
+        let base = free_port().unwrap();
+        let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, base + STEP));
+        assert_ne!(Port::Fixed(base).choose_for(2).unwrap(), base + STEP, "it is taken, by this test or by another program");
+        drop(taken);
+        assert_eq!(Port::Fixed(base).choose_for(1).unwrap(), base);
     }
 
     #[test]

@@ -30,6 +30,11 @@ const SETTINGS: &[(&str, &str)] = &[
     ("checkpoint_timeout", "15min"),
     ("shared_buffers", "256MB"),
     ("max_connections", "300"),
+    // For standbys; what one misses while it is away is kept up to this size.
+    ("wal_level", "replica"),
+    ("max_wal_senders", "20"),
+    ("max_replication_slots", "20"),
+    ("max_slot_wal_keep_size", "8GB"),
     ("random_page_cost", "1.1"),
     // The statements are short, and compiling one takes longer than running it.
     ("jit", "off"),
@@ -121,7 +126,7 @@ impl Postgres {
             command.arg("-c").arg(format!("{name}={value}"));
         }
         let child = Child::start(Launch {
-            name: "postgres".to_owned(),
+            name: self.options.folder.file_name().map_or_else(|| "postgres".into(), |name| name.to_string_lossy().into_owned()),
             command,
             log: self.options.log.clone(),
             account: self.cluster.account().cloned(),
@@ -175,6 +180,10 @@ impl Postgres {
             sqlx::raw_sql(sqlx::AssertSqlSafe(format!("create database {name}"))).execute(&mut connection).await?;
         }
         Ok(connection.close().await?)
+    }
+
+    pub(crate) fn cluster(&self) -> &Cluster {
+        &self.cluster
     }
 
     /// The port it listens on, the same after every restart.

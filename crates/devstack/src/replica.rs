@@ -4,13 +4,10 @@ use std::fmt;
 
 use anyhow::{Result, ensure};
 
-use crate::ports::{Port, claim, free_port};
 use crate::service::Service;
 
 /// The most processes of one service.
 pub(crate) const MOST: u16 = 16;
-/// From one replica of a service to the next, where the first one's port is fixed.
-const STEP: u16 = 100;
 
 /// One process of a service, counted from 1. Called `command-2` in names of leases, logs and `run.json`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -53,18 +50,6 @@ impl Replica {
         let public = ports.public.map(|port| (name.to_owned(), port));
         public.into_iter().chain([(format!("{name}_internal"), ports.internal), (format!("{name}_ops"), ports.ops)])
     }
-
-    /// Port `first + 100 · (index − 1)` if it is free, else any other: the first one's choice is refused if it is taken, those of the
-    /// others nobody made.
-    pub(crate) fn choose_port(self, first: Port) -> Result<u16> {
-        match first {
-            Port::Fixed(first) if self.index > 1 => match first.checked_add(STEP * (self.index - 1)) {
-                Some(port) if claim(port) => Ok(port),
-                _ => free_port(),
-            },
-            first => first.choose(),
-        }
-    }
 }
 
 /// Where one replica listens, on 127.0.0.1.
@@ -85,19 +70,7 @@ pub fn for_client(addresses: &str) -> &str {
 
 #[cfg(test)]
 mod tests {
-    use std::net::TcpListener;
-
     use super::*;
-
-    #[test]
-    fn a_further_replica_is_a_hundred_ports_on_or_anywhere() {
-        let base = free_port().unwrap();
-        let listener = TcpListener::bind(("127.0.0.1", base + STEP));
-        let second = Replica::from((Service::Query, 2)).choose_port(Port::Fixed(base)).unwrap();
-        assert_ne!(second, base + STEP, "it is taken, by this test or by another program");
-        drop(listener);
-        assert_eq!(Replica::from(Service::Query).choose_port(Port::Fixed(base)).unwrap(), base);
-    }
 
     #[test]
     fn a_service_has_at_least_one_replica() {

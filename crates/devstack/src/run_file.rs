@@ -29,6 +29,8 @@ pub struct RunFile {
     pub addresses: Addresses,
     /// The database server.
     pub postgres: Server,
+    /// Standbys of the database server that run, in the order of their numbers.
+    pub standbys: Vec<Server>,
     /// The broker.
     pub nats: Server,
     /// The write databases, in the order of their shards.
@@ -74,6 +76,9 @@ pub struct DatabaseUrl {
     pub name: String,
     /// With user and password.
     pub url: String,
+    /// The same on each standby, for reads.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub replicas: Vec<String>,
 }
 
 impl RunFile {

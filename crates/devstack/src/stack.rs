@@ -16,10 +16,12 @@ use crate::folder::{FolderLock, TemporaryFolder};
 use crate::installation::{Installation, Wanted, set, write_secret};
 use crate::nats::{Nats, NatsOptions};
 use crate::options::{StackOptions, StackPorts};
+use crate::ports::Port;
 use crate::postgres::{Postgres, PostgresOptions};
 use crate::replica::Replica;
 use crate::run_file::DatabaseUrl;
 use crate::service::Service;
+use crate::standby::{self, Standby, StandbyOptions};
 use services::Slot;
 
 /// Something that can end by itself.
@@ -27,6 +29,8 @@ use services::Slot;
 pub enum Part {
     /// The database server.
     Postgres,
+    /// A standby of it, counted from 1.
+    Standby(u16),
     /// The broker.
     Nats,
     /// A service that is a process of its own.
@@ -37,6 +41,7 @@ impl fmt::Display for Part {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Postgres => f.write_str("Postgres"),
+            Self::Standby(index) => write!(f, "standby {index}"),
             Self::Nats => f.write_str("NATS"),
             Self::Service(replica) => replica.fmt(f),
         }
@@ -52,6 +57,8 @@ pub struct Stack {
     apart: bool,
     /// The broker; tests kill it and start it again.
     pub nats: Nats,
+    /// The standbys of the database server, in the order of their numbers.
+    pub standbys: Vec<Standby>,
     /// The database server; tests kill it and start it again.
     pub postgres: Postgres,
     installation: Installation,
@@ -73,6 +80,7 @@ impl Stack {
         let lock = FolderLock::take(&options.data)?;
         if options.fresh {
             Postgres::remove(&options.data.join("postgres"))?;
+            standby::remove_folders_beyond(0, &options.data)?;
             Nats::remove(&options.data.join("nats"))?;
             Installation::remove(&options.data)?;
         }
@@ -92,11 +100,10 @@ impl Stack {
     }
 
     async fn start_locked(options: StackOptions, lock: Option<FolderLock>, temporary: Option<TemporaryFolder>) -> Result<Self> {
-        let StackOptions { data, logs, ports, partitions, write_shards, read_shards, replicas, settings, postgres_settings, fresh: _ } =
-            options;
+        let StackOptions { data, logs, ports, partitions, write_shards, read_shards, read_replicas, replicas, .. } = options;
         let replicas = services::plan(&ports, &replicas)?;
         fs::create_dir_all(&logs).with_context(|| format!("cannot create {}", logs.display()))?;
-        let installation = Installation::open(&data, Wanted { partitions, write_shards, read_shards })?;
+        let installation = Installation::open(&data, Wanted { partitions, write_shards, read_shards, read_replicas })?;
         let databases = [("write", installation.write_shards), ("read", installation.read_shards)];
         let databases =
             databases.into_iter().flat_map(|(side, shards)| Installation::databases(side, shards)).map(|(_, database)| database);
@@ -105,19 +112,28 @@ impl Stack {
             log: logs.join("postgres.log"),
             port: ports.postgres,
             databases: databases.collect(),
-            settings: postgres_settings,
+            settings: options.postgres_settings.clone(),
         });
         let nats = Nats::start(NatsOptions { folder: data.join("nats"), log: logs.join("nats.log"), port: ports.nats });
         let (postgres, nats) = tokio::join!(postgres, nats);
         let (postgres, nats) = (postgres?, nats?);
+        standby::remove_beyond(installation.read_replicas, &data, &postgres).await?;
+        let standbys = (1..=installation.read_replicas).map(|index| {
+            let port = ports.postgres.choose_for(index + 1);
+            let (data, logs, settings) = (data.clone(), logs.clone(), options.postgres_settings.clone());
+            let postgres = &postgres;
+            async move { Standby::start(postgres, StandbyOptions { index, data, logs, port: Port::Fixed(port?), settings }).await }
+        });
+        let standbys = futures::future::try_join_all(standbys).await?;
         let mut stack = Self {
             replicas,
             apart: false,
             nats,
+            standbys,
             postgres,
             installation,
             ports,
-            own_settings: settings,
+            own_settings: options.settings,
             settings: data.join("souk.toml"),
             data,
             logs,
@@ -140,15 +156,20 @@ impl Stack {
 
     fn addresses_as_settings(&self) -> Table {
         let mut table = Table::new();
-        let Installation { region, region_number, partitions, write_shards, read_shards, token_key } = &self.installation;
+        let Installation { region, region_number, partitions, write_shards, read_shards, read_replicas: _, token_key } = &self.installation;
         set(&mut table, "installation.region", region.as_str());
         set(&mut table, "installation.region_number", i64::from(*region_number));
         set(&mut table, "installation.partitions", i64::from(*partitions));
         set(&mut table, "installation.token_key", token_key.as_str());
         for (side, shards) in [("write", *write_shards), ("read", *read_shards)] {
             let entries = self.database_urls(side, shards).into_iter().map(|database| {
-                let entry = [("name".to_owned(), Value::from(database.name)), ("url".to_owned(), Value::from(database.url))];
-                Value::Table(entry.into_iter().collect())
+                let mut entry = Table::new();
+                set(&mut entry, "name", database.name);
+                set(&mut entry, "url", database.url);
+                if !database.replicas.is_empty() {
+                    set(&mut entry, "replicas", database.replicas);
+                }
+                Value::Table(entry)
             });
             set(&mut table, &format!("{side}.databases"), Value::Array(entries.collect()));
         }
@@ -169,7 +190,11 @@ impl Stack {
 
     fn database_urls(&self, side: &str, shards: u16) -> Vec<DatabaseUrl> {
         let databases = Installation::databases(side, shards).into_iter();
-        databases.map(|(name, database)| DatabaseUrl { name, url: self.postgres.url(&database) }).collect()
+        let replicas = |database: &str| match side {
+            "read" => self.standbys.iter().map(|standby| standby.server.url(database)).collect(),
+            _ => Vec::new(),
+        };
+        databases.map(|(name, database)| DatabaseUrl { name, url: self.postgres.url(&database), replicas: replicas(&database) }).collect()
     }
 
     /// The settings file of all services.
@@ -197,11 +222,19 @@ impl Stack {
         self.database_urls("read", self.installation.read_shards)
     }
 
+    fn standby_mut(&mut self, index: u16) -> Result<&mut Standby> {
+        self.standbys.iter_mut().find(|standby| standby.index() == index).with_context(|| format!("there is no standby {index}"))
+    }
+
     /// Waits until something ends by itself, and tells of it with the last lines of its log.
     pub async fn first_death(&self) -> (Part, anyhow::Error) {
         type Death<'a> = Pin<Box<dyn Future<Output = anyhow::Error> + Send + 'a>>;
         let mut parts = vec![Part::Postgres, Part::Nats];
         let mut deaths: Vec<Death<'_>> = vec![Box::pin(self.postgres.died()), Box::pin(self.nats.died())];
+        for standby in &self.standbys {
+            parts.push(Part::Standby(standby.index()));
+            deaths.push(Box::pin(standby.server.died()));
+        }
         for process in self.processes() {
             parts.push(Part::Service(process.replica()));
             deaths.push(Box::pin(process.died()));
@@ -217,12 +250,13 @@ impl Stack {
     pub async fn start_again(&mut self, part: Part) -> Result<()> {
         match part {
             Part::Postgres => self.postgres.start_again().await,
+            Part::Standby(index) => self.standby_mut(index)?.server.start_again().await,
             Part::Nats => self.nats.start_again().await,
             Part::Service(replica) => self.start_replica(replica),
         }
     }
 
-    /// Lets the services drain, in order, then stops NATS and Postgres.
+    /// Lets the services drain, in order, then stops NATS, standbys and Postgres.
     ///
     /// # Errors
     /// If something cannot be stopped.
@@ -234,6 +268,9 @@ impl Stack {
             }
         }
         self.nats.stop().await?;
+        for standby in &mut self.standbys {
+            standby.server.stop().await?;
+        }
         self.postgres.stop().await
     }
 }

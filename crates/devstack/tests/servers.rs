@@ -10,7 +10,7 @@ use anyhow::Result;
 use async_nats::jetstream::{self, stream};
 use nix::sys::signal::Signal;
 use souk_devstack::{Nats, NatsOptions, Postgres, PostgresOptions, ProcessIdentity, RunFile, Stack, StackOptions, TemporaryFolder};
-use sqlx::{Connection, PgConnection, Row};
+use sqlx::{Connection, Executor, PgConnection, Row};
 
 async fn postgres(folder: &Path) -> Result<Postgres> {
     let mut options = PostgresOptions::new(folder.join("postgres"));
@@ -202,6 +202,87 @@ async fn leave_behind(data: &Path) -> ProcessIdentity {
     std::thread::spawn(move || by_hand.wait());
     assert!(identity.is_alive() && identity.signal(Signal::SIGCONT).is_ok());
     identity
+}
+
+/// The numbers a server shows.
+async fn shown(server: &Postgres) -> Vec<i32> {
+    let mut connection = server.connect("souk_read_1").await.unwrap();
+    sqlx::query_scalar("select n from kept order by n").fetch_all(&mut connection).await.unwrap()
+}
+
+async fn keep(stack: &Stack, number: i32) {
+    let mut connection = PgConnection::connect(&stack.read_databases()[0].url).await.unwrap();
+    sqlx::query("insert into kept values ($1)").bind(number).execute(&mut connection).await.unwrap();
+}
+
+#[tokio::test]
+async fn standbys_show_what_the_primary_wrote_as_far_as_they_replayed_it() {
+    let mut stack = Stack::temporary(|options| options.read_replicas = Some(2)).await.unwrap();
+    let settings: toml::Table = fs::read_to_string(stack.settings_file()).unwrap().parse().unwrap();
+    assert_eq!(settings["read"]["databases"][0]["replicas"].as_array().unwrap().len(), 2);
+    assert!(settings["write"]["databases"][0].get("replicas").is_none());
+    let mut primary = stack.postgres.connect("souk_read_1").await.unwrap();
+    sqlx::raw_sql("create table kept (n int)").execute(&mut primary).await.unwrap();
+    keep(&stack, 1).await;
+    for standby in &stack.standbys {
+        standby.catch_up_with(&stack.postgres).await.unwrap();
+        assert_eq!(shown(&standby.server).await, [1]);
+    }
+
+    // One lags, the other does not.
+    stack.standbys[0].pause_replay().await.unwrap();
+    keep(&stack, 2).await;
+    stack.standbys[1].catch_up_with(&stack.postgres).await.unwrap();
+    assert_eq!((shown(&stack.standbys[0].server).await, shown(&stack.standbys[1].server).await), (vec![1], vec![1, 2]));
+    stack.standbys[0].resume_replay().await.unwrap();
+    stack.standbys[0].catch_up_with(&stack.postgres).await.unwrap();
+    assert_eq!(shown(&stack.standbys[0].server).await, [1, 2]);
+
+    // What they miss while they, or the primary, are away arrives later.
+    stack.standbys[0].server.kill9().await.unwrap();
+    keep(&stack, 3).await;
+    stack.postgres.kill9().await.unwrap();
+    assert_eq!(shown(&stack.standbys[1].server).await[..2], [1, 2], "reads need no primary");
+    stack.postgres.start_again().await.unwrap();
+    stack.standbys[0].server.start_again().await.unwrap();
+    for standby in &stack.standbys {
+        standby.catch_up_with(&stack.postgres).await.unwrap();
+        assert_eq!(shown(&standby.server).await, [1, 2, 3]);
+    }
+
+    let refused = PgConnection::connect(&stack.read_databases()[0].replicas[0]).await.unwrap().execute("insert into kept values (4)").await;
+    assert_eq!(refused.unwrap_err().as_database_error().and_then(|error| error.code()).as_deref(), Some("25006"), "it is read-only");
+    stack.standbys[0].promote().await.unwrap();
+    PgConnection::connect(&stack.read_databases()[0].replicas[0]).await.unwrap().execute("insert into kept values (4)").await.unwrap();
+}
+
+#[tokio::test]
+async fn standbys_may_be_more_or_fewer_with_every_start_and_a_promoted_one_follows_again() {
+    let folder = TemporaryFolder::create().unwrap();
+    let start = |read_replicas| {
+        let mut options = StackOptions::new(folder.path().join("data"), folder.path().join("logs"));
+        options.read_replicas = read_replicas;
+        Stack::start(options)
+    };
+    let mut stack = start(Some(1)).await.unwrap();
+    sqlx::raw_sql("create table kept (n int)").execute(&mut stack.postgres.connect("souk_read_1").await.unwrap()).await.unwrap();
+    stack.standbys[0].promote().await.unwrap();
+    stack.stop().await.unwrap();
+    drop(stack);
+    for (asked, found) in [(None, 1), (Some(2), 2), (Some(0), 0)] {
+        let mut stack = start(asked).await.unwrap();
+        assert_eq!(stack.standbys.len(), found);
+        keep(&stack, 1).await;
+        for standby in &stack.standbys {
+            standby.catch_up_with(&stack.postgres).await.unwrap();
+            assert_eq!(shown(&standby.server).await, shown(&stack.postgres).await);
+        }
+        let mut connection = stack.postgres.connect("postgres").await.unwrap();
+        let slots: i64 = sqlx::query_scalar("select count(*) from pg_replication_slots").fetch_one(&mut connection).await.unwrap();
+        assert_eq!(slots, found as i64, "a slot nobody reads keeps log for ever");
+        stack.stop().await.unwrap();
+    }
+    assert!(!folder.path().join("data/standby-1").exists());
 }
 
 #[tokio::test]

@@ -59,7 +59,12 @@ struct Up {
 impl Up {
     fn processes(&self) -> Vec<ProcessIdentity> {
         let servers = [&self.facts.postgres.process, &self.facts.nats.process];
-        servers.into_iter().chain(self.facts.services.values()).cloned().collect()
+        servers
+            .into_iter()
+            .chain(self.facts.standbys.iter().map(|standby| &standby.process))
+            .chain(self.facts.services.values())
+            .cloned()
+            .collect()
     }
 
     async fn assert_all_gone(&self) {
@@ -108,12 +113,12 @@ async fn one_process_serves_everything_until_it_is_asked_to_stop() {
 #[tokio::test]
 async fn a_killed_souk_leaves_no_process_behind_and_the_next_start_cleans_up() {
     let place = Place::new();
-    let mut first = place.up(&["--replicas", "query=2"]);
+    let mut first = place.up(&["--replicas", "query=2", "--read-replicas", "1"]);
     let mut pids: Vec<u32> = first.processes().iter().map(|process| process.pid).collect();
     pids.push(first.facts.souk.pid);
     pids.sort_unstable();
     pids.dedup();
-    assert_eq!(pids.len(), 8, "every replica is a process of its own");
+    assert_eq!(pids.len(), 9, "every replica and every standby is a process of its own");
     let replicas = ["command-1", "projector-1", "query-1", "query-2", "saga-1"];
     assert!(first.facts.services.keys().eq(replicas));
     for replica in replicas {
@@ -127,6 +132,7 @@ async fn a_killed_souk_leaves_no_process_behind_and_the_next_start_cleans_up() {
     }
     let second = place.up(&["--processes"]);
     first.assert_all_gone().await;
+    assert_eq!(second.facts.standbys.len(), 1, "as many as before");
     assert_eq!(second.facts.write_databases[0].name, first.facts.write_databases[0].name);
     assert!(second.interrupt().success());
 }

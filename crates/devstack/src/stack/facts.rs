@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 
 use super::Stack;
 use crate::identity::ProcessIdentity;
+use crate::postgres::Postgres;
 use crate::replica::{Replica, ReplicaPorts};
 use crate::run_file::{Addresses, RunFile, Server};
 use crate::service::Service;
@@ -38,6 +39,7 @@ impl Stack {
                 ops: everywhere(&|ports| common_ops.unwrap_or(ports.ops)),
             },
             postgres: server(self.postgres.port(), self.postgres.identity())?,
+            standbys: self.running_standbys(),
             nats: server(self.nats.port(), self.nats.identity())?,
             write_databases: self.write_databases(),
             read_databases: self.read_databases(),
@@ -51,6 +53,11 @@ impl Stack {
 
     fn addresses(&self, name: &str) -> String {
         self.ports_named(name).map(address).collect::<Vec<_>>().join(",")
+    }
+
+    fn running_standbys(&self) -> Vec<Server> {
+        let server = |server: &Postgres| Some(Server { address: address(server.port()), process: server.identity()?.clone() });
+        self.standbys.iter().filter_map(|standby| server(&standby.server)).collect()
     }
 
     fn service_processes(&self, souk: &ProcessIdentity) -> BTreeMap<String, ProcessIdentity> {

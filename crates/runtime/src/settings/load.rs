@@ -241,6 +241,25 @@ mod tests {
     }
 
     #[test]
+    fn only_read_databases_have_replicas() {
+        let databases = |side: &str, replica: &str| {
+            format!("{}[{side}]\ndatabases = [{{name=\"d\", url=\"postgres://h/d\", replicas=[\"{replica}\"]}}]\n", minimal())
+        };
+        assert_eq!(load(&databases("read", "postgres://s/d"), &[]).unwrap().read.databases[0].replicas.len(), 1);
+        let line = refusal(&databases("read", "c0ffee"), &[]);
+        assert_eq!(line, "souk.toml: read.databases[0].replicas[0]: want postgres://… (value not shown)");
+        let line = refusal(&databases("write", "postgres://s/d"), &[]);
+        assert_eq!(line, "souk.toml: write.databases[0].replicas: a write database is read on its primary alone");
+    }
+
+    #[test]
+    fn peers_are_named_by_one_url_or_several() {
+        let peers = |urls: &str| format!("{}[peers]\ncommand = \"{urls}\"\n", minimal());
+        assert!(load(&peers("http://127.0.0.1:1,http://127.0.0.1:2"), &[]).is_ok());
+        assert_eq!(refusal(&peers("http://a:1,b"), &[]), "souk.toml: peers.command: \"b\" is not a url like http://host:port");
+    }
+
+    #[test]
     fn what_is_missing_is_named() {
         for toml in ["", "[installation]\n"] {
             assert_eq!(refusal(toml, &[]), "souk.toml: installation.token_key (or SOUK_installation__token_key): is missing");

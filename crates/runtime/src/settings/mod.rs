@@ -189,6 +189,9 @@ pub struct Database {
     pub name: String,
     /// `postgres://user:password@host:port/database`
     pub url: Secret,
+    /// The same database on streaming standbys, which may lag; the read side alone has them.
+    #[serde(default)]
+    pub replicas: Vec<Secret>,
     #[serde(default = "ten")]
     pub max_connections: u32,
 }

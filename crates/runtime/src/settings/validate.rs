@@ -52,12 +52,22 @@ fn databases(side: &str, settings: &DatabasesSettings) -> Checked {
         if settings.databases[..index].iter().any(|other| other.name == database.name) {
             return Err(problem(key("name"), format!("{:?} is there twice", database.name)));
         }
-        if !["postgres://", "postgresql://"].iter().any(|scheme| database.url.starts_with(scheme)) {
-            return Err(problem(key("url"), "want postgres://… (value not shown)"));
+        postgres_url(&key("url"), &database.url)?;
+        // A standby may show commits of several partitions in another order than they were made: whoever decides reads the primary.
+        if side == "write" && !database.replicas.is_empty() {
+            return Err(problem(key("replicas"), "a write database is read on its primary alone"));
+        }
+        for (number, url) in database.replicas.iter().enumerate() {
+            postgres_url(&format!("{}[{number}]", key("replicas")), url)?;
         }
         within(&key("max_connections"), database.max_connections, 1..=1000)?;
     }
     Ok(())
+}
+
+fn postgres_url(key: &str, url: &str) -> Checked {
+    let fine = ["postgres://", "postgresql://"].iter().any(|scheme| url.starts_with(scheme));
+    if fine { Ok(()) } else { Err(problem(key, "want postgres://… (value not shown)")) }
 }
 
 fn nats(settings: &Settings) -> Checked {

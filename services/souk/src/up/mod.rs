@@ -45,6 +45,9 @@ pub struct Args {
     /// Databases the views are spread over [default: 1, or what the data has]
     #[arg(long, value_name = "N")]
     read_shards: Option<u16>,
+    /// Streaming standbys of the database server, for reads [default: none, or what the last start had]
+    #[arg(long, value_name = "N")]
+    read_replicas: Option<u16>,
     /// Partitions of the log, fixed with the first start [default: 64, or what the data has]
     #[arg(long, value_name = "N")]
     partitions: Option<u16>,
@@ -120,6 +123,7 @@ impl System {
         options.fresh = args.fresh;
         options.ports = ports;
         (options.partitions, options.write_shards, options.read_shards) = (args.partitions, args.write_shards, args.read_shards);
+        options.read_replicas = args.read_replicas;
         options.replicas = args.replicas.into_iter().collect();
         options.settings = args.settings;
         report.progress("starting Postgres and NATS");
@@ -227,7 +231,11 @@ fn servers(stack: &Stack) -> String {
     let user = stack.postgres.runs_as().map(|user| format!(" as user {user}")).unwrap_or_default();
     let folder = stack.postgres.data_folder();
     let place = if folder.starts_with(stack.data()) { String::new() } else { format!(", its data in {}", folder.display()) };
-    format!("Postgres {} runs{user}{place}; NATS runs", stack.postgres.major_version())
+    let standbys = match stack.standbys.len() {
+        0 => String::new(),
+        count => format!(" with {count} standbys"),
+    };
+    format!("Postgres {} runs{standbys}{user}{place}; NATS runs", stack.postgres.major_version())
 }
 
 #[cfg(test)]

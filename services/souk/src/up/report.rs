@@ -49,13 +49,15 @@ impl Report {
         let ops = if ops.len() == 1 { addresses.ops["command-1"].clone() } else { format!("127.0.0.1, {}", by_service(&addresses.ops)) };
         let databases =
             |side: &[souk_devstack::DatabaseUrl]| side.iter().map(|database| database.name.as_str()).collect::<Vec<_>>().join(" ");
+        let standbys: String = facts.standbys.iter().map(|standby| format!(" {}", port(&standby.address))).collect();
+        let standbys = if standbys.is_empty() { standbys } else { format!(", standbys{standbys}") };
         format!(
             "\nSouk is up in region {region}, {seconds:.1} s after its start. Ctrl-C stops it in order.\n\n  \
              command    {command}   gRPC, with reflection\n  \
              query      {queries}   gRPC, with reflection\n  \
              internal   127.0.0.1, {internal}\n  \
              ops        {ops}   HTTP: /livez /readyz /metrics\n  \
-             postgres   {postgres}   {write} {read}; urls in {run_file}\n  \
+             postgres   {postgres}   {write} {read}{standbys}; urls in {run_file}\n  \
              nats       {nats}\n  \
              logs       {logs}\n  \
              data       {data}\n\n\
@@ -72,6 +74,7 @@ impl Report {
             postgres = facts.postgres.address,
             write = databases(&facts.write_databases),
             read = databases(&facts.read_databases),
+            standbys = standbys,
             nats = facts.nats.address,
             logs = shown(&facts.logs),
             data = shown(&facts.data),
@@ -95,9 +98,13 @@ fn by_service(addresses: &BTreeMap<String, String>) -> String {
         let service = replica.split('-').next().unwrap_or(replica);
         let line = ports.entry(service).or_insert_with(|| service.to_owned());
         line.push(' ');
-        line.push_str(address.rsplit(':').next().unwrap_or(address));
+        line.push_str(port(address));
     }
     ports.into_values().collect::<Vec<_>>().join(", ")
+}
+
+fn port(address: &str) -> &str {
+    address.rsplit(':').next().unwrap_or(address)
 }
 
 /// A path as short as it is from here.
