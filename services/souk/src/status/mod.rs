@@ -55,7 +55,7 @@ pub async fn run(args: Args) -> Result<()> {
 pub struct Status {
     region: String,
     processes: Vec<Process>,
-    /// Processes that did not answer, and why.
+    /// Replicas that did not answer, and why.
     silent: BTreeMap<String, String>,
     partitions: Vec<Partition>,
     totals: Totals,
@@ -81,6 +81,11 @@ struct Partition {
     /// Process that writes it.
     owner: String,
     database: String,
+    /// Process that makes its views.
+    projector: String,
+    read_database: String,
+    /// Process that drives its orders.
+    manager: String,
     epoch: u64,
     head: u64,
     /// Acknowledged by JetStream.
@@ -143,13 +148,21 @@ impl Status {
             row.parked += seen.parked;
             row.head = row.head.max(seen.head);
             match reply.service.as_str() {
-                "command" => {
+                // Two may say that they hold it while it changes hands: the one that is ahead does.
+                "command" if row.owner.is_empty() || seen.epoch >= row.epoch => {
                     row.owner.clone_from(&reply.replica);
                     row.database.clone_from(&seen.database);
                     (row.epoch, row.relayed, row.relay_lag_seconds) = (seen.epoch, seen.position, seen.lag_seconds);
                 }
-                "projector" => (row.projected, row.projection_lag_seconds) = (seen.position, seen.lag_seconds),
-                "saga" => (row.saga, row.saga_lag_seconds) = (seen.position, seen.lag_seconds),
+                "projector" if row.projector.is_empty() || seen.position >= row.projected => {
+                    row.projector.clone_from(&reply.replica);
+                    row.read_database.clone_from(&seen.database);
+                    (row.projected, row.projection_lag_seconds) = (seen.position, seen.lag_seconds);
+                }
+                "saga" if row.manager.is_empty() || seen.position >= row.saga => {
+                    row.manager.clone_from(&reply.replica);
+                    (row.saga, row.saga_lag_seconds) = (seen.position, seen.lag_seconds);
+                }
                 _ => {}
             }
         }
@@ -214,6 +227,17 @@ mod tests {
     }
 
     #[test]
+    fn a_partition_that_changes_hands_is_with_who_is_ahead() {
+        let (mut status, mut partitions) = (Status::default(), BTreeMap::new());
+        for (replica, epoch) in [("command-1", 5), ("command-2", 6), ("command-3", 4)] {
+            let mut reply = reply("command", 100, 98, 0.0);
+            (reply.replica, reply.partitions[0].epoch) = (replica.to_owned(), epoch);
+            status.take(reply, &mut partitions);
+        }
+        assert_eq!(partitions[&(1, 7)].owner, "command-2");
+    }
+
+    #[test]
     fn lag_is_counted_from_the_head_the_owner_knows() {
         let mut status = Status::default();
         let mut partitions = BTreeMap::new();
@@ -230,6 +254,7 @@ mod tests {
         let row = &status.partitions[0];
         assert_eq!((row.owner.as_str(), row.head, row.relayed, row.projected, row.saga), ("command-1", 100, 98, 90, 80));
         assert_eq!((row.relay_lag_events, row.projection_lag_events, row.saga_lag_events), (2, 10, 20));
+        assert_eq!((row.projector.as_str(), row.manager.as_str()), ("projector-1", "saga-1"));
         assert_eq!((status.totals.events, status.totals.saga_lag_seconds, status.cache.hit_ratio), (100, 3.0, Some(0.75)));
     }
 }

@@ -20,19 +20,16 @@ fn processes(text: &mut String, status: &Status) {
         let figures = figures(process);
         let _ = writeln!(text, "{:<10} {:<18} {:>8} {up:>8}  {figures}", process.service, process.replica, process.process_id);
     }
-    for (service, why) in &status.silent {
-        let _ = writeln!(text, "{:<10} {}", service, paint::red(why));
+    for (replica, why) in &status.silent {
+        let service = replica.split('-').next().unwrap_or(replica);
+        let _ = writeln!(text, "{service:<10} {replica:<18} {}", paint::red(why));
     }
 }
 
-/// The figures of a process; of those it gives per partition (`name.region.partition`) only the largest.
+/// The figures of a process without those it gives per partition (`name.region.partition`), which `--json` has.
 fn figures(process: &Process) -> String {
-    let mut shown: BTreeMap<String, f64> = BTreeMap::new();
-    for (name, value) in &process.figures {
-        let name = name.split_once('.').map_or_else(|| name.clone(), |(name, _)| format!("max {name}"));
-        shown.entry(name).and_modify(|largest| *largest = largest.max(*value)).or_insert(*value);
-    }
-    shown.iter().map(|(name, value)| format!("{} {}", name.replace('_', " "), figure(*value))).collect::<Vec<_>>().join(", ")
+    let shown = process.figures.iter().filter(|(name, _)| !name.contains('.'));
+    shown.map(|(name, value)| format!("{} {}", name.replace('_', " "), figure(*value))).collect::<Vec<_>>().join(", ")
 }
 
 fn figure(value: f64) -> String {
@@ -60,14 +57,9 @@ fn lags(text: &mut String, status: &Status) {
 }
 
 fn partitions(text: &mut String, status: &Status, all: bool) {
-    let mut owners: BTreeMap<(&str, &str), usize> = BTreeMap::new();
-    for row in &status.partitions {
-        *owners.entry((&row.owner, &row.database)).or_default() += 1;
-    }
-    for ((owner, database), count) in owners {
-        let owner = if owner.is_empty() { paint::red("nobody") } else { owner.to_owned() };
-        let _ = writeln!(text, "owner  {owner} of {count} partitions in {database}");
-    }
+    held_by(text, "owner", status, |row| (&row.owner, &row.database));
+    held_by(text, "views", status, |row| (&row.projector, &row.read_database));
+    held_by(text, "saga", status, |row| (&row.manager, &row.database));
     let behind = |row: &Partition| row.relay_lag_events + row.projection_lag_events + row.saga_lag_events > 0;
     let shown: Vec<_> = status.partitions.iter().filter(|row| all || behind(row) || row.parked > 0).collect();
     if shown.is_empty() {
@@ -87,6 +79,19 @@ fn partitions(text: &mut String, status: &Status, all: bool) {
             Some(false) => line,
         };
         let _ = writeln!(text, "{line}");
+    }
+}
+
+/// A line for each process and the partitions it holds of a database.
+fn held_by<'a>(text: &mut String, title: &str, status: &'a Status, holder: impl Fn(&'a Partition) -> (&'a str, &'a str)) {
+    let mut counts: BTreeMap<(&str, &str), usize> = BTreeMap::new();
+    for row in &status.partitions {
+        *counts.entry(holder(row)).or_default() += 1;
+    }
+    for ((holder, database), count) in counts {
+        let place = if database.is_empty() { String::new() } else { format!(" in {database}") };
+        let holder = if holder.is_empty() { paint::red("nobody") } else { holder.to_owned() };
+        let _ = writeln!(text, "{title:<6} {holder} of {count} partitions{place}");
     }
 }
 
