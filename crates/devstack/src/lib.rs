@@ -8,6 +8,7 @@
 //! - `stack`, started by `options`: Postgres, NATS and services together, with the settings file; what `souk up` and the tests start
 //! - `service`: one service as a process of its own, killed, paused, restarted, waited for; `replica`: which process of it, at which ports
 //! - `postgres`, over `cluster` (the data folder: initdb, crash clean-up); `standby`: a Postgres that follows another; `nats`
+//! - `proxy`: a TCP connection that is slow, stalls or breaks when a test says so
 //! - `run_file`: `.souk/run.json`, by which commands find the running system
 //! - `installation`: what a data folder fixes for ever (partitions, shards, token key) or remembers (read replicas)
 //! - `folder`: locks and temporary folders; `account`: whom Postgres runs as under root, and where that user can reach its data
@@ -23,6 +24,7 @@ mod nats;
 mod options;
 mod ports;
 mod postgres;
+mod proxy;
 mod replica;
 mod run_file;
 mod service;
@@ -36,6 +38,7 @@ pub use nats::{MAX_PAYLOAD, Nats, NatsOptions};
 pub use options::{StackOptions, StackPorts};
 pub use ports::{Port, free_port, is_free};
 pub use postgres::{Postgres, PostgresOptions};
+pub use proxy::FaultProxy;
 pub use replica::{Replica, ReplicaPorts, for_client};
 pub use run_file::{Addresses, DatabaseUrl, RunFile, Server};
 pub use service::{Service, ServiceProcess, readiness, souk_program};
