@@ -19,5 +19,5 @@ pub use gate::Gate;
 pub use ledger::Acknowledged;
 pub use python::{PythonExample, repository};
 pub use shop::{Shop, eur};
-pub use system::{System, souk_binary, until};
+pub use system::{System, until};
 pub use traces::{Recorded, TraceReceiver};

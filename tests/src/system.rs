@@ -3,7 +3,7 @@ use std::{future::Future, path::PathBuf, process::Stdio, time::Duration};
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 use souk_client::{Endpoints, Session, Souk};
-use souk_devstack::{Replica, Service, Stack, StackOptions, for_client, souk_program};
+use souk_devstack::{Replica, Service, Stack, StackOptions, souk_program};
 use sqlx::PgPool;
 use tokio::{
     process::Command,
@@ -44,7 +44,7 @@ impl System {
     /// When the endpoints are malformed.
     pub fn client(&self) -> Result<Souk> {
         let (command, query) = (self.stack.urls("command"), self.stack.urls("query"));
-        Ok(Souk::connect(&Endpoints::new(for_client(&command), for_client(&query)))?)
+        Ok(Souk::connect(&Endpoints::new(command, query))?)
     }
 
     /// A client of one replica of the command service and one of the query service alone.

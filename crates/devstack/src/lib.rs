@@ -39,7 +39,7 @@ pub use options::{StackOptions, StackPorts};
 pub use ports::{Port, free_port, is_free};
 pub use postgres::{Postgres, PostgresOptions};
 pub use proxy::FaultProxy;
-pub use replica::{Replica, ReplicaPorts, for_client};
+pub use replica::{Replica, ReplicaPorts};
 pub use run_file::{Addresses, DatabaseUrl, RunFile, Server};
 pub use service::{Service, ServiceProcess, readiness, souk_program};
 pub use stack::{Part, Stack};

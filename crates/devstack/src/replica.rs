@@ -63,11 +63,6 @@ pub struct ReplicaPorts {
     pub ops: u16,
 }
 
-/// What a client is given of addresses separated by commas: until `souk_client::Endpoints` takes such lists, the first.
-pub fn for_client(addresses: &str) -> &str {
-    addresses.split(',').next().unwrap_or(addresses)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -3,6 +3,7 @@
 //! # Layout
 //! - `settings`: [`Settings`] from a file and the environment, checked before a port is bound
 //! - `process`: what a service is given ([`Process`], [`Listeners`]) and which services there are ([`ServiceKind`])
+//! - `peer`: [`Peer`], calls to the replicas of another service
 //! - `main_of`: the whole of a service's `main`
 //! - `grpc`: [`GrpcServer`], its layers, health and reflection
 //! - [`call`]: what a call brings along: [`caller`], [`token`], [`Deadline`]
@@ -18,6 +19,7 @@ mod health;
 mod main_of;
 pub mod metrics;
 pub mod ops;
+mod peer;
 mod process;
 pub mod settings;
 pub mod telemetry;
@@ -27,6 +29,7 @@ pub use failure::{ERROR_DOMAIN, Failure, Violations};
 pub use grpc::{GrpcServer, code_name};
 pub use health::{Component, Health};
 pub use main_of::{install_tls_provider, main_of, run_service, termination};
+pub use peer::Peer;
 pub use process::{Listeners, Process, ServiceKind, bind};
 pub use settings::{ConfigError, Database, Settings};
 pub use telemetry::Telemetry;

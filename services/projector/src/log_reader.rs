@@ -4,11 +4,8 @@ use async_trait::async_trait;
 use souk_bus::from_wire;
 use souk_event_sourcing::{LogId, Position, RecordedEvent};
 use souk_proto::log::v1::{ReadRangeRequest, event_log_service_client::EventLogServiceClient};
-use souk_runtime::telemetry;
-use tonic::{
-    Code, Request,
-    transport::{Channel, Endpoint},
-};
+use souk_runtime::{Peer, telemetry};
+use tonic::{Code, Request};
 
 /// Why the event log did not answer.
 #[derive(Debug, thiserror::Error)]
@@ -29,22 +26,15 @@ pub(crate) trait LogReader: Send + Sync {
 
 /// [`LogReader`] on EventLogService of the command service.
 #[derive(Debug, Clone)]
-pub(crate) struct GrpcLog(EventLogServiceClient<Channel>);
+pub(crate) struct GrpcLog(EventLogServiceClient<Peer>);
 
 /// A page of events is bounded by the sender; this bounds what a broken one could make us hold.
 const MAX_PAGE_BYTES: usize = 16 * 1024 * 1024;
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl GrpcLog {
-    /// Connects when first used, and again whenever needed.
-    pub(crate) fn connect(url: &str) -> anyhow::Result<Self> {
-        let channel = Endpoint::from_shared(url.to_owned())?
-            .connect_timeout(Duration::from_secs(2))
-            .http2_keep_alive_interval(Duration::from_secs(10))
-            .keep_alive_timeout(Duration::from_secs(5))
-            .tcp_nodelay(true)
-            .connect_lazy();
-        Ok(Self(EventLogServiceClient::new(channel).max_decoding_message_size(MAX_PAGE_BYTES)))
+    pub(crate) fn new(command: Peer) -> Self {
+        Self(EventLogServiceClient::new(command).max_decoding_message_size(MAX_PAGE_BYTES))
     }
 }
 

@@ -9,7 +9,7 @@ use souk_bus::{Feed, JetStreamBus};
 use souk_event_sourcing::Region;
 use souk_proto::internal::v1::admin_service_server::AdminServiceServer;
 use souk_read_store::{DatabaseConfig, Installation, PostgresViews, ReadStore};
-use souk_runtime::{GrpcServer, Listeners, Process, limited};
+use souk_runtime::{GrpcServer, Listeners, Peer, Process, limited};
 use souk_views::{TABLES, ViewsMigrator};
 use tokio::{task::JoinSet, time::sleep};
 use tokio_util::sync::CancellationToken;
@@ -61,7 +61,7 @@ async fn project(process: &Process, config: Config, board: tokio::sync::watch::S
     let (changes, publishing) = Changes::start(bus.clone());
     let ports = Ports {
         source: bus.clone(),
-        truth: Arc::new(GrpcLog::connect(&settings.peers.command_internal).context("peers.command_internal")?),
+        truth: Arc::new(GrpcLog::new(Peer::connect(&settings.peers.command_internal).context("peers.command_internal")?)),
         heads: heads.clone(),
         changes,
         board: Board::new(heads.clone()),

@@ -14,12 +14,8 @@ use souk_proto::{
         command_service_client::CommandServiceClient as StockCommands, process_service_client::ProcessServiceClient as StockProcess,
     },
 };
-use souk_runtime::{call::CALLER, telemetry};
-use tonic::{
-    Code, Request, Response, Status,
-    metadata::MetadataValue,
-    transport::{Channel, Endpoint},
-};
+use souk_runtime::{Peer, call::CALLER, telemetry};
+use tonic::{Code, Request, Response, Status, metadata::MetadataValue};
 use tonic_types::StatusExt;
 
 /// One command of a step.
@@ -66,28 +62,18 @@ pub(crate) trait Commands: Send + Sync {
 /// [`Commands`] over gRPC.
 #[derive(Debug, Clone)]
 pub(crate) struct GrpcCommands {
-    stock: StockCommands<Channel>,
-    stock_process: StockProcess<Channel>,
-    order_process: OrderProcess<Channel>,
+    stock: StockCommands<Peer>,
+    stock_process: StockProcess<Peer>,
+    order_process: OrderProcess<Peer>,
     deadline: Duration,
 }
 
 /// Who these commands say they come from.
 const ACTOR: &str = "souk-saga";
 
-/// A connection that is made when first used, and again whenever it was lost.
-pub(crate) fn channel(url: &str) -> Result<Channel, tonic::transport::Error> {
-    let endpoint = Endpoint::from_shared(url.to_owned())?
-        .connect_timeout(Duration::from_secs(2))
-        .http2_keep_alive_interval(Duration::from_secs(10))
-        .keep_alive_timeout(Duration::from_secs(5))
-        .tcp_nodelay(true);
-    Ok(endpoint.connect_lazy())
-}
-
 impl GrpcCommands {
     /// `public` and `internal` are the doors of the command service; `deadline` is that of one command.
-    pub fn new(public: Channel, internal: Channel, deadline: Duration) -> Self {
+    pub fn new(public: Peer, internal: Peer, deadline: Duration) -> Self {
         let (stock_process, order_process) = (StockProcess::new(internal.clone()), OrderProcess::new(internal));
         Self { stock: StockCommands::new(public), stock_process, order_process, deadline }
     }

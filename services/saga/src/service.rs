@@ -4,13 +4,13 @@ use anyhow::Context;
 use souk_bus::JetStreamBus;
 use souk_event_store::{DatabaseConfig, PostgresStore, StoreError};
 use souk_proto::internal::v1::admin_service_server::AdminServiceServer;
-use souk_runtime::{GrpcServer, Listeners, Process, Settings, limited};
+use souk_runtime::{GrpcServer, Listeners, Peer, Process, Settings, limited};
 use tokio::{sync::Semaphore, task::JoinSet, time::Instant};
 
 use crate::{
     backoff::Backoff,
     board::Board,
-    commands::{GrpcCommands, channel},
+    commands::GrpcCommands,
     reader::Sources,
     shard::{Config, Shard},
     status::Admin,
@@ -34,8 +34,8 @@ pub async fn run(process: Process, listeners: Listeners) -> anyhow::Result<()> {
     let Some(placement) = placement(&process).await? else { return Ok(()) };
     let bus = JetStreamBus::connect(&settings.nats.url, &settings.nats.prefix, &process.replica).await.context("nats.url")?;
     let bus = Arc::new(bus);
-    let internal = channel(&settings.peers.command_internal).context("peers.command_internal")?;
-    let public = channel(&settings.peers.command).context("peers.command")?;
+    let internal = Peer::connect(&settings.peers.command_internal).context("peers.command_internal")?;
+    let public = Peer::connect(&settings.peers.command).context("peers.command")?;
     let backoff = Backoff::new(settings.saga.retry_backoff, settings.saga.retry_backoff_max);
     let truth = Arc::new(GrpcTruth::new(internal.clone()));
     let sources = Sources { bus: bus.clone(), truth, board: board.clone(), backoff: backoff.clone() };

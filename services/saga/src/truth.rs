@@ -4,8 +4,8 @@ use async_trait::async_trait;
 use souk_bus::from_wire;
 use souk_event_sourcing::{LogId, Position, RecordedEvent};
 use souk_proto::log::v1::{ReadRangeRequest, event_log_service_client::EventLogServiceClient};
-use souk_runtime::telemetry;
-use tonic::{Code, Request, transport::Channel};
+use souk_runtime::{Peer, telemetry};
+use tonic::{Code, Request};
 
 /// Why the event log did not answer.
 #[derive(Debug, thiserror::Error)]
@@ -25,7 +25,7 @@ pub(crate) trait Truth: Send + Sync {
 
 /// [`Truth`] on EventLogService of the command service.
 #[derive(Debug, Clone)]
-pub(crate) struct GrpcTruth(EventLogServiceClient<Channel>);
+pub(crate) struct GrpcTruth(EventLogServiceClient<Peer>);
 
 /// Events of the log asked for at a time.
 const PAGE: u32 = 256;
@@ -34,7 +34,7 @@ const MAX_PAGE_BYTES: usize = 16 * 1024 * 1024;
 const DEADLINE: Duration = Duration::from_secs(10);
 
 impl GrpcTruth {
-    pub fn new(internal: Channel) -> Self {
+    pub fn new(internal: Peer) -> Self {
         Self(EventLogServiceClient::new(internal).max_decoding_message_size(MAX_PAGE_BYTES))
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context, Result};
 use souk_client::{Endpoints, Session, Souk};
-use souk_devstack::{RunFile, for_client};
+use souk_devstack::RunFile;
 
 /// Which system to speak to; the one started by `souk up` unless told otherwise.
 #[derive(Clone, Debug, clap::Args)]
@@ -50,7 +50,7 @@ impl Target {
     /// A client of the system.
     pub fn connect(&self, connections: usize) -> Result<Souk> {
         let system = self.find()?;
-        let endpoints = Endpoints::new(for_client(&system.command), for_client(&system.query)).connections(connections);
+        let endpoints = Endpoints::new(&system.command, &system.query).connections(connections);
         Souk::connect(&endpoints).with_context(|| format!("cannot reach {} and {}", system.command, system.query))
     }
 

@@ -11,7 +11,7 @@ use async_nats::jetstream;
 use futures::{TryStreamExt, future::join_all};
 use rand::{Rng, SeedableRng, rngs::SmallRng};
 use souk_client::Session;
-use souk_devstack::Service;
+use souk_devstack::{Service, StackOptions};
 use souk_proto::{
     orders::v1::{ListOrdersRequest, OrderState, PlaceOrderLine, PlaceOrderRequest},
     stock::v1::ReceiveStockRequest,
@@ -28,7 +28,7 @@ const BETWEEN: usize = 350;
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Callers who send commands, repeat them by request id until they are answered, and remember what was acknowledged.
-struct Load {
+pub(super) struct Load {
     acknowledged: Arc<Acknowledged>,
     undecided: Arc<AtomicUsize>,
     stop: Arc<AtomicBool>,
@@ -36,7 +36,7 @@ struct Load {
 }
 
 impl Load {
-    fn start(system: &System) -> Result<Self> {
+    pub fn start(system: &System) -> Result<Self> {
         let (acknowledged, undecided, stop) = (Arc::<Acknowledged>::default(), Arc::<AtomicUsize>::default(), Arc::<AtomicBool>::default());
         let mut callers = Vec::new();
         for seed in 0..CALLERS {
@@ -59,7 +59,7 @@ impl Load {
     }
 
     /// Waits until the system has acknowledged some more.
-    async fn progress(&self, fault: &str) -> Result<()> {
+    pub async fn progress(&self, fault: &str) -> Result<()> {
         let goal = self.acknowledged.count() + BETWEEN;
         let started = Instant::now();
         until(&format!("progress after {fault}"), PATIENCE, || async { Ok((self.acknowledged.count() >= goal).then_some(())) }).await?;
@@ -67,8 +67,13 @@ impl Load {
         Ok(())
     }
 
+    /// Commands whose callers were not answered for a minute of repeating.
+    pub fn never_answered(&self) -> usize {
+        self.undecided.load(Ordering::Relaxed)
+    }
+
     /// Ends the load and proves what it was told.
-    async fn settle(self, system: &System) -> Result<usize> {
+    pub async fn settle(self, system: &System) -> Result<usize> {
         self.stop.store(true, Ordering::Relaxed);
         for caller in join_all(self.callers).await {
             caller??;
@@ -100,9 +105,10 @@ async fn send(session: &Session, id: Uuid, random: &mut SmallRng) -> Result<(), 
     }
 }
 
-async fn loaded_system() -> Result<(System, Load)> {
+pub(super) async fn loaded_system(change: impl FnOnce(&mut StackOptions)) -> Result<(System, Load)> {
     let system = System::start(|options| {
         options.set("command.payment_window", "3s");
+        change(options);
     })
     .await?;
     let shop = Shop(system.session()?);
@@ -116,7 +122,7 @@ async fn loaded_system() -> Result<(System, Load)> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn killing_each_service_loses_and_doubles_nothing() -> Result<()> {
-    let (mut system, load) = loaded_system().await?;
+    let (mut system, load) = loaded_system(|_| {}).await?;
     for service in [Service::Command, Service::Projector, Service::Query, Service::Saga] {
         for kill in 1..=KILLS {
             system.kill_and_restart(service).await?;
@@ -130,7 +136,7 @@ async fn killing_each_service_loses_and_doubles_nothing() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn killing_postgres_loses_and_doubles_nothing() -> Result<()> {
-    let (mut system, load) = loaded_system().await?;
+    let (mut system, load) = loaded_system(|_| {}).await?;
     for kill in 1..=KILLS {
         system.stack.postgres.kill9().await?;
         system.stack.postgres.start_again().await?;
@@ -141,7 +147,7 @@ async fn killing_postgres_loses_and_doubles_nothing() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn killing_nats_and_taking_its_streams_loses_and_doubles_nothing() -> Result<()> {
-    let (mut system, load) = loaded_system().await?;
+    let (mut system, load) = loaded_system(|_| {}).await?;
     for kill in 1..=KILLS {
         system.stack.nats.kill9().await?;
         // Commands do not need it.

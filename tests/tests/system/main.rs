@@ -3,6 +3,7 @@
 mod architecture;
 mod audit;
 mod bad_input;
+mod command_replicas;
 mod faults;
 mod flash_sale;
 mod idempotency;

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail, ensure};
 use prost::Message;
 use prost_types::FileDescriptorSet;
 use serde_json::{Value, json};
-use souk_tests::{Gate, PythonExample, Shop, System, repository, souk_binary};
+use souk_tests::{Gate, PythonExample, Shop, System, repository};
 use tonic::Code;
 
 const PLACE_ORDER: &str = "/souk.orders.v1.CommandService/PlaceOrder";
@@ -26,7 +26,7 @@ impl Descriptors {
     fn write() -> Result<Self> {
         let folder = souk_devstack::TemporaryFolder::create()?;
         let file = folder.path().join("souk.binpb");
-        let status = std::process::Command::new(souk_binary()?).args(["call", "--descriptors"]).arg(&file).status()?;
+        let status = std::process::Command::new(souk_devstack::souk_program()?).args(["call", "--descriptors"]).arg(&file).status()?;
         ensure!(status.success(), "souk call --descriptors: {status}");
         Ok(Self { set: FileDescriptorSet::decode(fs::read(&file)?.as_slice())?, folder })
     }

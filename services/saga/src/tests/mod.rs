@@ -31,7 +31,7 @@ use crate::{
     backoff::Backoff,
     board::Board,
     changes::{Advance, Changes, Tail},
-    commands::{GrpcCommands, channel},
+    commands::GrpcCommands,
     reader::Sources,
     shard::{Config, Shard},
     step::{Origin, Step, StepKind, Subject},
@@ -81,7 +81,7 @@ impl World {
     fn start(&mut self) -> Process {
         self.processes += 1;
         let backoff = Backoff::new(Duration::from_millis(5), Duration::from_millis(50));
-        let door = || channel(&self.address).unwrap();
+        let door = || souk_runtime::Peer::connect(&self.address).unwrap();
         let commands = Arc::new(GrpcCommands::new(door(), door(), Duration::from_secs(5)));
         let board = Board::default();
         let bus = Arc::new(self.shop.bus.clone());
