@@ -20,6 +20,11 @@ pub struct Checkpoint {
     pub hash: LogHash,
     /// Revision of the projections that wrote the rows, all as one number; 0 before the first.
     pub revision: u32,
+    /// Number of events set aside up to `position`.
+    pub parked: u32,
+    /// When events set aside were last replayed or dropped, which changes rows but moves no position; 0 before the first
+    /// time, and never the same twice.
+    pub repaired: UnixMillis,
     /// When it was written.
     pub written: UnixMillis,
 }
@@ -65,6 +70,8 @@ fn decode(row: checkpoint::Model) -> Result<Checkpoint, ReadStoreError> {
         position: Position(row.position as u64),
         hash,
         revision: row.revision as u32,
+        parked: row.parked as u32,
+        repaired: UnixMillis(row.repaired_ms),
         written: UnixMillis(row.updated_ms),
     })
 }

@@ -65,6 +65,10 @@ pub mod checkpoint {
         pub hash: Vec<u8>,
         /// Revision of the projections that wrote the rows.
         pub revision: i32,
+        /// Number of events set aside.
+        pub parked: i32,
+        /// When events set aside were last replayed or dropped.
+        pub repaired_ms: i64,
         /// When the checkpoint was written, Unix milliseconds.
         pub updated_ms: i64,
     }

@@ -34,6 +34,14 @@ impl ReadStoreError {
         move |source| Self::Orm { database: name.to_owned(), source }
     }
 
+    /// Whether the database refused the values it was given, as it will again: SQLSTATE 22 (data), 23 (constraint) and 54
+    /// (limit).
+    pub fn refuses_data(&self) -> bool {
+        let Self::Database { source: sqlx::Error::Database(error), .. } = self else { return false };
+        let code = error.code().unwrap_or_default();
+        ["22", "23", "54"].iter().any(|class| code.starts_with(class))
+    }
+
     /// Whether the same call may succeed later without anybody changing data or configuration.
     pub fn retryable(&self) -> bool {
         match self {

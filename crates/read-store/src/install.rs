@@ -122,6 +122,8 @@ async fn seed_checkpoints(database: &Database, logs: Vec<LogId>, now: UnixMillis
         position: Set(0),
         hash: Set(vec![0; 16]),
         revision: Set(0),
+        parked: Set(0),
+        repaired_ms: Set(0),
         updated_ms: Set(now.0),
     });
     checkpoint::Entity::insert_many(rows)

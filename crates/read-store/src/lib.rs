@@ -10,6 +10,7 @@
 //! - `install`: migrations under a lock, [`Installation`], placement seeded once
 //! - `checkpoint`: how far a log is projected: [`Checkpoint`], fencing by [`Fence`]
 //! - `table`: what a view table looks like: [`Table`], [`Column`], [`Row`], [`Value`]
+//! - `parked`: events set aside, and the mark on their entity: [`ParkedEvent`], [`Parked`]
 //! - `port`: what a projector needs of a database: [`ViewStore`], [`Batch`]
 //! - `postgres`, `memory`: its adapters, [`PostgresViews`] and [`MemoryViews`]
 //! - `sql`: the statements, built once from the tables
@@ -23,6 +24,7 @@ mod error;
 mod install;
 mod memory;
 mod migration;
+mod parked;
 mod point;
 mod port;
 mod postgres;
@@ -34,6 +36,7 @@ pub use checkpoint::{Checkpoint, Fence};
 pub use error::ReadStoreError;
 pub use install::Installation;
 pub use memory::MemoryViews;
+pub use parked::{Parked, ParkedEntity, ParkedEvent, ParkedQuery};
 pub use point::{AsOf, PointView, RowRead, ViewRow};
 pub use port::{Advance, Batch, Page, ViewStore, Written};
 pub use postgres::PostgresViews;

@@ -4,9 +4,12 @@ use std::{
 };
 
 use async_trait::async_trait;
-use souk_event_sourcing::{Epoch, LogHash, LogId, Position, UnixMillis};
+use souk_event_sourcing::{Epoch, LogHash, LogId, Position, StreamId, UnixMillis};
 
-use crate::{Advance, Batch, Checkpoint, Fence, Kind, Page, ReadStoreError, Row, RowKey, Table, Value, ViewStore, Written};
+use crate::{
+    Batch, Checkpoint, Fence, Kind, Page, Parked, ParkedEntity, ParkedEvent, ParkedQuery, ReadStoreError, Row, RowKey, Table, Value,
+    ViewStore, Written,
+};
 
 /// [`ViewStore`] in memory, for tests of what is built on it.
 #[derive(Debug)]
@@ -19,13 +22,14 @@ pub struct MemoryViews {
 struct Tables {
     checkpoints: BTreeMap<LogId, Checkpoint>,
     rows: BTreeMap<&'static str, BTreeMap<RowKey, Row>>,
+    parked: BTreeMap<(LogId, Position), ParkedEvent>,
 }
 
 impl MemoryViews {
     /// An empty store of `tables` in which `logs` are placed.
     pub fn new(logs: impl IntoIterator<Item = LogId>, tables: &'static [&'static Table]) -> Self {
         let checkpoints = logs.into_iter().map(|log| (log, start(log, Fence(0), UnixMillis(0)))).collect();
-        Self { tables, state: Mutex::new(Tables { checkpoints, rows: BTreeMap::new() }) }
+        Self { tables, state: Mutex::new(Tables { checkpoints, ..Tables::default() }) }
     }
 
     fn lock(&self) -> MutexGuard<'_, Tables> {
@@ -34,7 +38,8 @@ impl MemoryViews {
 }
 
 fn start(log: LogId, fence: Fence, written: UnixMillis) -> Checkpoint {
-    Checkpoint { log, fence, epoch: Epoch(0), position: Position(0), hash: LogHash::EMPTY, revision: 0, written }
+    let (parked, repaired) = (0, UnixMillis(0));
+    Checkpoint { log, fence, epoch: Epoch(0), position: Position(0), hash: LogHash::EMPTY, revision: 0, parked, repaired, written }
 }
 
 /// The row as it is after writing `row` over `before`.
@@ -45,9 +50,16 @@ fn merge(table: &Table, before: Option<&Row>, row: &Row) -> Row {
             (column.kind, before.map(|before| &before.values[index]), &row.values[index])
         {
             merged.values[index] = Value::Int(sum.saturating_add(*more));
+            merged.position = merged.position.max(before.map_or(Position(0), |before| before.position));
         }
     }
     merged
+}
+
+/// Whether `row` takes the place of `before` (law 4).
+fn replaces(table: &Table, before: &Row, row: &Row) -> bool {
+    let mark = |row: &Row| table.mark().map(|index| row.values[index].clone());
+    table.adds_up() || row.position > before.position || (row.position == before.position && mark(row) != mark(before))
 }
 
 #[async_trait]
@@ -75,23 +87,20 @@ impl ViewStore for MemoryViews {
 
     async fn write(&self, batch: &Batch) -> Result<Written, ReadStoreError> {
         let mut tables = self.lock();
-        let mut lost = Vec::new();
+        let mut written = Written::default();
         for advance in &batch.advances {
             let believed = (advance.fence, advance.from_epoch, advance.from_position);
-            match tables.checkpoints.get_mut(&advance.log) {
-                Some(stored) if (stored.fence, stored.epoch, stored.position) == believed => {
-                    let Advance { log, fence, epoch, position, hash, .. } = *advance;
-                    *stored = Checkpoint { log, fence, epoch, position, hash, revision: batch.revision, written: batch.now };
-                }
-                _ => lost.push(advance.log),
+            let stored = tables.checkpoints.get(&advance.log);
+            if stored.is_none_or(|stored| (stored.fence, stored.epoch, stored.position) != believed) {
+                written.lost.push(advance.log);
             }
         }
-        let won = |log: LogId| !lost.contains(&log) && batch.advances.iter().any(|advance| advance.log == log);
+        let won = |log: LogId| !written.lost.contains(&log) && batch.advances.iter().any(|advance| advance.log == log);
         for table in self.tables {
             let stored = tables.rows.entry(table.name).or_default();
             for row in batch.rows.get(table.name).into_iter().flatten().filter(|row| won(row.key.log)) {
                 match stored.get(&row.key) {
-                    Some(before) if before.position >= row.position => {}
+                    Some(before) if !replaces(table, before, row) => {}
                     before => {
                         let merged = merge(table, before, row);
                         stored.insert(row.key.clone(), merged);
@@ -99,17 +108,74 @@ impl ViewStore for MemoryViews {
                 }
             }
         }
-        Ok(Written { lost })
+        for (log, stream) in batch.released.iter().filter(|(log, _)| won(*log)) {
+            tables.parked.retain(|_, event| (event.log, &event.stream) != (*log, stream));
+        }
+        for event in batch.parked.iter().filter(|event| won(event.log)) {
+            tables.parked.insert((event.log, event.position), event.clone());
+        }
+        for advance in batch.advances.iter().filter(|advance| won(advance.log)) {
+            let log = advance.log;
+            let parked = tables.parked.values().filter(|event| event.log == log).count() as u32;
+            let Some(stored) = tables.checkpoints.get_mut(&log) else { continue };
+            (stored.epoch, stored.position, stored.hash) = (advance.epoch, advance.position, advance.hash);
+            (stored.revision, stored.parked, stored.written) = (batch.revision, parked, batch.now);
+            if batch.released.iter().any(|(of, _)| *of == log) {
+                stored.repaired = batch.now.max(UnixMillis(stored.repaired.0 + 1));
+            }
+            written.moved.push(*stored);
+        }
+        Ok(written)
     }
 
     async fn rewind(&self, log: LogId, fence: Fence, now: UnixMillis) -> Result<bool, ReadStoreError> {
         let mut tables = self.lock();
         match tables.checkpoints.get_mut(&log) {
-            Some(stored) if stored.fence == fence => *stored = start(log, fence, now),
+            Some(stored) if stored.fence == fence => *stored = Checkpoint { repaired: stored.repaired, ..start(log, fence, now) },
             _ => return Ok(false),
         }
+        tables.parked.retain(|_, event| event.log != log);
         tables.rows.values_mut().for_each(|rows| rows.retain(|key, _| key.log != log));
         Ok(true)
+    }
+
+    async fn parked_entities(&self, query: ParkedQuery<'_>) -> Result<Vec<ParkedEntity>, ReadStoreError> {
+        let tables = self.lock();
+        let mut entities: BTreeMap<(LogId, &StreamId), ParkedEntity> = BTreeMap::new();
+        for event in tables.parked.values().filter(|event| query.logs.contains(&event.log)) {
+            let key = (event.log, &event.stream);
+            if query.stream.is_some_and(|only| *only != event.stream) || query.after.is_some_and(|after| key <= after) {
+                continue;
+            }
+            let entity = entities.entry(key).or_insert_with(|| ParkedEntity {
+                log: event.log,
+                stream: event.stream.clone(),
+                events: 0,
+                parked: Parked { at: event.position, since: event.since },
+                reason: event.reason.clone(),
+            });
+            entity.events += 1;
+        }
+        Ok(entities.into_values().take(query.limit).collect())
+    }
+
+    async fn parked_events(
+        &self,
+        log: LogId,
+        stream: &StreamId,
+        after: Position,
+        limit: usize,
+    ) -> Result<Vec<ParkedEvent>, ReadStoreError> {
+        let tables = self.lock();
+        let events = tables.parked.values().filter(|event| event.log == log && event.stream == *stream && event.position > after);
+        Ok(events.take(limit).cloned().collect())
+    }
+
+    async fn blame(&self, log: LogId, fence: Fence, stream: &StreamId, reason: &str) -> Result<bool, ReadStoreError> {
+        let mut tables = self.lock();
+        let held = tables.checkpoints.get(&log).is_some_and(|stored| stored.fence == fence);
+        let first = tables.parked.values_mut().find(|event| held && event.log == log && event.stream == *stream);
+        Ok(first.map(|event| reason.clone_into(&mut event.reason)).is_some())
     }
 
     async fn scan(&self, table: &'static Table, log: LogId, after: Option<&RowKey>, limit: usize) -> Result<Page, ReadStoreError> {

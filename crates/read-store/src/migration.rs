@@ -60,7 +60,20 @@ create table read_checkpoint (
     position bigint not null,
     hash bytea not null,
     revision int not null,
+    parked int not null default 0,
+    repaired_ms bigint not null default 0,
     updated_ms bigint not null,
     primary key (region, partition)
 ) with (fillfactor = 20);
+create table parked_event (
+    region smallint not null,
+    partition int not null,
+    position bigint not null,
+    stream text collate "C" not null,
+    envelope bytea not null,
+    reason text not null,
+    parked_ms bigint not null,
+    primary key (region, partition, position)
+);
+create index parked_event_by_stream on parked_event (region, partition, stream, position);
 "#;

@@ -5,10 +5,11 @@ use futures::future::try_join_all;
 use souk_event_sourcing::{Epoch, LogId, LogPosition, Position, UnixMillis, Version};
 use sqlx::{AssertSqlSafe, Row as _, postgres::PgRow};
 
-use crate::{Database, ReadStore, ReadStoreError, Table};
+use crate::{Database, Parked, ReadStore, ReadStoreError, Table};
 
 /// A table with one row per entity, read by its key. Its key is one text column `key`, and its columns include
-/// `version`, `stale_since`, `parked_at`, `updated_ms` and `body`.
+/// `version`, `stale_since`, `parked_at`, `updated_ms` and `body`. A row of version 0 is a marker: it says that the entity
+/// is parked, and that no event of it could be applied.
 #[derive(Debug)]
 pub struct PointView {
     table: &'static Table,
@@ -25,10 +26,6 @@ pub struct ViewRow {
     pub position: Position,
     /// Revision of the projection that wrote it.
     pub revision: u32,
-    /// Since when an event of this entity could not be applied.
-    pub stale_since: Option<UnixMillis>,
-    /// Position of that event: tokens at or past it cannot be served.
-    pub parked_at: Option<Position>,
     /// Time of the last event.
     pub updated: UnixMillis,
     /// The encoded view message.
@@ -43,18 +40,22 @@ pub struct AsOf {
     pub written: UnixMillis,
     /// Revision of the projections that wrote the rows of this log, all as one number.
     pub revision: u32,
+    /// When parked events of this log were last replayed or dropped; see [`crate::Checkpoint`].
+    pub repaired: UnixMillis,
 }
 
 /// A row, or that there is none, together with the checkpoint of the same snapshot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RowRead {
     pub row: Option<ViewRow>,
+    /// Set when events of this entity could not be applied; then there may be no row because its first one could not.
+    pub parked: Option<Parked>,
     pub as_of: AsOf,
 }
 
 impl PointView {
     pub fn new(table: &'static Table) -> Self {
-        let columns = "c.region, c.partition, c.epoch, c.position, c.updated_ms, c.revision, \
+        let columns = "c.region, c.partition, c.epoch, c.position, c.updated_ms, c.revision, c.repaired_ms, \
                        v.version, v.position, v.revision, v.stale_since, v.parked_at, v.updated_ms, v.body";
         let one = format!(
             "select {columns} from read_checkpoint c \
@@ -143,18 +144,27 @@ fn decode(row: &PgRow) -> Result<RowRead, sqlx::Error> {
         epoch: Epoch(row.try_get::<i64, _>(2)? as u64),
         position: Position(row.try_get::<i64, _>(3)? as u64),
     };
-    let as_of = AsOf { position, written: UnixMillis(row.try_get(4)?), revision: row.try_get::<i32, _>(5)? as u32 };
-    let Some(version) = row.try_get::<Option<i64>, _>(6)? else {
-        return Ok(RowRead { row: None, as_of });
+    let as_of = AsOf {
+        position,
+        written: UnixMillis(row.try_get(4)?),
+        revision: row.try_get::<i32, _>(5)? as u32,
+        repaired: UnixMillis(row.try_get(6)?),
     };
+    let Some(version) = row.try_get::<Option<i64>, _>(7)? else {
+        return Ok(RowRead { row: None, parked: None, as_of });
+    };
+    let (since, at) = (row.try_get::<Option<i64>, _>(10)?, row.try_get::<Option<i64>, _>(11)?);
+    let parked = at.zip(since).map(|(at, since)| Parked { at: Position(at as u64), since: UnixMillis(since) });
+    if version == 0 {
+        // A marker: not one event of the entity is in it.
+        return Ok(RowRead { row: None, parked, as_of });
+    }
     let row = ViewRow {
         version: Version(version as u64),
-        position: Position(row.try_get::<i64, _>(7)? as u64),
-        revision: row.try_get::<i32, _>(8)? as u32,
-        stale_since: row.try_get::<Option<i64>, _>(9)?.map(UnixMillis),
-        parked_at: row.try_get::<Option<i64>, _>(10)?.map(|position| Position(position as u64)),
-        updated: UnixMillis(row.try_get(11)?),
-        body: Bytes::from(row.try_get::<Vec<u8>, _>(12)?),
+        position: Position(row.try_get::<i64, _>(8)? as u64),
+        revision: row.try_get::<i32, _>(9)? as u32,
+        updated: UnixMillis(row.try_get(12)?),
+        body: Bytes::from(row.try_get::<Vec<u8>, _>(13)?),
     };
-    Ok(RowRead { row: Some(row), as_of })
+    Ok(RowRead { row: Some(row), parked, as_of })
 }

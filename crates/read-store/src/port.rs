@@ -1,18 +1,19 @@
 use std::collections::BTreeMap;
 
 use async_trait::async_trait;
-use souk_event_sourcing::{Epoch, LogHash, LogId, Position, UnixMillis};
+use souk_event_sourcing::{Epoch, LogHash, LogId, Position, StreamId, UnixMillis};
 
-use crate::{Checkpoint, Fence, ReadStoreError, Row, RowKey, Table};
+use crate::{Checkpoint, Fence, ParkedEntity, ParkedEvent, ParkedQuery, ReadStoreError, Row, RowKey, Table};
 
 /// What a projector needs of one read database.
 ///
 /// Laws, kept by every adapter and tested by one suite:
-/// 1. [`write`](Self::write) of one log is all or nothing: its rows and its checkpoint, or neither. It happens exactly when
-///    the stored checkpoint has the fence, epoch and position the advance starts from.
+/// 1. [`write`](Self::write) of one log is all or nothing: its rows, its parked and released events and its checkpoint, or
+///    none of them. It happens exactly when the stored checkpoint has the fence, epoch and position the advance starts from.
 /// 2. One log that lost does not hinder the others of the same batch.
 /// 3. [`claim`](Self::claim) makes every earlier fence of those logs lose, for ever.
-/// 4. Within a log a row never goes back: it is replaced only by one of a later position.
+/// 4. Within a log a row never goes back: it is replaced only by one of a later position, or of the same with another mark
+///    (`parked_at`). Sums add up whatever the positions: the checkpoint alone keeps them from being written twice.
 #[async_trait]
 pub trait ViewStore: Send + Sync {
     /// Takes logs over: raises their fences and returns their checkpoints. Logs without a checkpoint are left out.
@@ -27,9 +28,20 @@ pub trait ViewStore: Send + Sync {
     /// Writes rows and checkpoints of many logs in one transaction.
     async fn write(&self, batch: &Batch) -> Result<Written, ReadStoreError>;
 
-    /// Deletes every row of a log and sets its checkpoint before the first event; `false` when `fence` does not hold it
+    /// Deletes every row and every parked event of a log and sets its checkpoint before the first event; `false` when `fence` does not hold it
     /// any more.
     async fn rewind(&self, log: LogId, fence: Fence, now: UnixMillis) -> Result<bool, ReadStoreError>;
+
+    /// Entities with events set aside, in order of log and stream.
+    async fn parked_entities(&self, query: ParkedQuery<'_>) -> Result<Vec<ParkedEntity>, ReadStoreError>;
+
+    /// The events of one entity that are set aside behind position `after`, in order.
+    async fn parked_events(&self, log: LogId, stream: &StreamId, after: Position, limit: usize)
+    -> Result<Vec<ParkedEvent>, ReadStoreError>;
+
+    /// Says anew what stands in the way of the first event set aside of an entity; `false` when `fence` does not hold the
+    /// log any more or nothing of that entity is set aside.
+    async fn blame(&self, log: LogId, fence: Fence, stream: &StreamId, reason: &str) -> Result<bool, ReadStoreError>;
 
     /// A page of a log's rows in order of key, with the checkpoint of the same snapshot: for comparison with a fold.
     async fn scan(&self, table: &'static Table, log: LogId, after: Option<&RowKey>, limit: usize) -> Result<Page, ReadStoreError>;
@@ -42,13 +54,17 @@ pub struct Batch {
     pub advances: Vec<Advance>,
     /// Rows by the name of their table, each key at most once. Only rows of logs that advance are written.
     pub rows: BTreeMap<&'static str, Vec<Row>>,
+    /// Events set aside, each once; only those of logs that advance.
+    pub parked: Vec<ParkedEvent>,
+    /// Entities whose events set aside are in `rows` now, or given up; only those of logs that advance, if only by no step.
+    pub released: Vec<(LogId, StreamId)>,
     /// Revision of all projections as one number.
     pub revision: u32,
     /// The wall clock: what checkpoints and [`crate::Kind::WrittenMs`] columns say.
     pub now: UnixMillis,
 }
 
-/// A step of one log's checkpoint: what the projector believes is stored, and what shall be.
+/// A step of one log's checkpoint: what the projector believes is stored, and what shall be. It may lead nowhere.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Advance {
     pub log: LogId,
@@ -63,6 +79,8 @@ pub struct Advance {
 /// What became of a batch.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Written {
+    /// The checkpoints as they are now.
+    pub moved: Vec<Checkpoint>,
     /// Logs whose stored checkpoint was another one: somebody else writes them, or a crash took the checkpoint back.
     /// Nothing of theirs was written. Drop their rows from memory and read the checkpoint again.
     pub lost: Vec<LogId>,

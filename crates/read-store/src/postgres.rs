@@ -1,13 +1,14 @@
-use std::{collections::HashSet, sync::Arc};
+use std::sync::Arc;
 
 use async_trait::async_trait;
-use souk_event_sourcing::{Epoch, LogHash, LogId, Position, UnixMillis};
+use souk_event_sourcing::{Epoch, InvalidStreamId, LogHash, LogId, Position, StreamId, UnixMillis};
 use sqlx::{AssertSqlSafe, Row as _, postgres::PgRow};
 
 use crate::{
-    Batch, Checkpoint, Database, Fence, Page, ReadStoreError, Row, RowKey, Table, ViewStore, Written,
+    Batch, Checkpoint, Database, Fence, Page, Parked, ParkedEntity, ParkedEvent, ParkedQuery, ReadStoreError, Row, RowKey, Table,
+    ViewStore, Written,
     checkpoint::log_id,
-    sql::{self, CLAIM},
+    sql::{self, BLAME, CLAIM, PARKED_ENTITIES, PARKED_EVENTS},
 };
 
 /// [`ViewStore`] over one read database.
@@ -29,6 +30,12 @@ impl PostgresViews {
         &self.database
     }
 
+    /// Rows that begin with region and partition.
+    fn decode_checkpoints(&self, rows: &[PgRow]) -> Result<Vec<Checkpoint>, ReadStoreError> {
+        let decode = |row: &PgRow| decode_checkpoint(row, log_id(row.try_get(0)?, row.try_get(1)?), 2);
+        rows.iter().map(decode).collect::<Result<_, _>>().map_err(|error| self.failed(error))
+    }
+
     fn failed(&self, error: sqlx::Error) -> ReadStoreError {
         ReadStoreError::database(self.database.name())(error)
     }
@@ -47,24 +54,18 @@ impl ViewStore for PostgresViews {
     async fn claim(&self, logs: &[LogId], now: UnixMillis) -> Result<Vec<Checkpoint>, ReadStoreError> {
         let query = sqlx::query(CLAIM).bind(regions(logs.iter().copied())).bind(partitions(logs.iter().copied())).bind(now.0);
         let rows = query.fetch_all(self.database.pool()).await.map_err(|error| self.failed(error))?;
-        rows.iter()
-            .map(|row| decode_checkpoint(row, log_id(row.try_get(0)?, row.try_get(1)?), 2))
-            .collect::<Result<_, _>>()
-            .map_err(|error| self.failed(error))
+        self.decode_checkpoints(&rows)
     }
 
     async fn checkpoints(&self, logs: &[LogId]) -> Result<Vec<Checkpoint>, ReadStoreError> {
         let query = sqlx::query(
-            "select c.region, c.partition, c.fence, c.epoch, c.position, c.hash, c.revision, c.updated_ms \
+            "select c.region, c.partition, c.fence, c.epoch, c.position, c.hash, c.revision, c.parked, c.repaired_ms, c.updated_ms \
              from unnest($1::smallint[], $2::int[]) i(region, partition) \
              join read_checkpoint c on c.region = i.region and c.partition = i.partition",
         );
         let query = query.bind(regions(logs.iter().copied())).bind(partitions(logs.iter().copied()));
         let rows = query.fetch_all(self.database.pool()).await.map_err(|error| self.failed(error))?;
-        rows.iter()
-            .map(|row| decode_checkpoint(row, log_id(row.try_get(0)?, row.try_get(1)?), 2))
-            .collect::<Result<_, _>>()
-            .map_err(|error| self.failed(error))
+        self.decode_checkpoints(&rows)
     }
 
     async fn load(&self, table: &'static Table, keys: &[RowKey]) -> Result<Vec<Row>, ReadStoreError> {
@@ -92,14 +93,23 @@ impl ViewStore for PostgresViews {
             .bind(advances.iter().map(|advance| advance.position.0 as i64).collect::<Vec<_>>())
             .bind(advances.iter().map(|advance| advance.hash.0.to_vec()).collect::<Vec<_>>())
             .bind(batch.revision as i32)
-            .bind(batch.now.0);
+            .bind(batch.now.0)
+            .bind(regions(batch.released.iter().map(|(log, _)| *log)))
+            .bind(partitions(batch.released.iter().map(|(log, _)| *log)))
+            .bind(batch.released.iter().map(|(_, stream)| stream.as_str()).collect::<Vec<_>>())
+            .bind(regions(batch.parked.iter().map(|event| event.log)))
+            .bind(partitions(batch.parked.iter().map(|event| event.log)))
+            .bind(batch.parked.iter().map(|event| event.position.0 as i64).collect::<Vec<_>>())
+            .bind(batch.parked.iter().map(|event| event.stream.as_str()).collect::<Vec<_>>())
+            .bind(batch.parked.iter().map(|event| event.envelope.to_vec()).collect::<Vec<_>>())
+            .bind(batch.parked.iter().map(|event| event.reason.as_str()).collect::<Vec<_>>());
         for table in self.tables {
             query = sql::bind_rows(query, table, batch.rows.get(table.name).map_or(&[], Vec::as_slice));
         }
         let rows = query.fetch_all(self.database.pool()).await.map_err(|error| self.failed(error))?;
-        let moved = rows.iter().map(|row| Ok(log_id(row.try_get(0)?, row.try_get(1)?))).collect::<Result<HashSet<_>, _>>();
-        let moved = moved.map_err(|error| self.failed(error))?;
-        Ok(Written { lost: advances.iter().map(|advance| advance.log).filter(|log| !moved.contains(log)).collect() })
+        let moved = self.decode_checkpoints(&rows)?;
+        let lost = |log: &LogId| moved.iter().all(|checkpoint| checkpoint.log != *log);
+        Ok(Written { lost: advances.iter().map(|advance| advance.log).filter(lost).collect(), moved })
     }
 
     async fn rewind(&self, log: LogId, fence: Fence, now: UnixMillis) -> Result<bool, ReadStoreError> {
@@ -115,6 +125,63 @@ impl ViewStore for PostgresViews {
         Ok(done.is_some())
     }
 
+    async fn parked_entities(&self, query: ParkedQuery<'_>) -> Result<Vec<ParkedEntity>, ReadStoreError> {
+        let rows = sqlx::query(PARKED_ENTITIES)
+            .bind(regions(query.logs.iter().copied()))
+            .bind(partitions(query.logs.iter().copied()))
+            .bind(query.stream.map(StreamId::as_str))
+            .bind(query.after.map(|(log, _)| log.region.0 as i16))
+            .bind(query.after.map(|(log, _)| i32::from(log.partition.0)))
+            .bind(query.after.map(|(_, stream)| stream.as_str()))
+            .bind(query.limit as i64)
+            .fetch_all(self.database.pool())
+            .await
+            .map_err(|error| self.failed(error))?;
+        rows.iter().map(decode_entity).collect::<Result<_, _>>().map_err(|error| self.failed(error))
+    }
+
+    async fn parked_events(
+        &self,
+        log: LogId,
+        stream: &StreamId,
+        after: Position,
+        limit: usize,
+    ) -> Result<Vec<ParkedEvent>, ReadStoreError> {
+        let rows = sqlx::query(PARKED_EVENTS)
+            .bind(log.region.0 as i16)
+            .bind(i32::from(log.partition.0))
+            .bind(stream.as_str())
+            .bind(after.0 as i64)
+            .bind(limit as i64)
+            .fetch_all(self.database.pool())
+            .await
+            .map_err(|error| self.failed(error))?;
+        let event = |row: &PgRow| {
+            Ok(ParkedEvent {
+                log,
+                position: Position(row.try_get::<i64, _>(0)? as u64),
+                stream: stream.clone(),
+                envelope: row.try_get::<Vec<u8>, _>(1)?.into(),
+                reason: row.try_get(2)?,
+                since: UnixMillis(row.try_get(3)?),
+            })
+        };
+        rows.iter().map(event).collect::<Result<_, _>>().map_err(|error| self.failed(error))
+    }
+
+    async fn blame(&self, log: LogId, fence: Fence, stream: &StreamId, reason: &str) -> Result<bool, ReadStoreError> {
+        let done = sqlx::query(BLAME)
+            .bind(log.region.0 as i16)
+            .bind(i32::from(log.partition.0))
+            .bind(stream.as_str())
+            .bind(fence.0 as i64)
+            .bind(reason)
+            .fetch_optional(self.database.pool())
+            .await
+            .map_err(|error| self.failed(error))?;
+        Ok(done.is_some())
+    }
+
     async fn scan(&self, table: &'static Table, log: LogId, after: Option<&RowKey>, limit: usize) -> Result<Page, ReadStoreError> {
         let query = sqlx::query(AssertSqlSafe(sql::scan(table, after.is_some())))
             .bind(log.region.0 as i16)
@@ -124,13 +191,13 @@ impl ViewStore for PostgresViews {
         let rows = query.fetch_all(self.database.pool()).await.map_err(|error| self.failed(error))?;
         let first = rows.first().ok_or(ReadStoreError::NotPlaced(log))?;
         let checkpoint = decode_checkpoint(first, log, 0).map_err(|error| self.failed(error))?;
-        let empty = first.try_get::<Option<i16>, _>(6).map_err(|error| self.failed(error))?.is_none();
-        let rows = if empty { Vec::new() } else { rows.iter().map(|row| sql::decode_row(table, row, 6)).collect::<Result<_, _>>()? };
+        let empty = first.try_get::<Option<i16>, _>(8).map_err(|error| self.failed(error))?.is_none();
+        let rows = if empty { Vec::new() } else { rows.iter().map(|row| sql::decode_row(table, row, 8)).collect::<Result<_, _>>()? };
         Ok(Page { checkpoint, rows })
     }
 }
 
-/// Reads fence, epoch, position, hash, revision and time from column `first` on.
+/// Reads fence, epoch, position, hash, revision, parked, repaired and time from column `first` on.
 fn decode_checkpoint(row: &PgRow, log: LogId, first: usize) -> Result<Checkpoint, sqlx::Error> {
     let number = |index: usize| row.try_get::<i64, _>(first + index);
     let hash: Vec<u8> = row.try_get(first + 3)?;
@@ -141,6 +208,19 @@ fn decode_checkpoint(row: &PgRow, log: LogId, first: usize) -> Result<Checkpoint
         position: Position(number(2)? as u64),
         hash: LogHash::from_slice(&hash).ok_or_else(|| sqlx::Error::Decode("hash of another length than 16".into()))?,
         revision: row.try_get::<i32, _>(first + 4)? as u32,
-        written: UnixMillis(number(5)?),
+        parked: row.try_get::<i32, _>(first + 5)? as u32,
+        repaired: UnixMillis(number(6)?),
+        written: UnixMillis(number(7)?),
+    })
+}
+
+fn decode_entity(row: &PgRow) -> Result<ParkedEntity, sqlx::Error> {
+    let stream: String = row.try_get(2)?;
+    Ok(ParkedEntity {
+        log: log_id(row.try_get(0)?, row.try_get(1)?),
+        stream: stream.parse().map_err(|error: InvalidStreamId| sqlx::Error::Decode(error.into()))?,
+        events: row.try_get::<i64, _>(3)? as u64,
+        parked: Parked { at: Position(row.try_get::<i64, _>(4)? as u64), since: UnixMillis(row.try_get(6)?) },
+        reason: row.try_get(5)?,
     })
 }

@@ -7,7 +7,7 @@ use sqlx::{
     query::Query,
 };
 
-use crate::{Column, Kind, ReadStoreError, Row, RowKey, Table, Value, checkpoint::log_id};
+use crate::{Column, Kind, ReadStoreError, Row, RowKey, Table, Value, checkpoint::log_id, table::PARKED_AT};
 
 impl Column {
     /// Type of the array its values are bound as. Numbers travel as bigint and lists as array literals, for `unnest` would
@@ -62,7 +62,7 @@ fn unnest<'a>(columns: impl Iterator<Item = &'a Column> + Clone, next: &mut usiz
 /// shape of the append: `fence` locks, in order, the checkpoints that are as the projector believes (its own term, epoch and
 /// position), and every write joins it. A log whose checkpoint is another one keeps its rows untouched.
 pub(crate) fn write(tables: &[&'static Table]) -> String {
-    let mut next = 11;
+    let mut next = 20;
     let mut sql = "with fence as materialized (\
         select c.region, c.partition, i.new_epoch, i.new_position, i.new_hash \
         from unnest($1::smallint[], $2::int[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bytea[]) \
@@ -70,14 +70,27 @@ pub(crate) fn write(tables: &[&'static Table]) -> String {
         join read_checkpoint c on c.region = i.region and c.partition = i.partition \
         and c.fence = i.fence and c.epoch = i.epoch and c.position = i.position \
         order by c.region, c.partition for no key update of c), \
+        released as (delete from parked_event p using unnest($11::smallint[], $12::int[], $13::text[]) i(region, partition, stream) \
+        join fence f on f.region = i.region and f.partition = i.partition \
+        where p.region = i.region and p.partition = i.partition and p.stream = i.stream returning p.region, p.partition), \
+        parked as (insert into parked_event (region, partition, position, stream, envelope, reason, parked_ms) \
+        select f.region, f.partition, i.position, i.stream, i.envelope, i.reason, $10::bigint \
+        from unnest($14::smallint[], $15::int[], $16::bigint[], $17::text[], $18::bytea[], $19::text[]) \
+        i(region, partition, position, stream, envelope, reason) \
+        join fence f on f.region = i.region and f.partition = i.partition returning region, partition), \
         moved as (update read_checkpoint c \
-        set epoch = f.new_epoch, position = f.new_position, hash = f.new_hash, revision = $9::int, updated_ms = $10::bigint \
-        from fence f where c.region = f.region and c.partition = f.partition returning c.region, c.partition)"
+        set epoch = f.new_epoch, position = f.new_position, hash = f.new_hash, revision = $9::int, updated_ms = $10::bigint, \
+        parked = c.parked + (select count(*)::int from parked p where p.region = f.region and p.partition = f.partition) \
+        - (select count(*)::int from released r where r.region = f.region and r.partition = f.partition), \
+        repaired_ms = case when exists (select 1 from released r where r.region = f.region and r.partition = f.partition) \
+        then greatest(c.repaired_ms + 1, $10::bigint) else c.repaired_ms end \
+        from fence f where c.region = f.region and c.partition = f.partition \
+        returning c.region, c.partition, c.fence, c.epoch, c.position, c.hash, c.revision, c.parked, c.repaired_ms, c.updated_ms)"
         .to_owned();
     for (index, table) in tables.iter().enumerate() {
         sql.push_str(&format!(", w{index} as ({})", upsert(table, &mut next)));
     }
-    sql.push_str(" select region, partition from moved");
+    sql.push_str(" select * from moved");
     sql
 }
 
@@ -92,13 +105,23 @@ fn upsert(table: &Table, next: &mut usize) -> String {
         .map(|column| match column.kind {
             // Saturates like the fold: an overflow would fail the transaction of every log.
             Kind::Sum => format!("{0} = least(t.{0}::numeric + excluded.{0}, {1})::bigint", column.name, i64::MAX),
+            // Parked events are added when they are replayed, perhaps behind later ones.
+            _ if table.adds_up() && *column == POSITION => "position = greatest(t.position, excluded.position)".to_owned(),
             _ => format!("{0} = excluded.{0}", column.name),
         })
         .collect();
+    let newer = match (table.adds_up(), table.mark()) {
+        (true, _) => String::new(),
+        (false, None) => " where excluded.position > t.position".to_owned(),
+        (false, Some(_)) => format!(
+            " where excluded.position > t.position \
+             or (excluded.position = t.position and excluded.{PARKED_AT} is distinct from t.{PARKED_AT})"
+        ),
+    };
     format!(
         "insert into {name} as t (region, partition, {columns}) select i.region, i.partition, {values} from {input} \
          join fence f on f.region = i.region and f.partition = i.partition \
-         on conflict (region, partition, {key}) do update set {set} where excluded.position > t.position",
+         on conflict (region, partition, {key}) do update set {set}{newer}",
         name = table.name,
         columns = list("", table.bound().chain(written)),
         values = values.join(", "),
@@ -119,8 +142,9 @@ pub(crate) fn rewind(tables: &[&'static Table]) -> String {
             table.name
         ));
     }
+    sql.push_str(", parked as (delete from parked_event p using fence f where p.region = f.region and p.partition = f.partition)");
     sql.push_str(
-        " update read_checkpoint c set epoch = 0, position = 0, hash = $4::bytea, revision = 0, updated_ms = $5::bigint \
+        " update read_checkpoint c set epoch = 0, position = 0, hash = $4::bytea, revision = 0, parked = 0, updated_ms = $5::bigint \
          from fence f where c.region = f.region and c.partition = f.partition returning c.partition",
     );
     sql
@@ -133,7 +157,7 @@ pub(crate) const CLAIM: &str = "with locked as materialized (\
     order by c.region, c.partition for no key update of c) \
     update read_checkpoint c set fence = greatest(c.fence + 1, $3::bigint) \
     from locked l where c.region = l.region and c.partition = l.partition \
-    returning c.region, c.partition, c.fence, c.epoch, c.position, c.hash, c.revision, c.updated_ms";
+    returning c.region, c.partition, c.fence, c.epoch, c.position, c.hash, c.revision, c.parked, c.repaired_ms, c.updated_ms";
 
 /// Rows by their keys. `offset 0` keeps the look-up a look-up per key, whatever size the table had when it was planned.
 pub(crate) fn load(table: &Table) -> String {
@@ -149,6 +173,26 @@ pub(crate) fn load(table: &Table) -> String {
     )
 }
 
+/// Entities with events set aside, in order of log and stream: of the logs in $1 and $2, only $3 unless null, behind ($4, $5,
+/// $6) unless null, at most $7.
+pub(crate) const PARKED_ENTITIES: &str = "select e.* from unnest($1::smallint[], $2::int[]) i(region, partition) \
+    cross join lateral (select p.region, p.partition, p.stream, count(*) as events, min(p.position) as position, \
+    (array_agg(p.reason order by p.position))[1] as reason, min(p.parked_ms) as parked_ms from parked_event p \
+    where p.region = i.region and p.partition = i.partition and ($3::text is null or p.stream = $3) \
+    and ($4::smallint is null or (p.region, p.partition, p.stream) > ($4, $5::int, $6::text)) \
+    group by p.region, p.partition, p.stream order by p.stream limit $7) e order by e.region, e.partition, e.stream limit $7";
+
+/// The events set aside of one entity behind a position, in order.
+pub(crate) const PARKED_EVENTS: &str = "select position, envelope, reason, parked_ms from parked_event \
+    where region = $1::smallint and partition = $2::int and stream = $3 and position > $4::bigint order by position limit $5";
+
+/// Another reason for the first event set aside of an entity, if fence $4 still holds its log.
+pub(crate) const BLAME: &str = "with fence as materialized (select region, partition from read_checkpoint \
+    where region = $1::smallint and partition = $2::int and fence = $4::bigint for no key update) \
+    update parked_event p set reason = $5 from fence f where p.region = f.region and p.partition = f.partition and p.position = \
+    (select min(q.position) from parked_event q where q.region = f.region and q.partition = f.partition and q.stream = $3) \
+    returning p.position";
+
 /// A page of one log's rows in order of key, after the key bound from $4 on if `after`. One snapshot with the checkpoint,
 /// which comes with every row and alone when there is none.
 pub(crate) fn scan(table: &Table, after: bool) -> String {
@@ -158,7 +202,7 @@ pub(crate) fn scan(table: &Table, after: bool) -> String {
     });
     let beyond = format!("and ({}) > ({})", list("t.", table.key), binds.collect::<Vec<_>>().join(", "));
     format!(
-        "select c.fence, c.epoch, c.position, c.hash, c.revision, c.updated_ms, r.* from read_checkpoint c left join lateral (\
+        "select c.fence, c.epoch, c.position, c.hash, c.revision, c.parked, c.repaired_ms, c.updated_ms, r.* from read_checkpoint c left join lateral (\
          select t.region, t.partition, {} from {} t where t.region = c.region and t.partition = c.partition {} order by {} limit $3\
          ) r on true where c.region = $1 and c.partition = $2 order by {}",
         list("t.", table.bound()),

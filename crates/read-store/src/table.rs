@@ -1,6 +1,9 @@
 use bytes::Bytes;
 use souk_event_sourcing::{LogId, Position};
 
+/// Name of the column that marks rows of parked entities.
+pub(crate) const PARKED_AT: &str = "parked_at";
+
 /// A view table. Beside the columns named here every table begins with `region`, `partition`, and has `position` (of the
 /// last event that went into the row) and `revision` (of the projection that wrote it). Its primary key is
 /// (`region`, `partition`, key…).
@@ -82,6 +85,16 @@ impl Table {
     /// Columns whose values travel in a [`Row`].
     pub fn value_columns(&self) -> impl Iterator<Item = &Column> {
         self.columns.iter().filter(|column| column.kind != Kind::WrittenMs)
+    }
+
+    /// Whether its rows are sums.
+    pub(crate) fn adds_up(&self) -> bool {
+        self.columns.iter().any(|column| column.kind == Kind::Sum)
+    }
+
+    /// Index among the values of the column that says from where on the row's entity is parked, if it has one.
+    pub(crate) fn mark(&self) -> Option<usize> {
+        self.value_columns().position(|column| column.name == PARKED_AT)
     }
 }
 

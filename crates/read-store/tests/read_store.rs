@@ -13,10 +13,10 @@ use sea_orm_migration::{
     },
 };
 use souk_devstack::{Postgres, PostgresOptions, TemporaryFolder};
-use souk_event_sourcing::{Epoch, LogHash, LogId, Partition, Position, Region, UnixMillis};
+use souk_event_sourcing::{Epoch, LogHash, LogId, Partition, Position, Region, StreamId, UnixMillis};
 use souk_read_store::{
-    Access, Advance, Batch, Checkpoint, Column, DatabaseConfig, Fence, Installation, Kind, MemoryViews, PointView, PostgresViews,
-    ReadStore, ReadStoreError, Row, RowKey, Table, Value, ViewStore,
+    Access, Advance, Batch, Checkpoint, Column, DatabaseConfig, Fence, Installation, Kind, MemoryViews, Parked, ParkedEvent, ParkedQuery,
+    PointView, PostgresViews, ReadStore, ReadStoreError, Row, RowKey, Table, Value, ViewStore,
 };
 
 static THING: Table = Table {
@@ -119,7 +119,7 @@ fn step(checkpoint: &Checkpoint, position: u64) -> Advance {
 
 fn batch(advances: impl Into<Vec<Advance>>, things: impl Into<Vec<Row>>, tallies: impl Into<Vec<Row>>) -> Batch {
     let rows = [(THING.name, things.into()), (TALLY.name, tallies.into())].into();
-    Batch { advances: advances.into(), rows, revision: 5, now: NOW }
+    Batch { advances: advances.into(), rows, revision: 5, now: NOW, ..Batch::default() }
 }
 
 async fn stored(store: &dyn ViewStore, table: &'static Table, partition: u16) -> Vec<Row> {
@@ -135,6 +135,7 @@ async fn the_laws_of_the_port(store: &dyn ViewStore) {
     a_write_is_all_or_nothing_per_log(store).await;
     a_claim_shuts_out_every_earlier_fence(store).await;
     rows_never_go_back_and_sums_add_up(store).await;
+    events_are_set_aside_and_released_with_the_checkpoint(store).await;
     a_rewind_empties_one_log_only(store).await;
     rows_are_read_in_pages_with_the_checkpoint(store).await;
 }
@@ -192,13 +193,94 @@ async fn rows_never_go_back_and_sums_add_up(store: &dyn ViewStore) {
     assert_eq!(stored(store, &TALLY, 3).await, [tally(3, "x", 1, 4)]);
 }
 
+fn parked(partition: u16, stream: &str, position: u64) -> ParkedEvent {
+    ParkedEvent {
+        log: log(partition),
+        position: Position(position),
+        stream: stream.parse().unwrap(),
+        envelope: format!("event {position}").into(),
+        reason: format!("reason {position}"),
+        since: NOW,
+    }
+}
+
+/// A row as [`thing`], of an entity parked at `at`.
+fn marked(partition: u16, key: &str, position: u64, at: u64) -> Row {
+    let mut row = thing(partition, key, position, b"before");
+    (row.values[1], row.values[2]) = (Value::Int(NOW.0), Value::Int(at as i64));
+    row
+}
+
+async fn events_are_set_aside_and_released_with_the_checkpoint(store: &dyn ViewStore) {
+    let mine = store.claim(&[log(0), log(1)], NOW).await.unwrap();
+    let [first, second] = [0, 1].map(|partition| *mine.iter().find(|checkpoint| checkpoint.log == log(partition)).unwrap());
+    let zombie = Advance { fence: Fence(1), ..step(&second, 9) };
+    let to = step(&first, 20);
+    let rows = [thing(0, "p", 15, b"before"), marked(0, "q", 0, 17)];
+    store.write(&batch([step(&first, 16)], [rows[0].clone()], [tally(0, "p", 16, 1)])).await.unwrap();
+    let first = checkpoint(store, 0).await;
+    // The row of "p" gets its mark although its position stays.
+    let rows = [marked(0, "p", 15, 18), rows[1].clone()];
+    let aside = vec![parked(0, "thing-q", 17), parked(0, "thing-p", 18), parked(0, "thing-q", 19), parked(1, "thing-z", 9)];
+    let batch_of = |advances: Vec<Advance>, parked| Batch { parked, ..batch(advances, rows.clone(), []) };
+    let to = Advance { from_epoch: first.epoch, from_position: first.position, ..to };
+    let written = store.write(&batch_of(vec![to, zombie], aside.clone())).await.unwrap();
+    assert_eq!(written.lost, [log(1)]);
+    let [now] = written.moved[..] else { panic!("one log moved") };
+    assert_eq!((now.log, now.position, now.parked, now.repaired), (log(0), Position(20), 3, UnixMillis(0)));
+    assert_eq!((checkpoint(store, 0).await, checkpoint(store, 1).await.parked), (now, 0));
+    let stored_things = stored(store, &THING, 0).await;
+    assert!(rows.iter().all(|row| stored_things.contains(row)), "{stored_things:?}");
+
+    let logs = [log(0), log(1)];
+    let entities = store.parked_entities(ParkedQuery::all(&logs, 10)).await.unwrap();
+    let seen: Vec<_> =
+        entities.iter().map(|entity| (entity.stream.as_str(), entity.events, entity.parked.at.0, entity.reason.as_str())).collect();
+    assert_eq!(seen, [("thing-p", 1, 18, "reason 18"), ("thing-q", 2, 17, "reason 17")]);
+    assert_eq!(store.parked_entities(ParkedQuery::all(&logs, 1)).await.unwrap(), entities[..1]);
+    let p: StreamId = "thing-p".parse().unwrap();
+    let q: StreamId = "thing-q".parse().unwrap();
+    let after = ParkedQuery { after: Some((log(0), &p)), ..ParkedQuery::all(&logs, 10) };
+    assert_eq!(store.parked_entities(after).await.unwrap(), entities[1..]);
+    let only = ParkedQuery { stream: Some(&p), ..ParkedQuery::all(&logs, 10) };
+    assert_eq!(store.parked_entities(only).await.unwrap(), entities[..1]);
+    assert_eq!(store.parked_events(log(0), &q, Position(0), 10).await.unwrap(), [aside[0].clone(), aside[2].clone()]);
+    assert_eq!(store.parked_events(log(0), &q, Position(17), 10).await.unwrap(), [aside[2].clone()]);
+    assert_eq!(store.parked_events(log(0), &q, Position(0), 1).await.unwrap(), [aside[0].clone()]);
+    assert!(!store.blame(log(0), Fence(1), &q, "another").await.unwrap());
+    assert!(store.blame(log(0), now.fence, &q, "another").await.unwrap());
+    assert_eq!(store.parked_entities(ParkedQuery::all(&logs, 10)).await.unwrap()[1].reason, "another");
+
+    // Released: the rows come, sums at a position that others have passed, and no position moves.
+    let release = |from: Checkpoint| Batch {
+        released: vec![(log(0), q.clone())],
+        ..batch([step(&from, from.position.0)], [thing(0, "q", 19, b"whole")], [tally(0, "p", 12, 5)])
+    };
+    let stale = Checkpoint { fence: Fence(1), ..now };
+    assert_eq!(store.write(&release(stale)).await.unwrap().lost, [log(0)]);
+    assert_eq!(checkpoint(store, 0).await, now);
+    let written = store.write(&release(now)).await.unwrap();
+    let released = written.moved[0];
+    assert_eq!((released.position, released.parked, released.repaired), (Position(20), 1, NOW));
+    assert!(stored(store, &THING, 0).await.contains(&thing(0, "q", 19, b"whole")));
+    let sum = stored(store, &TALLY, 0).await.into_iter().find(|row| row.key == tally(0, "p", 0, 0).key);
+    assert_eq!(sum, Some(tally(0, "p", 16, 6)));
+    let again = Batch { released: vec![(log(0), p)], ..batch([step(&released, 20)], [], []) };
+    assert_eq!(store.write(&again).await.unwrap().moved[0].repaired, UnixMillis(NOW.0 + 1), "never the same twice");
+    assert_eq!((checkpoint(store, 0).await.parked, store.parked_entities(ParkedQuery::all(&logs, 10)).await.unwrap()), (0, vec![]));
+}
+
 async fn a_rewind_empties_one_log_only(store: &dyn ViewStore) {
-    let fence = checkpoint(store, 2).await.fence;
+    let before = checkpoint(store, 2).await;
+    let fence = before.fence;
+    store.write(&Batch { parked: vec![parked(2, "thing-a", 11)], ..batch([step(&before, 11)], [], []) }).await.unwrap();
     assert!(store.rewind(log(2), fence, NOW).await.unwrap());
+    assert!(store.parked_entities(ParkedQuery::all(&[log(2)], 10)).await.unwrap().is_empty());
+    assert_eq!(checkpoint(store, 2).await.parked, 0);
     assert!(stored(store, &THING, 2).await.is_empty() && stored(store, &TALLY, 2).await.is_empty());
     let start = checkpoint(store, 2).await;
     assert_eq!((start.fence, start.epoch, start.position, start.hash), (fence, Epoch(0), Position(0), LogHash::EMPTY));
-    assert_eq!((stored(store, &THING, 0).await.len(), stored(store, &TALLY, 3).await.len()), (1, 1));
+    assert_eq!((stored(store, &THING, 0).await.len(), stored(store, &TALLY, 3).await.len()), (3, 1));
     let written = store.write(&batch([step(&start, 1)], [thing(2, "a", 1, b"anew")], [])).await.unwrap();
     assert!(written.lost.is_empty());
 }
@@ -287,12 +369,21 @@ async fn a_row_is_read_with_the_checkpoint_of_its_snapshot(server: &Server) {
         (row.version.0, row.position, row.revision, row.updated, &*row.body),
         (2, Position(2), 3, UnixMillis(7), b"body".as_slice())
     );
-    assert_eq!((row.stale_since, row.parked_at), (None, None));
+    assert_eq!(found.parked, None);
     let as_of = found.as_of;
     assert_eq!((as_of.position.log, as_of.position.epoch, as_of.position.position), (log(0), Epoch(9), Position(2)));
     assert_eq!((as_of.written, as_of.revision), (NOW, 5));
     let missing = readers.read_row(&view, log(2), "a").await.unwrap();
     assert_eq!((missing.row, missing.as_of.position.position), (None, Position(0)));
+    let views = PostgresViews::new(store.database_of(log(2)).unwrap().clone(), TABLES);
+    let mine = views.claim(&[log(2)], NOW).await.unwrap()[0];
+    let mut marker = marked(2, "b", 0, 2);
+    marker.values[0] = Value::Int(0);
+    views.write(&batch([step(&mine, 3)], [marked(2, "a", 1, 3), marker], [])).await.unwrap();
+    for (key, is_row, at) in [("a", true, 3), ("b", false, 2)] {
+        let read = readers.read_row(&view, log(2), key).await.unwrap();
+        assert_eq!((read.row.is_some(), read.parked), (is_row, Some(Parked { at: Position(at), since: NOW })));
+    }
     let many = readers.read_rows(&view, &[(log(1), "a"), (log(0), "b"), (log(0), "a"), (log(3), "a")]).await.unwrap();
     let seen: Vec<_> = many.iter().map(|read| (read.as_of.position.log, read.row.is_some())).collect();
     assert_eq!(seen, [(log(1), true), (log(0), false), (log(0), true), (log(3), false)]);

@@ -2,7 +2,7 @@ use bytes::Bytes;
 use prost::Message;
 use prost_types::Timestamp;
 use souk_event_sourcing::{Etag, LogId, Position, RecordedEvent, UnixMillis, Version};
-use souk_read_store::{Row, RowKey, Table, Value};
+use souk_read_store::{Parked, Row, RowKey, Table, Value};
 
 /// A view with one row per entity, whose row is an encoded message. Pure: the row is a function of the entity's events.
 pub(crate) trait EntityView: Message + Default {
@@ -26,11 +26,11 @@ pub(crate) trait EntityView: Message + Default {
     /// Values of the columns after `body`.
     fn filters(&self) -> Vec<Value>;
 
-    fn to_row(&self, key: RowKey, position: Position) -> Row {
+    fn to_row(&self, key: RowKey, position: Position, parked: Option<Parked>) -> Row {
         let mut values = vec![
             Value::Int(self.version().0 as i64),
-            Value::Null,
-            Value::Null,
+            parked.map_or(Value::Null, |parked| Value::Int(parked.since.0)),
+            parked.map_or(Value::Null, |parked| Value::Int(parked.at.0 as i64)),
             Value::Int(self.updated().0),
             Value::Bytes(self.encode_to_vec().into()),
         ];
@@ -41,6 +41,12 @@ pub(crate) trait EntityView: Message + Default {
 
 /// Index of `body` among the values of such a row.
 pub(crate) const BODY: usize = 4;
+
+/// What such a row says of events set aside.
+pub(crate) fn mark(row: &Row) -> Option<Parked> {
+    let (since, at) = (row.values[1].as_int()?, row.values[2].as_int()?);
+    Some(Parked { at: Position(at as u64), since: UnixMillis(since) })
+}
 
 /// What an event brings besides its payload.
 #[derive(Debug, Clone)]
@@ -70,9 +76,12 @@ pub(crate) fn millis(time: Option<&Timestamp>) -> UnixMillis {
     UnixMillis(time.map_or(0, |time| time.seconds * 1_000 + i64::from(time.nanos) / 1_000_000))
 }
 
-/// Key and body of a row of one of the entity views, as the change feed carries them; `None` for rows of other tables.
-pub fn changed_body<'a>(view: &str, row: &'a Row) -> Option<(&'a str, &'a Bytes)> {
+/// Key and body of a row of one of the entity views, as the change feed carries them; `None` for rows of other tables. The
+/// row of a parked entity comes without its body, for the feed cannot say how far it may be trusted: caches read it again,
+/// with its marks.
+pub fn changed_body<'a>(view: &str, row: &'a Row) -> Option<(&'a str, Option<&'a Bytes>)> {
     let is_entity = [&crate::PRODUCT, &crate::AVAILABILITY, &crate::CART, &crate::ORDER].iter().any(|table| table.name == view);
     is_entity.then_some(())?;
-    Some((row.key.key.first()?.as_text()?, row.values.get(BODY)?.as_bytes()?))
+    let body = row.values[BODY].as_bytes().filter(|_| mark(row).is_none());
+    Some((row.key.key.first()?.as_text()?, body))
 }

@@ -1,6 +1,6 @@
 use std::collections::{BTreeMap, HashMap};
 
-use souk_event_sourcing::{LogId, Position, RecordedEvent};
+use souk_event_sourcing::{LogId, RecordedEvent, StreamId, UnixMillis};
 use souk_read_store::{ReadStoreError, Row, RowKey, Table, Value, ViewStore};
 
 use crate::{
@@ -45,14 +45,11 @@ impl Folder {
             let asked: Vec<_> = keys.keys().cloned().collect();
             for row in store.load(table, &asked).await? {
                 let Some(key) = keys.get(&row.key) else { continue };
-                let entity = Entity::decode(key.1.category(), &row)?;
-                self.rows.entities.insert(key.clone(), Held { entity, position: row.position, changed: false });
+                self.rows.entities.insert(key.clone(), Held::stored(key.1.category(), &row)?);
             }
             for key in keys.into_values() {
                 let category = key.1.category().to_owned();
-                self.rows
-                    .entities
-                    .get_or_insert(&key, || Entity::empty(&category).map(|entity| Held { entity, position: Position(0), changed: false }));
+                self.rows.entities.get_or_insert(&key, || Held::empty(&category));
             }
         }
         Ok(())
@@ -61,9 +58,24 @@ impl Folder {
     /// Folds one event into rows that [`prepare`](Self::prepare) has loaded.
     ///
     /// # Errors
-    /// A poison event leaves the rows as they were; events before it stay folded.
+    /// A poison event leaves the rows as they were; events before it stay folded. Every event of a parked entity is one.
     pub fn apply(&mut self, event: &RecordedEvent) -> Result<(), Poison> {
         self.rows.apply(event)
+    }
+
+    /// Marks the row of an event that is set aside; the first such event of an entity decides from where on it is parked.
+    pub fn park(&mut self, event: &RecordedEvent, since: UnixMillis) {
+        self.rows.park(event, since);
+    }
+
+    /// Takes the mark off an entity whose row [`prepare`](Self::prepare) has loaded: its parked events come now, in order.
+    pub fn release(&mut self, log: LogId, stream: &StreamId) {
+        self.rows.release(log, stream);
+    }
+
+    /// Passes over an event that is given up: the row counts it and is not changed by it.
+    pub fn skip(&mut self, event: &RecordedEvent) {
+        self.rows.skip(event);
     }
 
     /// Takes the rows that changed, by the name of their table; ends the batch.

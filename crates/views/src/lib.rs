@@ -24,6 +24,11 @@
 //! `order_timeline`, which says when the row was written, and `stale_since` and `parked_at`, which say what could not be
 //! applied. [`Reference`] folds events into the rows that must be stored; [`souk_read_store::ViewStore::scan`] reads what is.
 //!
+//! # Parked entities
+//! An event that cannot be applied parks its entity: it and all later ones of its stream are set aside, and the entity's row
+//! says from which position on (`parked_at`) and since when (`stale_since`). If its first event is one, a marker stands in
+//! for the row: version and position 0, no body; no list shows it.
+//!
 //! # Sales
 //! An order counts when its payment is recorded as valid, on the day (UTC) of that event: units and line totals of every
 //! line, under the line's product and currency. A payment that is owed back at once (`refund_due`) never counts, and a paid
@@ -64,7 +69,7 @@ pub use entity_view::changed_body;
 pub use folder::Folder;
 pub use migration::ViewsMigrator;
 pub use payload::{Poison, PoisonReason};
-pub use reference::{Reference, comparable, fold_reference};
+pub use reference::{Reference, comparable, fold_reference, is_marker};
 pub use tables::{
     AVAILABILITY, AVAILABILITY_VIEW, CART, CART_VIEW, ORDER, ORDER_TIMELINE, ORDER_VIEW, PRODUCT, PRODUCT_VIEW, SALES_DAY, TABLES,
 };

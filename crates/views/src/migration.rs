@@ -80,6 +80,7 @@ create index product_view_by_tag on product_view using gin (tags);
 
 create index order_view_by_time on order_view (placed_ms desc, key desc);
 create index order_view_by_customer on order_view (customer_id, placed_ms desc, key desc);
+create index order_view_parked on order_view (stale_since) where stale_since is not null;
 create index order_view_by_state on order_view (state, placed_ms desc, key desc);
 
 create table order_timeline (

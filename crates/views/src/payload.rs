@@ -1,7 +1,7 @@
 use souk_event_sourcing::{Position, RecordedEvent, StreamId, Version};
 
 /// An event that no projection here can apply. Deterministic: the same event fails again until the code or the rows change,
-/// so it stops what it belongs to (law 11) and is never skipped.
+/// so it parks the entity it belongs to (law 11) and is never skipped.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("event {position} ({kind} of {stream}) cannot be applied: {reason}")]
 pub struct Poison {
@@ -24,6 +24,9 @@ pub enum PoisonReason {
     Encrypted,
     #[error("its payload does not decode: {0}")]
     Malformed(String),
+    /// An earlier event of its entity is set aside.
+    #[error("it stands behind event {0} of its entity")]
+    Behind(Position),
     /// The row is not the fold of the events before: somebody changed or removed it.
     #[error("the row is at version {row}, the event at {event}")]
     RowAstray { row: Version, event: Version },

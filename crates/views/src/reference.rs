@@ -39,12 +39,17 @@ impl Reference {
             name => {
                 let of_table = |entity: &Entity| entity.table().name == name;
                 let held = self.0.entities.iter().filter(|(_, held)| held.position > Position(0) && of_table(&held.entity));
-                held.map(|(key, held)| held.entity.to_row(key, held.position)).collect()
+                held.map(|(key, held)| held.to_row(key)).collect()
             }
         };
         rows.sort_by(|a, b| a.key.cmp(&b.key));
         rows
     }
+}
+
+/// Whether a stored row only says that its entity is parked: no event is in it, hence no fold has it.
+pub fn is_marker(row: &Row) -> bool {
+    row.position == Position(0)
 }
 
 /// A stored row without what is no function of the events: since when it stands still. (`projected_ms` is never read.)

@@ -2,13 +2,13 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use prost::Message;
-use souk_event_sourcing::{LogId, Position, RecordedEvent, StreamId, Version};
+use souk_event_sourcing::{LogId, Position, RecordedEvent, StreamId, UnixMillis, Version};
 use souk_proto::{cart::v1::Cart, catalog::v1::Product, orders::v1::Order, stock::v1::Availability};
-use souk_read_store::{ReadStoreError, Row, RowKey, Table, Value};
+use souk_read_store::{Parked, ReadStoreError, Row, RowKey, Table, Value};
 
 use crate::{
     ORDER_TIMELINE, Poison, PoisonReason, SALES_DAY,
-    entity_view::{BODY, EntityView, Moment},
+    entity_view::{BODY, EntityView, Moment, mark},
     generations::Generations,
     order::OrderEvent,
     sales, timeline,
@@ -30,7 +30,9 @@ pub(crate) enum Entity {
 #[derive(Debug)]
 pub(crate) struct Held {
     pub entity: Entity,
+    /// Of the last event in it; 0 when there is none.
     pub position: Position,
+    pub parked: Option<Parked>,
     pub changed: bool,
 }
 
@@ -58,7 +60,7 @@ impl Entity {
     }
 
     /// The row as it is stored.
-    pub(crate) fn decode(category: &str, row: &Row) -> Result<Self, ReadStoreError> {
+    fn decode(category: &str, row: &Row) -> Result<Self, ReadStoreError> {
         let body = row.values[BODY].as_bytes().cloned().unwrap_or_else(Bytes::new);
         let decoded = match category {
             Product::CATEGORY => Product::decode(body).map(Self::Product),
@@ -87,13 +89,35 @@ impl Entity {
         }
     }
 
-    pub(crate) fn to_row(&self, (log, stream): &EntityKey, position: Position) -> Row {
-        let key = RowKey { log: *log, key: vec![Value::from(stream.id())] };
+    /// Takes over version and time of an event without what it says.
+    fn stamp(&mut self, at: &Moment) {
         match self {
-            Self::Product(product) => product.to_row(key, position),
-            Self::Availability(availability) => availability.to_row(key, position),
-            Self::Cart(cart) => cart.to_row(key, position),
-            Self::Order(order) => order.to_row(key, position),
+            Self::Product(product) => product.stamp(at),
+            Self::Availability(availability) => availability.stamp(at),
+            Self::Cart(cart) => cart.stamp(at),
+            Self::Order(order) => order.stamp(at),
+        }
+    }
+}
+
+impl Held {
+    /// Before the first event of a stream; `None` for a category without a view.
+    pub(crate) fn empty(category: &str) -> Option<Self> {
+        Entity::empty(category).map(|entity| Self { entity, position: Position(0), parked: None, changed: false })
+    }
+
+    /// As it is stored.
+    pub(crate) fn stored(category: &str, row: &Row) -> Result<Self, ReadStoreError> {
+        Ok(Self { entity: Entity::decode(category, row)?, position: row.position, parked: mark(row), changed: false })
+    }
+
+    pub(crate) fn to_row(&self, (log, stream): &EntityKey) -> Row {
+        let key = RowKey { log: *log, key: vec![Value::from(stream.id())] };
+        match &self.entity {
+            Entity::Product(product) => product.to_row(key, self.position, self.parked),
+            Entity::Availability(availability) => availability.to_row(key, self.position, self.parked),
+            Entity::Cart(cart) => cart.to_row(key, self.position, self.parked),
+            Entity::Order(order) => order.to_row(key, self.position, self.parked),
         }
     }
 }
@@ -102,11 +126,10 @@ impl Rows {
     /// Folds one event in. An event that cannot be applied leaves the rows as they were.
     pub(crate) fn apply(&mut self, event: &RecordedEvent) -> Result<(), Poison> {
         let key = (event.log, event.stream.clone());
-        let fresh = || {
-            let entity = Entity::empty(event.stream.category())?;
-            Some(Held { entity, position: Position(0), changed: false })
-        };
-        let held = self.entities.get_or_insert(&key, fresh).ok_or_else(|| Poison::new(event, PoisonReason::UnknownCategory))?;
+        let held = held(&mut self.entities, &key).ok_or_else(|| Poison::new(event, PoisonReason::UnknownCategory))?;
+        if let Some(parked) = held.parked {
+            return Err(Poison::new(event, PoisonReason::Behind(parked.at)));
+        }
         let row = held.entity.version();
         if event.version != row.next() {
             return Err(Poison::new(event, PoisonReason::RowAstray { row, event: event.version }));
@@ -129,10 +152,47 @@ impl Rows {
             }
         }
         held.position = event.position;
-        if !std::mem::replace(&mut held.changed, true) {
+        self.change(key);
+        Ok(())
+    }
+
+    /// Sets an event aside: its entity stands still from here on. An entity of no view has nothing that could say so.
+    pub(crate) fn park(&mut self, event: &RecordedEvent, since: UnixMillis) {
+        let key = (event.log, event.stream.clone());
+        if let Some(held) = held(&mut self.entities, &key)
+            && held.parked.is_none()
+        {
+            held.parked = Some(Parked { at: event.position, since });
+            self.change(key);
+        }
+    }
+
+    /// Lets an entity go on.
+    pub(crate) fn release(&mut self, log: LogId, stream: &StreamId) {
+        let key = (log, stream.clone());
+        if let Some(held) = held(&mut self.entities, &key)
+            && held.parked.take().is_some()
+        {
+            self.change(key);
+        }
+    }
+
+    /// Counts an event as one that changes nothing.
+    pub(crate) fn skip(&mut self, event: &RecordedEvent) {
+        let key = (event.log, event.stream.clone());
+        if let Some(held) = held(&mut self.entities, &key) {
+            held.entity.stamp(&Moment::of(event));
+            held.position = event.position;
+            self.change(key);
+        }
+    }
+
+    fn change(&mut self, key: EntityKey) {
+        if let Some(held) = self.entities.get_mut(&key)
+            && !std::mem::replace(&mut held.changed, true)
+        {
             self.changed.push(key);
         }
-        Ok(())
     }
 
     /// Drops everything of a log.
@@ -148,7 +208,7 @@ impl Rows {
         for key in std::mem::take(&mut self.changed) {
             if let Some(held) = self.entities.get_mut(&key) {
                 held.changed = false;
-                changed.entry(held.entity.table().name).or_default().push(held.entity.to_row(&key, held.position));
+                changed.entry(held.entity.table().name).or_default().push(held.to_row(&key));
             }
         }
         let timeline = std::mem::take(&mut self.timeline);
@@ -160,6 +220,11 @@ impl Rows {
         }
         changed
     }
+}
+
+/// What is held of an entity, made if it must be; `None` for a category without a view.
+fn held<'a>(entities: &'a mut Generations<EntityKey, Held>, key: &EntityKey) -> Option<&'a mut Held> {
+    entities.get_or_insert(key, || Held::empty(key.1.category()))
 }
 
 fn step<V: EntityView>(view: &mut V, event: &V::Event, at: &Moment) {

@@ -321,7 +321,7 @@ async fn fold_in_batches(store: &dyn ViewStore, events: &[RecordedEvent], sizes:
             Advance { log, fence, from_epoch, from_position, epoch: last.epoch, position: last.position, hash: last.hash }
         };
         let advances = logs.iter().filter_map(|log| batch.iter().rfind(|event| event.log == *log)).map(advance).collect();
-        let batch = Batch { advances, rows: folder.finish(), revision: revision(), now: UnixMillis(2) };
+        let batch = Batch { advances, rows: folder.finish(), revision: revision(), now: UnixMillis(2), ..Batch::default() };
         assert!(store.write(&batch).await.unwrap().lost.is_empty());
         if rest.len() % 3 == 0 {
             folder.forget(logs[rest.len() % 2]);

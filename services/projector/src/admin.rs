@@ -18,9 +18,9 @@ pub(crate) struct Admin {
 #[tonic::async_trait]
 impl AdminService for Admin {
     async fn get_status(&self, _: Request<GetStatusRequest>) -> Result<Response<GetStatusResponse>, Status> {
-        let partitions = self.board.borrow().partitions();
+        let board = self.board.borrow().clone();
+        let (partitions, halted) = (board.partitions(), board.halted());
         let lag: u64 = partitions.iter().map(|partition| partition.head.saturating_sub(partition.position)).sum();
-        let halted: u64 = partitions.iter().map(|partition| partition.parked).sum();
         Ok(Response::new(GetStatusResponse {
             service: "projector".to_owned(),
             replica: self.replica.clone(),

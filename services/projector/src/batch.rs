@@ -4,14 +4,14 @@ use std::{
 };
 
 use metrics::{counter, histogram};
-use souk_event_sourcing::{LogId, Position, RecordedEvent};
-use souk_read_store::{Advance, Batch, ReadStoreError, Row};
+use souk_event_sourcing::{LogId, Position, RecordedEvent, UnixMillis};
+use souk_read_store::{Advance, Batch, Checkpoint, ParkedEvent, ReadStoreError, Row};
 use souk_runtime::telemetry;
 use souk_views::{Poison, PoisonReason};
 use tracing::{Instrument, info_span};
 
 use crate::{
-    changes,
+    changes, parking,
     reader::{Arrival, What},
     sequence::Tail,
     shard::{Held, Shard, now},
@@ -20,9 +20,10 @@ use crate::{
 /// What came of folding a batch in memory.
 #[derive(Default)]
 struct Folded {
-    /// Per log: after the last event that was applied.
+    /// Per log: after the last event that was applied or set aside.
     tails: BTreeMap<LogId, Tail>,
-    poison: BTreeMap<LogId, Poison>,
+    culprits: Vec<Culprit>,
+    parked: Vec<ParkedEvent>,
     rows: BTreeMap<&'static str, Vec<Row>>,
 }
 
@@ -33,13 +34,6 @@ struct Culprit {
     reason: String,
     /// Whether the rows may be to blame, which folding anew mends.
     mendable: bool,
-}
-
-impl Culprit {
-    fn from_poison(log: LogId, poison: &Poison) -> Self {
-        let mendable = matches!(poison.reason, PoisonReason::RowAstray { .. });
-        Self { log, position: poison.position, reason: poison.to_string(), mendable }
-    }
 }
 
 impl Shard {
@@ -74,107 +68,153 @@ impl Shard {
         Ok(())
     }
 
-    /// Writes a batch; if the database refuses its data, log by log, so that only the culprit stands still.
+    /// Writes a batch. If the database refuses it, writes it in ever smaller parts, so that only the culprit is set aside,
+    /// or its log stands still.
     async fn write_or_split(&mut self, events: &[RecordedEvent]) -> Result<Vec<Culprit>, ReadStoreError> {
-        let logs: BTreeSet<_> = events.iter().map(|event| event.log).collect();
-        let error = match self.write_batch(events).await {
-            Ok(culprits) => return Ok(culprits),
-            Err(error) => error,
-        };
-        // Nothing was written, or the outcome is unknown: memory is ahead of the store either way.
-        logs.iter().for_each(|log| self.folder.forget(*log));
-        if error.retryable() {
-            self.unsynced.extend(logs);
-            return Err(error);
-        }
-        let mut culprits = Vec::new();
-        for log in &logs {
-            let events: Vec<_> = of_log(events, *log).cloned().collect();
-            match self.write_batch(&events).await {
-                Ok(more) => culprits.extend(more),
-                Err(error) if error.retryable() => {
-                    self.unsynced.extend(logs);
-                    return Err(error);
+        let mut culprits: Vec<Culprit> = Vec::new();
+        // The part to be written next is the last one.
+        let mut parts = vec![(events.to_vec(), None)];
+        while let Some((mut part, refused)) = parts.pop() {
+            part.retain(|event| culprits.iter().all(|culprit| culprit.log != event.log));
+            let Some(first) = part.first() else { continue };
+            let error = match self.write_batch(&part, refused.as_deref()).await {
+                Ok(more) => {
+                    culprits.extend(more);
+                    continue;
                 }
-                Err(error) => {
-                    let mendable = matches!(error, ReadStoreError::Corrupt { .. });
-                    culprits.push(Culprit { log: *log, position: events[0].position, reason: error.to_string(), mendable });
-                }
+                Err(error) => error,
+            };
+            // Nothing was written, or the outcome is unknown: memory is ahead of the store either way.
+            part.iter().for_each(|event| self.folder.forget(event.log));
+            if error.retryable() {
+                self.unsynced.extend(events.iter().map(|event| event.log));
+                return Err(error);
+            }
+            if part.len() > 1 {
+                let rest = part.split_off(part.len() / 2);
+                parts.extend([(rest, None), (part, None)]);
+            } else if error.refuses_data() && refused.is_none() {
+                parts.push((part, Some(error.to_string())));
+            } else {
+                let mendable = matches!(error, ReadStoreError::Corrupt { .. });
+                culprits.push(Culprit { log: first.log, position: first.position, reason: error.to_string(), mendable });
             }
         }
         Ok(culprits)
     }
 
-    async fn write_batch(&mut self, events: &[RecordedEvent]) -> Result<Vec<Culprit>, ReadStoreError> {
+    /// Writes a part of a batch; sets its events aside if the database `refused` what they led to.
+    async fn write_batch(&mut self, events: &[RecordedEvent], refused: Option<&str>) -> Result<Vec<Culprit>, ReadStoreError> {
         let span = info_span!("project", database = self.database, events = events.len());
         telemetry::set_parents(&span, events.iter().map(|event| event.traceparent.as_str()));
-        self.fold_and_write(events).instrument(span).await
+        self.fold_and_write(events, refused).instrument(span).await
     }
 
-    async fn fold_and_write(&mut self, events: &[RecordedEvent]) -> Result<Vec<Culprit>, ReadStoreError> {
+    async fn fold_and_write(&mut self, events: &[RecordedEvent], refused: Option<&str>) -> Result<Vec<Culprit>, ReadStoreError> {
         let started = Instant::now();
         self.folder.prepare(&*self.store, events).await?;
-        let folded = self.fold(events);
-        let batch = Batch { advances: self.advances(&folded.tails), rows: folded.rows, revision: souk_views::revision(), now: now() };
+        let now = now();
+        let Folded { tails, mut culprits, parked, rows } = self.fold(events, refused, now);
+        let (advances, released) = (self.advances(&tails), Vec::new());
+        let batch = Batch { advances, rows, parked, released, revision: souk_views::revision(), now };
         let written = self.store.write(&batch).await?;
         histogram!("souk_projector_commit_seconds").record(started.elapsed().as_secs_f64());
         histogram!("souk_projector_batch_events").record(events.len() as f64);
         counter!("souk_projector_transactions_total").increment(1);
         let mut changed = changes::changed_rows(&batch.rows);
-        for advance in &batch.advances {
-            if written.lost.contains(&advance.log) {
-                self.lost(advance.log);
-                continue;
-            }
-            let Some(progress) = self.logs.get_mut(&advance.log) else { continue };
-            let Some(checkpoint) = &mut progress.checkpoint else { continue };
-            (checkpoint.epoch, checkpoint.position, checkpoint.hash) = (advance.epoch, advance.position, advance.hash);
-            (checkpoint.revision, checkpoint.written) = (batch.revision, batch.now);
-            counter!("souk_projector_events_total").increment(advance.position.0 - advance.from_position.0);
+        written.lost.iter().for_each(|log| self.lost(*log));
+        for checkpoint in written.moved {
+            let Some(progress) = self.logs.get_mut(&checkpoint.log) else { continue };
+            let from = progress.checkpoint.replace(checkpoint).map_or(checkpoint.position, |before| before.position);
+            counter!("souk_projector_events_total").increment(checkpoint.position.0 - from.0);
             // It moves again: whatever it stood still for is behind it.
             progress.halted = None;
-            let mut message = changes::message(checkpoint, advance.from_position);
-            message.rows = changed.remove(&advance.log).unwrap_or_default();
-            message.traceparents = changes::traceparents(of_log(events, advance.log).map(|event| event.traceparent.as_str()));
+            let mut message = changes::message(&checkpoint, from);
+            message.rows = changed.remove(&checkpoint.log).unwrap_or_default();
+            message.traceparents = changes::traceparents(of_log(events, checkpoint.log).map(|event| event.traceparent.as_str()));
             self.ports.changes.publish(message);
-            self.note(advance.log);
+            self.note(checkpoint.log);
         }
-        let poison = folded.poison.into_iter().filter(|(log, _)| !written.lost.contains(log));
-        Ok(poison.map(|(log, poison)| Culprit::from_poison(log, &poison)).collect())
+        culprits.retain(|culprit| !written.lost.contains(&culprit.log));
+        Ok(culprits)
     }
 
-    /// Applies events in order; a log ends before its first poison event, the others go on.
-    fn fold(&mut self, events: &[RecordedEvent]) -> Folded {
+    /// Applies events in order, and sets aside those that cannot be (law 11). A log ends before the first event that can
+    /// be neither: its rows are astray and shall be folded anew, or too many are set aside already.
+    fn fold(&mut self, events: &[RecordedEvent], refused: Option<&str>, now: UnixMillis) -> Folded {
         let mut folded = Folded::default();
         for event in events {
-            if folded.poison.contains_key(&event.log) {
+            if folded.culprits.iter().any(|culprit| culprit.log == event.log) {
                 continue;
             }
-            match self.folder.apply(event) {
-                Ok(()) => drop(folded.tails.insert(event.log, Tail::after(event))),
-                Err(poison) => drop(folded.poison.insert(event.log, poison)),
+            let poison = match refused {
+                None => self.folder.apply(event).err(),
+                Some(_) => None,
+            };
+            let why = refused.map(str::to_owned).or_else(|| poison.as_ref().map(ToString::to_string));
+            if let Some(why) = why {
+                match self.set_aside(event, poison.as_ref(), why, &folded, now) {
+                    Ok(parked) => folded.parked.push(parked),
+                    Err(culprit) => {
+                        folded.culprits.push(culprit);
+                        continue;
+                    }
+                }
             }
+            folded.tails.insert(event.log, Tail::after(event));
         }
         folded.rows = self.folder.finish();
         folded
+    }
+
+    fn set_aside(
+        &mut self,
+        event: &RecordedEvent,
+        poison: Option<&Poison>,
+        reason: String,
+        folded: &Folded,
+        since: UnixMillis,
+    ) -> Result<ParkedEvent, Culprit> {
+        let RecordedEvent { log, position, .. } = *event;
+        let progress = self.logs.get(&log);
+        let astray = matches!(poison.map(|poison| &poison.reason), Some(PoisonReason::RowAstray { .. }));
+        if astray && progress.is_some_and(|progress| progress.mended_at != Some(position)) {
+            return Err(Culprit { log, position, reason, mendable: true });
+        }
+        let before = progress.and_then(|progress| progress.checkpoint).map_or(0, |checkpoint| checkpoint.parked as usize);
+        let parked = before + folded.parked.iter().filter(|event| event.log == log).count();
+        if parked >= self.config.parked_events_max as usize {
+            let reason = format!("{parked} events are set aside, which is the most (projector.parked_events_max); {reason}");
+            return Err(Culprit { log, position, reason, mendable: false });
+        }
+        if !matches!(poison.map(|poison| &poison.reason), Some(PoisonReason::Behind(_))) {
+            tracing::error!(%log, %position, stream = %event.stream, reason, "an event cannot be applied; its entity is parked");
+        }
+        self.folder.park(event, since);
+        Ok(parking::parked(event, reason, since))
     }
 
     /// From what is believed to be stored to what was folded.
     fn advances(&self, tails: &BTreeMap<LogId, Tail>) -> Vec<Advance> {
         let advance = |(log, tail): (&LogId, &Tail)| {
             let progress = self.logs.get(log)?;
-            let (Some(checkpoint), Held::Us(fence)) = (progress.checkpoint, progress.held) else { return None };
-            Some(Advance {
-                log: *log,
-                fence,
-                from_epoch: checkpoint.epoch,
-                from_position: checkpoint.position,
-                epoch: tail.epoch,
-                position: tail.position,
-                hash: tail.hash,
-            })
+            let (Some(checkpoint), Held::Us(_)) = (progress.checkpoint, progress.held) else { return None };
+            Some(step(&checkpoint, *tail))
         };
         tails.iter().filter_map(advance).collect()
+    }
+}
+
+/// From `checkpoint`, which is ours, to `tail`.
+pub(crate) fn step(checkpoint: &Checkpoint, tail: Tail) -> Advance {
+    Advance {
+        log: checkpoint.log,
+        fence: checkpoint.fence,
+        from_epoch: checkpoint.epoch,
+        from_position: checkpoint.position,
+        epoch: tail.epoch,
+        position: tail.position,
+        hash: tail.hash,
     }
 }
 

@@ -7,6 +7,7 @@ use std::{
 use metrics::gauge;
 use souk_event_sourcing::{Epoch, LogId, Position};
 use souk_proto::internal::v1::PartitionStatus;
+use souk_read_store::Checkpoint;
 
 use crate::heads::Heads;
 
@@ -22,6 +23,7 @@ struct Entry {
     database: String,
     epoch: Epoch,
     position: Position,
+    parked: u32,
     halted: bool,
     /// A head that is not reached yet, and since when it is known.
     behind: Option<(Position, Instant)>,
@@ -33,11 +35,13 @@ impl Board {
     }
 
     /// Notes how far a log is.
-    pub(crate) fn note(&self, log: LogId, database: &str, epoch: Epoch, position: Position, halted: bool) {
+    pub(crate) fn note(&self, database: &str, checkpoint: &Checkpoint, halted: bool) {
+        let Checkpoint { log, epoch, position, parked, .. } = *checkpoint;
         let head = self.heads.of(log).map_or(position, |head| head.position);
         let mut entries = self.lock();
-        let entry = entries.entry(log).or_insert_with(|| Entry { database: database.to_owned(), epoch, position, halted, behind: None });
-        (entry.epoch, entry.position, entry.halted) = (epoch, position, halted);
+        let fresh = || Entry { database: database.to_owned(), epoch, position, parked, halted, behind: None };
+        let entry = entries.entry(log).or_insert_with(fresh);
+        (entry.epoch, entry.position, entry.parked, entry.halted) = (epoch, position, parked, halted);
         // Measured from one head to the next, so that a log under constant load does not seem to fall ever further behind.
         if entry.behind.is_none_or(|(target, _)| target <= position) {
             entry.behind = (head > position).then(|| (head, Instant::now()));
@@ -45,6 +49,7 @@ impl Board {
         let labels = [("region", log.region.to_string()), ("partition", log.partition.to_string())];
         gauge!("souk_projection_lag_events", &labels).set(head.0.saturating_sub(position.0) as f64);
         gauge!("souk_projection_lag_seconds", &labels).set(entry.lag_seconds());
+        gauge!("souk_parked_events", &labels).set(f64::from(parked));
         gauge!("souk_projection_halted", &labels).set(f64::from(u8::from(halted)));
     }
 
@@ -59,9 +64,14 @@ impl Board {
             head: self.heads.of(*log).map_or(entry.position, |head| head.position).0.max(entry.position.0),
             position: entry.position.0,
             lag_seconds: entry.lag_seconds(),
-            parked: entry.halted.into(),
+            parked: entry.parked.into(),
         });
         status.collect()
+    }
+
+    /// How many logs stand still.
+    pub(crate) fn halted(&self) -> usize {
+        self.lock().values().filter(|entry| entry.halted).count()
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<LogId, Entry>> {
@@ -77,8 +87,9 @@ impl Entry {
 
 #[cfg(test)]
 mod tests {
-    use souk_event_sourcing::{Partition, Region};
+    use souk_event_sourcing::{LogHash, Partition, Region, UnixMillis};
     use souk_proto::log::v1::HeadAnnouncement;
+    use souk_read_store::Fence;
 
     use super::*;
 
@@ -88,18 +99,24 @@ mod tests {
         let heads = Heads::new([log]);
         let board = Board::new(heads.clone());
         let announce = |position| heads.announce(&HeadAnnouncement { region: 1, partition: 3, position, ..Default::default() });
+        let note = |position, halted| {
+            let (parked, repaired, written) = (3, UnixMillis(0), UnixMillis(0));
+            let (fence, epoch, hash) = (Fence(1), Epoch(1), LogHash::EMPTY);
+            let checkpoint = Checkpoint { log, fence, epoch, position: Position(position), hash, revision: 1, parked, repaired, written };
+            board.note("r0", &checkpoint, halted);
+        };
         let lag = |board: &Board| board.partitions()[0].lag_seconds;
-        board.note(log, "r0", Epoch(1), Position(4), false);
+        note(4, false);
         assert_eq!((board.partitions()[0].head, lag(&board)), (4, 0.0));
         announce(9);
-        board.note(log, "r0", Epoch(1), Position(4), false);
+        note(4, false);
         let first = board.lock()[&log].behind;
         announce(20);
-        board.note(log, "r0", Epoch(1), Position(8), false);
+        note(8, false);
         assert_eq!(board.lock()[&log].behind, first, "9 is still not reached");
-        board.note(log, "r0", Epoch(1), Position(12), false);
+        note(12, false);
         assert_eq!(board.lock()[&log].behind.map(|(target, _)| target), Some(Position(20)));
-        board.note(log, "r0", Epoch(1), Position(20), true);
-        assert_eq!((board.partitions()[0].head, lag(&board), board.partitions()[0].parked), (20, 0.0, 1));
+        note(20, true);
+        assert_eq!((board.partitions()[0].head, lag(&board), board.partitions()[0].parked, board.halted()), (20, 0.0, 3, 1));
     }
 }

@@ -66,6 +66,7 @@ pub(crate) fn message(checkpoint: &Checkpoint, from: Position) -> ChangeFeed {
         position: checkpoint.position.0,
         rows: Vec::new(),
         revision: checkpoint.revision,
+        repaired_ms: checkpoint.repaired.0,
         time_ms: checkpoint.written.0,
         traceparents: Vec::new(),
     }
@@ -78,11 +79,9 @@ pub(crate) fn changed_rows(rows: &BTreeMap<&'static str, Vec<Row>>) -> BTreeMap<
         for row in rows {
             let Some((key, body)) = changed_body(view, row) else { continue };
             let (bytes, of_log) = changed.entry(row.key.log).or_default();
-            let fits = body.len() <= MAX_ROW_BYTES && *bytes + body.len() <= MAX_BODIES_BYTES;
-            if fits {
-                *bytes += body.len();
-            }
-            of_log.push(ChangedRow { view: (*view).to_owned(), key: key.to_owned(), row: fits.then(|| body.clone()) });
+            let body = body.filter(|body| body.len() <= MAX_ROW_BYTES && *bytes + body.len() <= MAX_BODIES_BYTES);
+            *bytes += body.map_or(0, |body| body.len());
+            of_log.push(ChangedRow { view: (*view).to_owned(), key: key.to_owned(), row: body.cloned() });
         }
     }
     changed.into_iter().map(|(log, (_, rows))| (log, rows)).collect()

@@ -8,6 +8,7 @@
 //! - `sequence`: what an event is to a reader: the next one, known, behind a hole, of another history
 //! - `reader`: one log from a checkpoint on; `log_reader`: the event log behind it; `heads`: where logs end
 //! - `shard`, `batch`, `recovery`: the loop over one database; fold and write; fences, lost checkpoints, rewinds, heartbeat
+//! - `parking`: replaying and dropping what was set aside (law 11); `parked_api`: the same on the internal port
 //! - `changes`: the change feed
 //! - `board`, `admin`: what status and metrics say
 //! - `service`: connecting, starting and stopping all of it in order
@@ -19,6 +20,8 @@ mod board;
 mod changes;
 mod heads;
 mod log_reader;
+mod parked_api;
+mod parking;
 mod reader;
 mod recovery;
 mod sequence;
@@ -41,6 +44,7 @@ pub(crate) struct Config {
     pub batch_events: usize,
     pub batch_bytes: usize,
     pub row_cache_entries: usize,
+    pub parked_events_max: u32,
     pub feed_interval: Duration,
     pub backfill_after: Duration,
     pub retry_backoff: Duration,
@@ -53,6 +57,7 @@ impl From<&ProjectorSettings> for Config {
             batch_events: settings.batch_events.max(1),
             batch_bytes: settings.batch_bytes.max(1),
             row_cache_entries: settings.row_cache_entries as usize,
+            parked_events_max: settings.parked_events_max,
             feed_interval: settings.feed_interval,
             backfill_after: settings.backfill_after,
             retry_backoff: settings.retry_backoff,

@@ -95,7 +95,7 @@ impl Shard {
         }
         counter!("souk_projector_rewinds_total").increment(1);
         tracing::info!(%log, from = %before.position, "views of the log emptied");
-        let start = Checkpoint { epoch: Epoch(0), position: Position(0), hash: LogHash::EMPTY, revision: 0, written, ..before };
+        let start = Checkpoint { epoch: Epoch(0), position: Position(0), hash: LogHash::EMPTY, revision: 0, parked: 0, written, ..before };
         // Receivers see a position before the one they knew, and drop what they hold of this log.
         self.ports.changes.publish(changes::message(&start, Position(0)));
         self.unsynced.remove(&log);

@@ -7,11 +7,11 @@ use std::{
 use anyhow::Context;
 use souk_bus::{Feed, JetStreamBus};
 use souk_event_sourcing::Region;
-use souk_proto::internal::v1::admin_service_server::AdminServiceServer;
+use souk_proto::internal::v1::{admin_service_server::AdminServiceServer, parked_entity_service_server::ParkedEntityServiceServer};
 use souk_read_store::{DatabaseConfig, Installation, PostgresViews, ReadStore};
 use souk_runtime::{GrpcServer, Listeners, Peer, Process, limited};
 use souk_views::{TABLES, ViewsMigrator};
-use tokio::{task::JoinSet, time::sleep};
+use tokio::{sync::watch, task::JoinSet, time::sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -22,6 +22,8 @@ use crate::{
     changes::Changes,
     heads::Heads,
     log_reader::GrpcLog,
+    parked_api::ParkedEntities,
+    parking::Errands,
     shard::{Ports, Shard, now},
 };
 
@@ -38,21 +40,29 @@ pub async fn run(process: Process, listeners: Listeners) -> anyhow::Result<()> {
     let config = Config::from(&process.settings.projector);
     let started = Instant::now();
     // Health and reflection answer from the beginning, also while databases are still away.
-    let (board_sender, board) = tokio::sync::watch::channel(Board::new(Heads::new([])));
+    let (board_sender, board) = watch::channel(Board::new(Heads::new([])));
+    let (shards_sender, shards) = watch::channel(Vec::new());
     let admin = Admin { replica: process.replica.clone(), board, started };
     let door = CancellationToken::new();
     let server = GrpcServer::new("internal", &process)
         .add(limited!(AdminServiceServer::new(admin), process))
+        .add(limited!(ParkedEntityServiceServer::new(ParkedEntities { shards }), process))
         .shutdown_on(door.clone())
         .serve(listeners.internal);
     let server = tokio::spawn(server);
-    let outcome = project(&process, config, board_sender).await;
+    let outcome = project(&process, config, Shown { board: board_sender, shards: shards_sender }).await;
     door.cancel();
     server.await.context("the internal server")??;
     outcome
 }
 
-async fn project(process: &Process, config: Config, board: tokio::sync::watch::Sender<Board>) -> anyhow::Result<()> {
+/// What the internal port shows once the databases are open.
+struct Shown {
+    board: watch::Sender<Board>,
+    shards: watch::Sender<Vec<Errands>>,
+}
+
+async fn project(process: &Process, config: Config, shown: Shown) -> anyhow::Result<()> {
     let Some(store) = install(process, config).await? else { return Ok(()) };
     let settings = &process.settings;
     let bus = JetStreamBus::connect(&settings.nats.url, &settings.nats.prefix, &process.replica).await.context("nats.url")?;
@@ -66,7 +76,7 @@ async fn project(process: &Process, config: Config, board: tokio::sync::watch::S
         changes,
         board: Board::new(heads.clone()),
     };
-    board.send_replace(ports.board.clone());
+    shown.board.send_replace(ports.board.clone());
     let listening = CancellationToken::new();
     let mut listeners = JoinSet::new();
     for region in store.logs().map(|log| log.region).collect::<BTreeSet<Region>>() {
@@ -76,7 +86,7 @@ async fn project(process: &Process, config: Config, board: tokio::sync::watch::S
     }
 
     listeners.spawn(report_pools(store.clone(), listening.clone()));
-    let mut shards = start_shards(process, config, &store, ports);
+    let mut shards = start_shards(process, config, &store, ports, &shown.shards);
     while let Some(ended) = shards.join_next().await {
         ended.context("a shard")?;
         anyhow::ensure!(process.shutdown.is_cancelled(), "a shard ended by itself");
@@ -97,7 +107,7 @@ async fn project(process: &Process, config: Config, board: tokio::sync::watch::S
 }
 
 /// One loop per read database that holds logs.
-fn start_shards(process: &Process, config: Config, store: &ReadStore, ports: Ports) -> JoinSet<()> {
+fn start_shards(process: &Process, config: Config, store: &ReadStore, ports: Ports, shown: &watch::Sender<Vec<Errands>>) -> JoinSet<()> {
     let mut shards = JoinSet::new();
     for database in store.databases() {
         let logs = store.logs_of(database.name());
@@ -107,6 +117,7 @@ fn start_shards(process: &Process, config: Config, store: &ReadStore, ports: Por
         let component = process.health.component(&format!("database {}", database.name()));
         let views = Arc::new(PostgresViews::new(database.clone(), TABLES));
         let shard = Shard::new(database.name().to_owned(), views, logs, ports.clone(), config, component);
+        shown.send_modify(|shown| shown.push(shard.errands()));
         shards.spawn(shard.run(process.shutdown.clone()));
     }
     shards

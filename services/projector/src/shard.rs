@@ -22,6 +22,7 @@ use crate::{
     changes::Changes,
     heads::Heads,
     log_reader::LogReader,
+    parking::{Errand, Errands},
     reader::{Arrival, PERMIT_BYTES, Reader},
     sequence::Tail,
 };
@@ -38,8 +39,8 @@ pub(crate) struct Ports {
 
 /// Projects all logs placed in one read database: one loop, one transaction at a time, over whatever has arrived.
 ///
-/// Three files: this one (the loop and what it remembers), `batch` (fold and write), `recovery` (fences, lost checkpoints,
-/// logs that went back, the heartbeat).
+/// Four files: this one (the loop and what it remembers), `batch` (fold and write), `recovery` (fences, lost checkpoints,
+/// logs that went back, the heartbeat), `parking` (what operators ask for).
 pub(crate) struct Shard {
     pub(crate) database: String,
     pub(crate) store: Arc<dyn ViewStore>,
@@ -54,7 +55,12 @@ pub(crate) struct Shard {
     inbox: mpsc::Receiver<Arrival>,
     outbox: mpsc::Sender<Arrival>,
     room: Arc<Semaphore>,
+    errands: mpsc::Receiver<Errand>,
+    errand_door: mpsc::Sender<Errand>,
 }
+
+/// Orders about parked entities that may wait.
+const ERRANDS: usize = 16;
 
 /// One log as this projector believes it is.
 #[derive(Debug, Default)]
@@ -104,6 +110,7 @@ impl Shard {
         let logs: BTreeMap<_, _> = logs.into_iter().map(|log| (log, Progress::default())).collect();
         // Enough that the next batch is there when one is written, and no more.
         let (outbox, inbox) = mpsc::channel(2 * config.batch_events);
+        let (errand_door, errands) = mpsc::channel(ERRANDS);
         let room = Arc::new(Semaphore::new((4 * config.batch_bytes / PERMIT_BYTES).max(4096)));
         Self {
             database,
@@ -118,7 +125,14 @@ impl Shard {
             inbox,
             outbox,
             room,
+            errands,
+            errand_door,
         }
+    }
+
+    /// Where this shard takes orders about parked entities.
+    pub(crate) fn errands(&self) -> Errands {
+        Errands { store: self.store.clone(), logs: self.logs.keys().copied().collect(), door: self.errand_door.clone() }
     }
 
     /// Projects until `shutdown`, then writes what has arrived and returns.
@@ -136,6 +150,7 @@ impl Shard {
                 biased;
                 () = shutdown.cancelled() => break,
                 _ = beats.tick() => self.beat().await,
+                Some(errand) = self.errands.recv() => self.run_errand(errand).await,
                 Some(first) = self.inbox.recv() => self.project(first).await,
             };
             match outcome {
@@ -200,7 +215,7 @@ impl Shard {
     pub(crate) fn note(&self, log: LogId) {
         let Some(progress) = self.logs.get(&log) else { return };
         let Some(checkpoint) = progress.checkpoint else { return };
-        self.ports.board.note(log, &self.database, checkpoint.epoch, checkpoint.position, progress.halted.is_some());
+        self.ports.board.note(&self.database, &checkpoint, progress.halted.is_some());
     }
 
     /// The database answered. Ready, unless logs stand still.

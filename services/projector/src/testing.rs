@@ -31,6 +31,7 @@ pub(crate) const CONFIG: Config = Config {
     batch_events: 7,
     batch_bytes: 1024,
     row_cache_entries: 4,
+    parked_events_max: 5,
     feed_interval: Duration::from_millis(10),
     backfill_after: Duration::from_millis(20),
     retry_backoff: Duration::from_millis(1),

@@ -14,9 +14,12 @@ use souk_devstack::{Nats, NatsOptions, Postgres, PostgresOptions, TemporaryFolde
 use souk_event_sourcing::{Epoch, EventId, Hlc, LogHash, LogId, Partition, Position, RecordedEvent, Region, StreamId, UnixMillis, Version};
 use souk_proto::{
     cart::v1::{Cart, ItemAdded},
-    internal::v1::{GetStatusRequest, PartitionStatus, admin_service_client::AdminServiceClient},
+    internal::v1::{
+        DropParkedEntityRequest, GetStatusRequest, ListParkedEntitiesRequest, ListParkedEventsRequest, PartitionStatus,
+        ReplayParkedEntityRequest, admin_service_client::AdminServiceClient, parked_entity_service_client::ParkedEntityServiceClient,
+    },
     log::v1::{
-        GetHeadsRequest, GetHeadsResponse, HeadAnnouncement, ReadRangeRequest, ReadRangeResponse, TailRequest, TailResponse,
+        Event, GetHeadsRequest, GetHeadsResponse, HeadAnnouncement, ReadRangeRequest, ReadRangeResponse, TailRequest, TailResponse,
         event_log_service_server::{EventLogService, EventLogServiceServer},
     },
 };
@@ -221,6 +224,12 @@ async fn reach(store: &ReadStore, events: &[RecordedEvent]) {
         checkpoint.is_ok_and(|checkpoint| (checkpoint.position, checkpoint.hash) == (last.position, last.hash))
     })
     .await;
+    hold(store, events).await;
+}
+
+/// The rows are the fold of these events.
+async fn hold(store: &ReadStore, events: &[RecordedEvent]) {
+    let last = events.last().unwrap();
     let reference = fold_reference(events).unwrap();
     let views = PostgresViews::new(store.database_of(last.log).unwrap().clone(), TABLES);
     for table in TABLES.iter().copied() {
@@ -228,6 +237,68 @@ async fn reach(store: &ReadStore, events: &[RecordedEvent]) {
         let rows: Vec<_> = rows.into_iter().map(|row| comparable(table, row)).collect();
         assert_eq!(rows, reference.rows(table), "{}", table.name);
     }
+}
+
+/// An event that no code knows, as a newer command service might write, and what an operator does about it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_parked_entity_is_shown_replayed_and_dropped() {
+    let world = World::start().await;
+    let mut events = history(0, 12);
+    "CartTeleported".clone_into(&mut events[6].kind);
+    let mut hash = LogHash::EMPTY;
+    for event in &mut events {
+        event.hash = hash.after(event);
+        hash = event.hash;
+    }
+    world.record(&events);
+    world.publisher.create(log(0), Position(1)).await.unwrap();
+    world.publish(&events).await;
+    let projector = Projector::start(world.settings()).await;
+    wait("the projector is ready", || async { projector.health.is_ready() }).await;
+    let store =
+        ReadStore::open(&world.databases(), Access::Write, Installation { region: Region(1), partitions: PARTITIONS }).await.unwrap();
+    let checkpoint = || async { store.checkpoint(log(0)).await.unwrap() };
+    wait("the checkpoint passes", || async { checkpoint().await.position == Position(12) }).await;
+    let status = projector.status().await;
+    assert_eq!(status.iter().map(|partition| partition.parked).collect::<Vec<_>>(), [2, 0, 0, 0]);
+    let read = store.read_row(&CART_VIEW, log(0), "c-0-2").await.unwrap();
+    assert_eq!((read.row.unwrap().version.0, read.parked.map(|parked| parked.at)), (1, Some(Position(7))));
+    let other = store.read_row(&CART_VIEW, log(0), "c-0-1").await.unwrap();
+    assert_eq!((other.row.unwrap().version.0, other.parked), (3, None));
+
+    let mut parked = ParkedEntityServiceClient::connect(projector.address.clone()).await.unwrap();
+    let list = parked.list_parked_entities(ListParkedEntitiesRequest::default()).await.unwrap().into_inner();
+    let listed: Vec<_> = list.entities.iter().map(|entity| (entity.stream.as_str(), entity.event_count, entity.parked_at)).collect();
+    assert_eq!((listed, list.next_page_token.as_str()), (vec![("cart-c-0-2", 2, 7)], ""));
+    let stream = || "cart-c-0-2".to_owned();
+    let events = parked.list_parked_events(ListParkedEventsRequest { stream: stream(), ..Default::default() }).await.unwrap().into_inner();
+    let shown: Vec<_> = events.events.iter().map(|event| (event.position, event.version, event.r#type.as_str())).collect();
+    assert_eq!(shown, [(7, 2, "CartTeleported"), (12, 3, "ItemAdded")]);
+    assert!(events.events[1].reason.contains("stands behind event 7"));
+    for validate_only in [true, false] {
+        let replay = ReplayParkedEntityRequest { stream: stream(), validate_only };
+        let reply = parked.replay_parked_entity(replay).await.unwrap().into_inner();
+        assert_eq!((reply.event_count, reply.failure.contains("CartTeleported")), (0, true));
+    }
+
+    // As if the code had learned of it: what is set aside is an event that it knows.
+    let views = PostgresViews::new(store.database_of(log(0)).unwrap().clone(), TABLES);
+    let aside = views.parked_events(log(0), &stream().parse().unwrap(), Position(0), 10).await.unwrap();
+    let known = Event { r#type: "ItemAdded".to_owned(), ..Event::decode(aside[0].envelope.clone()).unwrap() }.encode_to_vec();
+    let taught = sqlx::query("update parked_event set envelope = $1 where position = 7").bind(known);
+    taught.execute(store.database_of(log(0)).unwrap().pool()).await.unwrap();
+    let replay = ReplayParkedEntityRequest { stream: stream(), validate_only: false };
+    let reply = parked.replay_parked_entity(replay.clone()).await.unwrap().into_inner();
+    assert_eq!((reply.event_count, reply.failure.as_str()), (2, ""));
+    let read = store.read_row(&CART_VIEW, log(0), "c-0-2").await.unwrap();
+    assert_eq!((read.row.unwrap().version.0, read.parked, checkpoint().await.parked), (3, None, 0));
+    hold(&store, &history(0, 12)).await;
+    let gone = parked.replay_parked_entity(replay).await.unwrap_err();
+    assert_eq!(gone.code(), tonic::Code::NotFound);
+    let gone = parked.drop_parked_entity(DropParkedEntityRequest { stream: stream() }).await.unwrap_err();
+    assert_eq!(gone.code(), tonic::Code::NotFound);
+    projector.stop().await;
+    store.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

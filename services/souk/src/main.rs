@@ -4,12 +4,13 @@
 //!
 //! One module per command, each with its `Args` and a `run`:
 //! - `up`: the whole system on this machine; `serve`: one service, as deployed
-//! - `call`, `seed`, `demo`: use it; `status`, `timeline`, `audit`: look into it
+//! - `call`, `seed`, `demo`: use it; `status`, `timeline`, `audit`: look into it; `parked`: mend what stands still in views
 
 mod audit;
 mod call;
 mod demo;
 mod paint;
+mod parked;
 mod seed;
 mod serve;
 mod status;
@@ -48,6 +49,9 @@ enum Command {
     Order(OrderCommand),
     /// Prove that log, streams and views are equal
     Audit(audit::Args),
+    /// See and mend entities whose events could not be applied to the views
+    #[command(subcommand)]
+    Parked(parked::Command),
 }
 
 #[derive(Debug, Subcommand)]
@@ -86,5 +90,6 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Status(args) => status::run(args).await,
         Command::Order(OrderCommand::Timeline(args)) => timeline::run(args).await,
         Command::Audit(args) => audit::run(args).await,
+        Command::Parked(command) => parked::run(command).await,
     }
 }

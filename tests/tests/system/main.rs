@@ -10,6 +10,7 @@ mod idempotency;
 mod one_order;
 mod other_languages;
 mod replicas;
+mod parked;
 mod sessions;
 mod shards;
 mod trace;

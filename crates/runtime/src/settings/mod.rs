@@ -350,6 +350,9 @@ section! {
         batch_bytes: usize = 4 * MIB,
         /// Rows kept in memory between batches.
         row_cache_entries: u64 = 100_000,
+        /// Events set aside per partition at most, because they or an earlier one of their entity could not be applied; a
+        /// partition with more stands still.
+        parked_events_max: u32 = 10_000,
         /// Checkpoints are announced at least this often.
         #[serde(with = "humantime_serde")]
         feed_interval: Duration = seconds(1),

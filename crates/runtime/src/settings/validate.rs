@@ -169,6 +169,7 @@ fn query(settings: &Settings) -> Checked {
 fn projector_and_saga(settings: &Settings) -> Checked {
     within("projector.batch_events", settings.projector.batch_events, 1..=100_000)?;
     within("projector.batch_bytes", settings.projector.batch_bytes, 64 * 1024..=256 << 20)?;
+    within("projector.parked_events_max", settings.projector.parked_events_max, 1..=1_000_000)?;
     positive("projector.feed_interval", settings.projector.feed_interval)?;
     positive("projector.retry_backoff", settings.projector.retry_backoff)?;
     within("saga.parallel_orders", settings.saga.parallel_orders, 1..=100_000)?;

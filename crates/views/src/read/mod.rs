@@ -18,7 +18,7 @@ mod schema;
 mod snapshot;
 mod timeline;
 
-pub use orders::{OrderCursor, OrderFilter, list_orders};
+pub use orders::{OrderCursor, OrderFilter, list_orders, orders_stale_since};
 pub use products::{ProductFilter, list_products};
 pub use routing::{InvalidId, Routing};
 pub use sales::{SalesCursor, SalesFilter, SalesRow, summarize_sales};

@@ -2,7 +2,7 @@ use std::cmp::Reverse;
 
 use sea_orm::{
     ColumnTrait, EntityTrait, FromQueryResult, QueryFilter, QueryOrder, QuerySelect, QueryTrait,
-    sea_query::{Expr, ExprTrait},
+    sea_query::{Expr, ExprTrait, Func},
 };
 use souk_event_sourcing::UnixMillis;
 use souk_proto::orders::v1::OrderState;
@@ -48,6 +48,7 @@ pub async fn list_orders(
     let mut query = Entity::find()
         .select_only()
         .columns([Column::Key, Column::PlacedMs, Column::Body, Column::StaleSince])
+        .filter(Column::Version.gt(0))
         .order_by_desc(Column::PlacedMs)
         .order_by_desc(Column::Key)
         .limit(limit as u64 + 1);
@@ -75,4 +76,19 @@ pub async fn list_orders(
         stale_since: row.stale_since.map(UnixMillis),
     });
     Ok(Page { rows: rows.collect(), more: page.more, as_of: page.as_of })
+}
+
+#[derive(FromQueryResult)]
+struct Oldest {
+    stale_since: Option<i64>,
+}
+
+/// Since when some order stands still because an event of it could not be applied: sums over orders lack what follows.
+pub async fn orders_stale_since(store: &ReadStore) -> Result<Option<UnixMillis>, ReadStoreError> {
+    let query = Entity::find()
+        .select_only()
+        .column_as(Expr::expr(Func::min(Expr::col(Column::StaleSince))), "stale_since")
+        .filter(Column::StaleSince.is_not_null());
+    let parts = in_snapshots::<Oldest>(store, Scope::All, &query.into_query()).await?;
+    Ok(parts.into_iter().flat_map(|(rows, _)| rows).filter_map(|row| row.stale_since).min().map(UnixMillis))
 }

@@ -31,6 +31,7 @@ pub async fn list_products(
     let mut query = Entity::find()
         .select_only()
         .columns([Column::Key, Column::Body, Column::StaleSince])
+        .filter(Column::Version.gt(0))
         .order_by_asc(Column::Key)
         .limit(limit as u64 + 1);
     if let Some(after) = after {

@@ -120,7 +120,7 @@ impl Core {
 /// How fresh the answer about one entity is.
 pub(super) fn freshness(log: LogId, answer: &Answer) -> Freshness {
     let position = LogPosition { log, epoch: answer.contained.epoch, position: answer.contained.position };
-    Freshness { positions: vec![position], heard: answer.heard, stale_since: answer.entry.row.as_ref().and_then(|row| row.stale_since) }
+    Freshness { positions: vec![position], heard: answer.heard, stale_since: answer.entry.parked.map(|parked| parked.since) }
 }
 
 impl Freshness {

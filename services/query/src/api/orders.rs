@@ -17,7 +17,7 @@ use super::{
     watch::{self, Watching},
 };
 use crate::{
-    cache::{ReadError, View},
+    cache::{ReadError, RowRef, View},
     check::Check,
     page::{Binding, CursorWriter},
     reply::timestamp,
@@ -87,17 +87,19 @@ impl QueryService for Queries {
         let log = log.expect("checked");
         let until = core.patience(Deadline::of(&request));
         let query = || order_timeline(&core.store, log, &message.order_id);
-        let page = match core.reader.log(log) {
+        // The order's own row says whether the timeline stands still.
+        let order = match core.reader.read(RowRef { view: View::Order, log, key: &message.order_id }, &token, until).await {
             Err(ReadError::UnknownLog(_)) => return Err(View::Order.not_found(&message.order_id).into()),
-            _ => core.listed(Scope::Log(log), &token, until, query).await.map_err(Failure::from)?,
+            order => order.map_err(Failure::from)?,
         };
+        let page = core.listed(Scope::Log(log), &token, until, query).await.map_err(Failure::from)?;
         if page.rows.is_empty() {
             return Err(View::Order.not_found(&message.order_id).into());
         }
         Ok(Response::new(GetOrderTimelineResponse {
             order_id: message.order_id.clone(),
             entries: page.rows.iter().map(entry).collect::<Result<_, _>>()?,
-            as_of: Some(core.as_of(core.freshness_of(&page.as_of, None))),
+            as_of: Some(core.as_of(core.freshness_of(&page.as_of, order.entry.parked.map(|parked| parked.since)))),
         }))
     }
 

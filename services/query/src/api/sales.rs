@@ -7,11 +7,12 @@ use souk_proto::{
 use souk_runtime::{Deadline, Failure};
 use souk_views::{
     Day,
-    read::{SalesCursor, SalesFilter, Scope, summarize_sales},
+    read::{SalesCursor, SalesFilter, Scope, orders_stale_since, summarize_sales},
 };
 use tonic::Request;
 
 use crate::{
+    cache::ReadError,
     check::Check,
     core::Core,
     page::{Binding, CursorReader, CursorWriter, InvalidPageToken},
@@ -48,12 +49,13 @@ pub(super) async fn summarize(core: &Core, request: Request<GetSalesSummaryReque
     let until = core.patience(Deadline::of(&request));
     let query = || summarize_sales(&core.store, &filter, after.as_ref(), limit);
     let page = core.listed(Scope::All, &token, until, query).await?;
+    let stale_since = orders_stale_since(&core.store).await.map_err(ReadError::from)?;
     let next_page_token = match page.rows.last() {
         Some(last) if page.more => binding.encode(&core.token_key, &write_cursor((from, to), &last.key)),
         _ => String::new(),
     };
     Ok(GetSalesSummaryResponse {
-        as_of: Some(core.as_of(core.freshness_of(&page.as_of, None))),
+        as_of: Some(core.as_of(core.freshness_of(&page.as_of, stale_since))),
         rows: page.rows.into_iter().map(row).collect(),
         next_page_token,
     })

@@ -137,7 +137,8 @@ impl Watch {
     /// Whether the order may be another than in the last answer. If not, the answer holds up to the horizon.
     fn may_have_changed(&mut self, horizon: &Horizon, now: Instant) -> bool {
         let changed = self.log.changed.last(key(self.log.id, &self.order_id).bucket_hash());
-        let known = horizon.proven(now) && horizon.history == self.history && self.answer.contained >= horizon.least(changed);
+        let as_made = horizon.history == self.history && horizon.making == self.answer.entry.provenance.making;
+        let known = horizon.proven(now) && as_made && self.answer.contained >= horizon.least(changed);
         if known {
             self.answer.contained = self.answer.contained.max(horizon.feed);
             self.answer.heard = self.answer.heard.max(horizon.time);

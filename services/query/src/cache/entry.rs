@@ -3,10 +3,10 @@ use std::time::Instant;
 use bytes::Bytes;
 use souk_event_sourcing::{Epoch, Position, UnixMillis};
 use souk_proto::log::v1::ChangeFeed;
-use souk_read_store::RowRead;
+use souk_read_store::{Parked, RowRead};
 
 use super::{
-    freshness::{Mark, Provenance},
+    freshness::{Making, Mark, Provenance},
     key::RowKey,
 };
 
@@ -14,6 +14,8 @@ use super::{
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Entry {
     pub row: Option<CachedRow>,
+    /// Set when events of this entity could not be applied: tokens at or past the first of them cannot be served.
+    pub parked: Option<Parked>,
     pub provenance: Provenance,
     /// When the checkpoint of that snapshot was written.
     pub written: UnixMillis,
@@ -26,34 +28,35 @@ pub(crate) struct CachedRow {
     pub body: Bytes,
     /// Position of the last event in it; of a row that came with the feed, that of the whole transaction.
     pub position: Position,
-    /// Since when an event of this entity could not be applied.
-    pub stale_since: Option<UnixMillis>,
-    /// Position of that event: tokens at or past it cannot be served.
-    pub parked_at: Option<Position>,
 }
 
 /// What an entry costs beside key and body: moka's own nodes, the key, the `Arc` and the allocations.
 const OVERHEAD_BYTES: usize = 320;
 
+impl Making {
+    /// What a message says of the rows at its position.
+    pub fn of(message: &ChangeFeed) -> Self {
+        Self { revision: message.revision, repaired: UnixMillis(message.repaired_ms) }
+    }
+}
+
 impl Entry {
     /// From a snapshot of the store; `history` is the horizon's at `began`, before the reading.
     pub fn read(read: RowRead, history: u64, began: Instant) -> Self {
         let as_of = Mark { epoch: read.as_of.position.epoch, position: read.as_of.position.position };
-        let row = read.row.map(|row| CachedRow {
-            body: row.body,
-            position: row.position,
-            stale_since: row.stale_since,
-            parked_at: row.parked_at,
-        });
-        Self { row, provenance: Provenance { as_of, revision: read.as_of.revision, history, began }, written: read.as_of.written }
+        let making = Making { revision: read.as_of.revision, repaired: read.as_of.repaired };
+        let row = read.row.map(|row| CachedRow { body: row.body, position: row.position });
+        let provenance = Provenance { as_of, making, history, began };
+        Self { row, parked: read.parked, provenance, written: read.as_of.written }
     }
 
     /// A row carried by a message of the feed, taken in under `history` at `heard`.
     pub fn carried(body: Bytes, message: &ChangeFeed, history: u64, heard: Instant) -> Self {
         let as_of = Mark { epoch: Epoch(message.epoch), position: Position(message.position) };
-        let row = CachedRow { body, position: as_of.position, stale_since: None, parked_at: None };
-        let provenance = Provenance { as_of, revision: message.revision, history, began: heard };
-        Self { row: Some(row), provenance, written: UnixMillis(message.time_ms) }
+        let row = CachedRow { body, position: as_of.position };
+        let provenance = Provenance { as_of, making: Making::of(message), history, began: heard };
+        // The rows of parked entities come without their bodies.
+        Self { row: Some(row), parked: None, provenance, written: UnixMillis(message.time_ms) }
     }
 
     /// Bytes it takes in the cache.

@@ -28,13 +28,22 @@ pub(crate) struct Mark {
     pub position: Position,
 }
 
+/// What made the rows of a place in the log. Rows of one place may differ when it does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Making {
+    /// Of the projections, all as one number.
+    pub revision: u32,
+    /// When parked events were last replayed or dropped.
+    pub repaired: UnixMillis,
+}
+
 /// What the feed says of one transaction of a projector, without the rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Advance {
     pub epoch: Epoch,
     pub from: Position,
     pub to: Position,
-    pub revision: u32,
+    pub making: Making,
 }
 
 /// How a message fits to what was heard before.
@@ -71,8 +80,7 @@ pub(crate) struct Horizon {
     pub floor: Mark,
     /// Grows when the log or its views went back, so that what was read before is told from what was read after.
     pub history: u64,
-    /// Of the projections that wrote the rows, all as one number.
-    pub revision: u32,
+    pub making: Making,
     /// The earliest position known to be of `feed.epoch`.
     epoch_start: Position,
     /// When `feed` was last confirmed.
@@ -86,8 +94,8 @@ pub(crate) struct Horizon {
 pub(crate) struct Provenance {
     /// The snapshot it was read from.
     pub as_of: Mark,
-    /// Of the projections that had written that snapshot.
-    pub revision: u32,
+    /// Of that snapshot.
+    pub making: Making,
     /// [`Horizon::history`] when the reading began.
     pub history: u64,
     /// When the reading began.
@@ -125,7 +133,7 @@ impl Horizon {
             feed: Mark::default(),
             floor: Mark::default(),
             history: 0,
-            revision: 0,
+            making: Making::default(),
             epoch_start: Position(0),
             heard: None,
             time: UnixMillis(0),
@@ -138,7 +146,7 @@ impl Horizon {
         let to = Mark { epoch: message.epoch, position: message.to };
         self.heard = Some(now);
         self.time = time;
-        if message.revision == self.revision {
+        if message.making == self.making {
             if to == self.feed {
                 return Step::Repeated;
             }
@@ -151,7 +159,7 @@ impl Horizon {
             self.history += 1;
         }
         self.epoch_start = if to.epoch == self.feed.epoch { self.epoch_start.min(to.position) } else { to.position };
-        self.revision = message.revision;
+        self.making = message.making;
         self.feed = to;
         self.floor = to;
         Step::Jumped
@@ -203,7 +211,7 @@ impl Horizon {
 
     /// Whether positions of the row and of the horizon mean the same, and no change after the row may have been missed.
     fn comparable(&self, row: Provenance) -> bool {
-        row.history == self.history && row.revision == self.revision && row.as_of >= self.floor
+        row.history == self.history && row.making == self.making && row.as_of >= self.floor
     }
 
     /// Changes are named since the last jump only, and a new epoch is a jump.
@@ -245,7 +253,7 @@ impl Changed {
 mod tests {
     use super::*;
 
-    const REVISION: u32 = 7;
+    const MAKING: Making = Making { revision: 7, repaired: UnixMillis(0) };
     const PROOF_AGE: Duration = Duration::from_secs(3);
 
     fn mark(epoch: u64, position: u64) -> Mark {
@@ -253,11 +261,11 @@ mod tests {
     }
 
     fn advance(epoch: u64, from: u64, to: u64) -> Advance {
-        Advance { epoch: Epoch(epoch), from: Position(from), to: Position(to), revision: REVISION }
+        Advance { epoch: Epoch(epoch), from: Position(from), to: Position(to), making: MAKING }
     }
 
     fn row(as_of: Mark, history: u64, began: Instant) -> Provenance {
-        Provenance { as_of, revision: REVISION, history, began }
+        Provenance { as_of, making: MAKING, history, began }
     }
 
     /// A horizon that heard of `epoch`, `position` at `now`.
@@ -353,14 +361,16 @@ mod tests {
     }
 
     #[test]
-    fn rows_of_another_revision_are_not_served() {
-        let now = Instant::now();
-        let mut horizon = at(2, 100, now);
-        let step = horizon.hear(Advance { revision: REVISION + 1, ..advance(2, 100, 100) }, now, UnixMillis(0));
-        assert_eq!(step, Step::Jumped);
-        assert!(!horizon.serves(row(mark(2, 100), 0, now), None, now));
-        let new = Provenance { revision: REVISION + 1, ..row(mark(2, 100), 0, now) };
-        assert!(horizon.admits(new, Position(0)) && horizon.serves(new, None, now));
+    fn rows_of_another_making_are_not_served() {
+        for newer in [Making { revision: 8, ..MAKING }, Making { repaired: UnixMillis(5), ..MAKING }] {
+            let now = Instant::now();
+            let mut horizon = at(2, 100, now);
+            let step = horizon.hear(Advance { making: newer, ..advance(2, 100, 100) }, now, UnixMillis(0));
+            assert_eq!(step, Step::Jumped);
+            assert!(!horizon.serves(row(mark(2, 100), 0, now), None, now));
+            let new = Provenance { making: newer, ..row(mark(2, 100), 0, now) };
+            assert!(horizon.admits(new, Position(0)) && horizon.serves(new, None, now));
+        }
     }
 
     #[test]

@@ -227,13 +227,15 @@ impl World {
             version: Default::default(),
             position: mark.position,
             revision: state.revision,
-            stale_since: None,
-            parked_at: None,
             updated: UnixMillis(0),
             body: text(*mark, state.revision),
         });
         let position = LogPosition { log: LOG, epoch: state.mark.epoch, position: state.mark.position };
-        let read = RowRead { row, as_of: AsOf { position, written: UnixMillis(0), revision: state.revision } };
+        let read = RowRead {
+            row,
+            parked: None,
+            as_of: AsOf { position, written: UnixMillis(0), revision: state.revision, repaired: UnixMillis(0) },
+        };
         let log = self.cache.log(LOG).expect("the log is known").clone();
         self.cache.admit(&log, row_ref(load.key).to_key(), &Arc::new(Entry::read(read, load.history, load.began))).await;
     }
@@ -303,6 +305,7 @@ fn message(from: Position, to: &State, rows: Vec<ChangedRow>) -> ChangeFeed {
         revision: to.revision,
         time_ms: 0,
         traceparents: Vec::new(),
+        repaired_ms: 0,
     }
 }
 

@@ -9,7 +9,7 @@ use std::{
 use async_trait::async_trait;
 use futures::future::join_all;
 use souk_event_sourcing::{LogId, Token};
-use souk_read_store::{ReadStore, ReadStoreError, RowRead};
+use souk_read_store::{Parked, ReadStore, ReadStoreError, RowRead};
 use tokio::time::timeout;
 
 use super::{
@@ -238,9 +238,8 @@ async fn satisfied(wait: &mut Wait, log: &Log, token: Option<Mark>, answer: &Ans
 
 /// Nothing to wait for: an event the token asks for could not be applied (law 11).
 fn refuse_parked(log: LogId, token: Option<Mark>, answer: &Answer) -> Result<(), ReadError> {
-    let parked = answer.entry.row.as_ref().and_then(|row| row.parked_at);
-    match (parked, token) {
-        (Some(at), Some(token)) if at <= token.position => Err(ReadError::Parked { log, at }),
+    match (answer.entry.parked, token) {
+        (Some(Parked { at, .. }), Some(token)) if at <= token.position => Err(ReadError::Parked { log, at }),
         _ => Ok(()),
     }
 }

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use futures::future::join_all;
 use souk_event_sourcing::{Epoch, LogPosition, Partition, Position, Region, UnixMillis};
 use souk_proto::log::v1::{ChangeFeed, ChangedRow};
-use souk_read_store::{AsOf, ViewRow};
+use souk_read_store::{AsOf, Parked, ViewRow};
 use tokio::sync::Semaphore;
 
 use super::*;
@@ -84,13 +84,12 @@ impl RowSource for Shelf {
             version: Default::default(),
             position: Position(row),
             revision: 1,
-            stale_since: parked.map(|_| UnixMillis(5)),
-            parked_at: parked.map(Position),
             updated: UnixMillis(0),
             body: row.to_string().into(),
         });
         let position = LogPosition { log, epoch: Epoch(EPOCH), position: Position(position) };
-        Ok(RowRead { row, as_of: AsOf { position, written: UnixMillis(0), revision: 1 } })
+        let parked = parked.map(|at| Parked { at: Position(at), since: UnixMillis(5) });
+        Ok(RowRead { row, parked, as_of: AsOf { position, written: UnixMillis(0), revision: 1, repaired: UnixMillis(0) } })
     }
 
     async fn read_rows(&self, view: View, keys: &[(LogId, &str)]) -> Result<Vec<RowRead>, ReadStoreError> {
@@ -307,9 +306,37 @@ async fn a_token_past_a_parked_event_is_refused_and_the_row_stays_readable() {
     for _ in 0..2 {
         assert!(matches!(bench.reader.read(key("a"), &token(2), soon()).await, Err(ReadError::Parked { .. })));
         let answer = bench.reader.read(key("a"), &token(1), soon()).await.unwrap();
-        assert_eq!(answer.entry.row.as_ref().unwrap().stale_since, Some(UnixMillis(5)));
+        assert_eq!(answer.entry.parked.unwrap().since, UnixMillis(5));
     }
     assert_eq!(bench.shelf.reads(), 1);
+}
+
+/// Its first event could not be applied, so there is no row: that is told at once, and not waited for.
+#[tokio::test]
+async fn a_token_past_the_parked_first_event_of_an_entity_is_refused() {
+    let bench = Bench::new();
+    bench.shelf.change("b", false);
+    bench.shelf.parked.lock().unwrap().insert("a".into(), 1);
+    bench.announce(1).await;
+    for _ in 0..2 {
+        assert!(matches!(bench.reader.read(key("a"), &token(1), soon()).await, Err(ReadError::Parked { .. })));
+        assert!(matches!(bench.reader.read_many(&[key("a")], &token(1), soon()).await, Err(ReadError::Parked { .. })));
+        assert!(bench.reader.read(key("a"), &Token::default(), soon()).await.unwrap().entry.row.is_none());
+    }
+}
+
+/// A replay changes rows where no position moves.
+#[tokio::test]
+async fn a_row_from_before_a_repair_is_read_again() {
+    let bench = Bench::new();
+    bench.shelf.change("a", false);
+    bench.announce(1).await;
+    bench.reader.read(key("a"), &token(1), soon()).await.unwrap();
+    bench.reader.read(key("a"), &token(1), soon()).await.unwrap();
+    assert_eq!(bench.shelf.reads(), 1);
+    bench.hear(ChangeFeed { repaired_ms: 5, ..message(1, 1, Vec::new()) }).await;
+    bench.reader.read(key("a"), &token(1), soon()).await.unwrap();
+    assert_eq!(bench.shelf.reads(), 2);
 }
 
 #[tokio::test]

@@ -15,7 +15,7 @@ use souk_proto::log::v1::ChangeFeed;
 
 use super::{
     entry::Entry,
-    freshness::{Advance, Horizon, Mark, Step},
+    freshness::{Advance, Horizon, Making, Mark, Step},
     key::{RowKey, RowRef, View},
     log::Log,
 };
@@ -138,7 +138,7 @@ impl RowCache {
             epoch: Epoch(message.epoch),
             from: Position(message.from_position),
             to: Position(message.position),
-            revision: message.revision,
+            making: Making::of(message),
         };
         let step = horizon.hear(advance, now, time);
         let changes = changes(message, log.id);
@@ -209,7 +209,7 @@ impl RowCache {
     async fn put(&self, key: RowKey, entry: Arc<Entry>) {
         if let Some(kept) = self.rows.get(&key).await {
             let (kept, new) = (kept.provenance, entry.provenance);
-            if kept.history == new.history && kept.revision == new.revision && kept.as_of > new.as_of {
+            if kept.history == new.history && kept.making == new.making && kept.as_of > new.as_of {
                 return;
             }
         }

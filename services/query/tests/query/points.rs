@@ -8,8 +8,8 @@ use souk_proto::{
         query_service_client::QueryServiceClient as CatalogClient,
     },
     orders::v1::{
-        GetOrderRequest, GetOrderTimelineRequest, OrderLine, OrderPlaced, OrderReserved, OrderState,
-        query_service_client::QueryServiceClient as OrdersClient,
+        GetOrderRequest, GetOrderTimelineRequest, GetSalesSummaryRequest, ListOrdersRequest, OrderLine, OrderPlaced, OrderReserved,
+        OrderState, query_service_client::QueryServiceClient as OrdersClient,
     },
     stock::v1::{
         BatchGetAvailabilityRequest, GetAvailabilityRequest, StockOpened, StockReceived,
@@ -88,6 +88,55 @@ async fn every_entity_is_read_back_with_the_token_of_its_command() {
     });
     shop.project().await;
     assert_eq!(waiting.await.unwrap().unwrap().into_inner().order.unwrap().state(), OrderState::AwaitingPayment);
+    service.stop().await;
+}
+
+/// Law 11: the parked entity is told apart at once, with and without a row, and everybody else is answered.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_past_a_parked_event_is_refused_at_once_and_others_go_on() {
+    let servers = Servers::start().await;
+    let mut shop = Shop::open(&servers).await;
+    let service = Service::start(servers.settings()).await;
+    service.ready().await;
+    let (order, lost) = (order_id("c-1", 1), order_id("c-1", 2));
+    let placed = || OrderPlaced { customer_id: "c-1".into(), total: Some(eur(1)), payment_deadline_ms: 5, ..Default::default() };
+    let before = shop.record("c-1", &format!("order-{order}"), "OrderPlaced", placed());
+    shop.record("c-1", &format!("order-{order}"), "OrderTeleported", OrderReserved {});
+    shop.record("c-1", &format!("order-{lost}"), "OrderDreamt", OrderReserved {});
+    let after = shop.record("c-1", "cart-c-1", "ItemAdded", ItemAdded { product_id: "p-1".into(), quantity: 2 });
+    shop.project().await;
+    shop.heard_by(&service).await;
+    let announcing = shop.keep_announcing();
+    let mut orders = OrdersClient::new(service.channel.clone());
+    let get = |id: &String, token: &Token| GetOrderRequest { order_id: id.clone(), token: text(token) };
+    let timeline = |token: &Token| GetOrderTimelineRequest { order_id: order.clone(), token: text(token) };
+    // The second round is answered from the cache.
+    for _ in 0..2 {
+        for id in [&order, &lost] {
+            let refused = orders.get_order(get(id, &after)).await.unwrap_err();
+            assert_eq!(reason(&refused), (Code::FailedPrecondition, "ENTITY_PARKED".into()));
+        }
+        let refused = orders.get_order_timeline(timeline(&after)).await.unwrap_err();
+        assert_eq!(reason(&refused), (Code::FailedPrecondition, "ENTITY_PARKED".into()));
+        let stale = orders.get_order(get(&order, &before)).await.unwrap().into_inner();
+        assert_eq!(stale.order.unwrap().state(), OrderState::Reserving);
+        assert!(stale.as_of.unwrap().stale_since.is_some());
+        let stale = orders.get_order_timeline(timeline(&before)).await.unwrap().into_inner();
+        assert_eq!((stale.entries.len(), stale.as_of.unwrap().stale_since.is_some()), (1, true));
+        let missing = orders.get_order(get(&lost, &Token::default())).await.unwrap_err();
+        assert_eq!(reason(&missing), (Code::NotFound, "ORDER_NOT_FOUND".into()));
+        let request = GetCartRequest { customer_id: "c-1".into(), token: text(&after) };
+        let cart = CartClient::new(service.channel.clone()).get_cart(request).await.unwrap().into_inner();
+        assert!(cart.as_of.unwrap().stale_since.is_none());
+    }
+    let list = orders.list_orders(ListOrdersRequest { customer_id: "c-1".into(), ..Default::default() }).await.unwrap().into_inner();
+    let listed: Vec<_> = list.orders.iter().map(|order| &order.order_id).collect();
+    assert_eq!((listed, list.as_of.unwrap().stale_since.is_some()), (vec![&order], true));
+    let everything = orders.list_orders(ListOrdersRequest::default()).await.unwrap().into_inner();
+    assert_eq!(everything.orders.len(), 1, "a marker is no order");
+    let summary = orders.get_sales_summary(GetSalesSummaryRequest::default()).await.unwrap().into_inner();
+    assert!(summary.as_of.unwrap().stale_since.is_some());
+    announcing.abort();
     service.stop().await;
 }
 

@@ -16,7 +16,7 @@ use souk_proto::{
     internal::v1::{GetStatusRequest, GetStatusResponse, admin_service_client::AdminServiceClient},
     log::v1::{ChangeFeed, ChangedRow},
 };
-use souk_read_store::{Advance, Batch, Checkpoint, DatabaseConfig, Installation, PostgresViews, ReadStore, Row, ViewStore};
+use souk_read_store::{Advance, Batch, Checkpoint, DatabaseConfig, Installation, ParkedEvent, PostgresViews, ReadStore, Row, ViewStore};
 use souk_runtime::{Health, Listeners, Process, ServiceKind, Settings};
 use souk_views::{Folder, TABLES, ViewsMigrator, changed_body, revision};
 use tokio::{net::TcpListener, task::JoinHandle};
@@ -233,10 +233,17 @@ impl Shop {
     async fn project_log(&mut self, log: LogId, events: &[RecordedEvent]) -> ChangeFeed {
         let views = PostgresViews::new(self.store.database_of(log).unwrap().clone(), TABLES);
         self.folder.prepare(&views, events).await.unwrap();
-        events.iter().for_each(|event| self.folder.apply(event).unwrap());
-        let rows = self.folder.finish();
         let (from, last) = (self.held[&log], events.last().unwrap());
         let now = UnixMillis::now();
+        let mut parked = Vec::new();
+        for event in events {
+            if let Err(poison) = self.folder.apply(event) {
+                self.folder.park(event, now);
+                let (position, stream, reason) = (event.position, event.stream.clone(), poison.to_string());
+                parked.push(ParkedEvent { log, position, stream, envelope: Bytes::new(), reason, since: now });
+            }
+        }
+        let rows = self.folder.finish();
         let advance = Advance {
             log,
             fence: from.fence,
@@ -247,9 +254,10 @@ impl Shop {
             hash: last.hash,
         };
         let changed = changed_rows(&rows);
-        let written = views.write(&Batch { advances: vec![advance], rows, revision: revision(), now }).await.unwrap();
+        let written =
+            views.write(&Batch { advances: vec![advance], rows, parked, revision: revision(), now, ..Batch::default() }).await.unwrap();
         assert!(written.lost.is_empty(), "another projector writes");
-        let to = Checkpoint { epoch: last.epoch, position: last.position, hash: last.hash, revision: revision(), written: now, ..from };
+        let to = written.moved[0];
         self.held.insert(log, to);
         ChangeFeed { rows: changed, from_position: from.position.0, ..announcement(&to) }
     }
@@ -296,6 +304,7 @@ fn announcement(checkpoint: &Checkpoint) -> ChangeFeed {
         from_position: checkpoint.position.0,
         position: checkpoint.position.0,
         revision: checkpoint.revision,
+        repaired_ms: checkpoint.repaired.0,
         time_ms: checkpoint.written.0,
         ..Default::default()
     }
@@ -304,8 +313,8 @@ fn announcement(checkpoint: &Checkpoint) -> ChangeFeed {
 fn changed_rows(rows: &std::collections::BTreeMap<&'static str, Vec<Row>>) -> Vec<ChangedRow> {
     let rows = rows.iter().flat_map(|(view, rows)| rows.iter().map(move |row| (*view, row)));
     rows.filter_map(|(view, row)| {
-        let (key, body): (&str, &Bytes) = changed_body(view, row)?;
-        Some(ChangedRow { view: view.to_owned(), key: key.to_owned(), row: Some(body.clone()) })
+        let (key, body): (&str, Option<&Bytes>) = changed_body(view, row)?;
+        Some(ChangedRow { view: view.to_owned(), key: key.to_owned(), row: body.cloned() })
     })
     .collect()
 }

@@ -14,6 +14,8 @@ pub struct Findings {
     pub wrong: BTreeMap<&'static str, u64>,
     /// The first differences.
     pub differences: Vec<Difference>,
+    /// Entities that stand still in the views: compared only up to where they do, and no difference.
+    pub parked: Vec<Difference>,
 }
 
 /// One thing that is not as it should be.
@@ -37,6 +39,14 @@ impl Findings {
         }
     }
 
+    /// Tells of an entity that is parked, which is known and no difference.
+    pub fn park(&mut self, log: impl ToString, what: impl Into<String>) {
+        self.count("parked entities", 1);
+        if self.parked.len() < TOLD {
+            self.parked.push(Difference { log: log.to_string(), kind: "parked", what: what.into() });
+        }
+    }
+
     pub fn is_clean(&self) -> bool {
         self.wrong.is_empty()
     }
@@ -50,5 +60,7 @@ impl Findings {
         }
         let room = TOLD.saturating_sub(self.differences.len());
         self.differences.extend(other.differences.into_iter().take(room));
+        let room = TOLD.saturating_sub(self.parked.len());
+        self.parked.extend(other.parked.into_iter().take(room));
     }
 }

@@ -30,7 +30,7 @@ pub(super) async fn audit(sources: &Sources, log: LogId, from: Position) -> Resu
     if sources.write.head(log).await?.position < before {
         return Ok(found);
     }
-    let mut walk = Walk::new(log, before, hash);
+    let mut walk = Walk::new(log, before, hash, views::parked(sources, log).await?);
     heads(sources, log, &mut walk, &mut found).await?;
     ledger(sources, log, &walk, &mut found).await?;
     stream(sources, log, &walk, &mut found).await?;

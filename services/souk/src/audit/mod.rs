@@ -112,6 +112,9 @@ fn report(findings: &Findings, took: Duration, shown: bool) {
     for (kind, number) in &findings.wrong {
         println!("{number} × {kind}");
     }
+    for parked in &findings.parked {
+        println!("  log {} parked: {}", parked.log, parked.what);
+    }
     for difference in &findings.differences {
         println!("  log {} {}: {}", difference.log, difference.kind, difference.what);
     }

@@ -2,10 +2,18 @@ use std::collections::{BTreeMap, HashMap};
 
 use souk_codec as codec;
 use souk_domain::Entity;
-use souk_event_sourcing::{Epoch, LogHash, LogId, Position, RecordedEvent, RequestId, StreamId, Version};
+use souk_event_sourcing::{Epoch, LogHash, LogId, Position, RecordedEvent, RequestId, StreamId, UnixMillis, Version};
 use souk_views::Reference;
 
 use super::findings::Findings;
+
+/// Entities of a log that stand still in its views, and from which position on.
+#[derive(Debug, Default)]
+pub struct Parked {
+    pub streams: HashMap<StreamId, Position>,
+    /// When that was last mended, as the checkpoint says.
+    pub repaired: UnixMillis,
+}
 
 /// One log walked event by event from some position on: what must hold of each event, and what all of them lead to.
 pub struct Walk {
@@ -17,6 +25,8 @@ pub struct Walk {
     whole: bool,
     pub streams: BTreeMap<StreamId, Version>,
     pub reference: Reference,
+    /// What stands still in the views.
+    pub parked: Parked,
     entities: HashMap<StreamId, Entity>,
     /// Where the last event of each request lies.
     pub requests: HashMap<RequestId, Position>,
@@ -24,7 +34,7 @@ pub struct Walk {
 
 impl Walk {
     /// Begins behind `position`, whose running hash is `hash`.
-    pub fn new(log: LogId, position: Position, hash: LogHash) -> Self {
+    pub fn new(log: LogId, position: Position, hash: LogHash, parked: Parked) -> Self {
         Self {
             log,
             position,
@@ -33,6 +43,7 @@ impl Walk {
             whole: position == Position(0),
             streams: BTreeMap::new(),
             reference: Reference::default(),
+            parked,
             entities: HashMap::new(),
             requests: HashMap::new(),
         }
@@ -69,6 +80,10 @@ impl Walk {
         let before = self.streams.insert(event.stream.clone(), event.version).unwrap_or_default();
         if event.version != before.next() {
             found.differ(self.log, "stream version", format!("{} goes from {before} to {} at {at}", event.stream, event.version));
+        }
+        if self.parked.streams.get(&event.stream).is_some_and(|parked| at >= *parked) {
+            found.count("parked events", 1);
+            return;
         }
         if let Err(poison) = self.reference.apply(event) {
             found.differ(self.log, "view fold", format!("event {at} of {}: {poison}", event.stream));

@@ -1,188 +1,13 @@
-//! Whole shards over memory: what the bus, the event log and the store may do, and what the views are then.
-
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
-};
-
-use async_trait::async_trait;
 use futures::StreamExt;
 use proptest::prelude::*;
-use souk_bus::{Feed, MemoryBus};
-use souk_event_sourcing::{LogId, Position, RecordedEvent, Region, UnixMillis};
-use souk_proto::log::v1::{ChangeFeed, HeadAnnouncement};
-use souk_read_store::{
-    Advance, Batch, Checkpoint, Fence, MemoryViews, Page, ReadStoreError, Row, RowKey, Table, Value, ViewStore, Written,
-};
-use souk_runtime::Health;
-use souk_views::{AVAILABILITY, TABLES, fold_reference};
-use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
+use souk_bus::Feed;
+use souk_event_sourcing::Region;
+use souk_proto::log::v1::ChangeFeed;
+use souk_read_store::Advance;
+use souk_views::AVAILABILITY;
 
-use crate::{
-    board::Board,
-    changes::Changes,
-    heads::Heads,
-    shard::{Ports, Shard},
-    testing::{CONFIG, Messy, Truth, Writer, filled, history, log, rewritten},
-};
-
-/// Projectors over one store, one bus and one event log.
-struct World {
-    logs: Vec<LogId>,
-    bus: Arc<Messy>,
-    truth: Arc<Truth>,
-    store: Arc<Flaky>,
-    feed: MemoryBus,
-    heads: Heads,
-    health: Health,
-}
-
-struct Running {
-    shutdown: CancellationToken,
-    shard: JoinHandle<()>,
-    board: Board,
-}
-
-impl World {
-    fn new(logs: u16, bus: Messy, faults: Vec<u8>) -> Self {
-        let logs: Vec<_> = (0..logs).map(log).collect();
-        Self {
-            bus: Arc::new(bus),
-            truth: Arc::default(),
-            store: Arc::new(Flaky { inner: MemoryViews::new(logs.clone(), TABLES), faults, next: AtomicU64::new(0) }),
-            feed: MemoryBus::default(),
-            heads: Heads::new(logs.clone()),
-            health: Health::new(),
-            logs,
-        }
-    }
-
-    /// Puts events into the log and on the bus, and announces the head.
-    fn publish(&self, events: &[RecordedEvent]) {
-        self.truth.put(events);
-        self.bus.holds.put(events);
-        self.announce(events);
-    }
-
-    fn announce(&self, events: &[RecordedEvent]) {
-        let last = events.last().unwrap();
-        self.heads.announce(&HeadAnnouncement {
-            region: last.log.region.0.into(),
-            partition: last.log.partition.0.into(),
-            epoch: last.epoch.0,
-            position: last.position.0,
-            hash: last.hash.0.to_vec().into(),
-        });
-    }
-
-    fn start(&self) -> Running {
-        let (changes, _) = Changes::start(Arc::new(self.feed.clone()));
-        let board = Board::new(self.heads.clone());
-        let ports = Ports { source: self.bus.clone(), truth: self.truth.clone(), heads: self.heads.clone(), changes, board: board.clone() };
-        let component = self.health.component("database r0");
-        let shard = Shard::new("r0".to_owned(), self.store.clone(), self.logs.clone(), ports, CONFIG, component);
-        let shutdown = CancellationToken::new();
-        Running { shard: tokio::spawn(shard.run(shutdown.clone())), shutdown, board }
-    }
-
-    async fn checkpoint(&self, log: LogId) -> Checkpoint {
-        self.store.inner.checkpoints(&[log]).await.unwrap()[0]
-    }
-
-    /// Waits until the views have reached the end of these events, and compares them with the fold.
-    async fn reach(&self, events: &[RecordedEvent]) {
-        let end = events.last().unwrap();
-        wait(|| async {
-            let checkpoint = self.checkpoint(end.log).await;
-            (checkpoint.position, checkpoint.hash) == (end.position, end.hash)
-        })
-        .await;
-        let reference = fold_reference(events).unwrap();
-        for table in TABLES.iter().copied() {
-            let stored = self.store.inner.scan(table, end.log, None, usize::MAX).await.unwrap();
-            assert_eq!(stored.rows, reference.rows(table), "{}", table.name);
-        }
-    }
-}
-
-impl Running {
-    async fn stop(self) {
-        self.shutdown.cancel();
-        self.shard.await.unwrap();
-    }
-}
-
-/// Waits for a condition; a minute is an error.
-async fn wait<F: Future<Output = bool>>(condition: impl Fn() -> F) {
-    let waiting = async {
-        while !condition().await {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(60), waiting).await.expect("the condition is met in time");
-}
-
-/// A store whose connection breaks as its numbers say, before a write or after it.
-struct Flaky {
-    inner: MemoryViews,
-    faults: Vec<u8>,
-    next: AtomicU64,
-}
-
-impl Flaky {
-    fn fault(&self) -> u8 {
-        // Faults end: going round, they could meet the same call of every attempt for ever.
-        let next = self.next.fetch_add(1, Ordering::Relaxed) as usize;
-        self.faults.get(next).copied().unwrap_or(255)
-    }
-
-    fn broken<T>() -> Result<T, ReadStoreError> {
-        let source = sqlx::Error::Io(std::io::ErrorKind::ConnectionReset.into());
-        Err(ReadStoreError::Database { database: "r0".to_owned(), source })
-    }
-}
-
-#[async_trait]
-impl ViewStore for Flaky {
-    async fn claim(&self, logs: &[LogId], now: UnixMillis) -> Result<Vec<Checkpoint>, ReadStoreError> {
-        if self.fault() < 10 { Self::broken() } else { self.inner.claim(logs, now).await }
-    }
-
-    async fn checkpoints(&self, logs: &[LogId]) -> Result<Vec<Checkpoint>, ReadStoreError> {
-        if self.fault() < 5 { Self::broken() } else { self.inner.checkpoints(logs).await }
-    }
-
-    async fn load(&self, table: &'static Table, keys: &[RowKey]) -> Result<Vec<Row>, ReadStoreError> {
-        if self.fault() < 10 { Self::broken() } else { self.inner.load(table, keys).await }
-    }
-
-    async fn write(&self, batch: &Batch) -> Result<Written, ReadStoreError> {
-        match self.fault() {
-            0..20 => Self::broken(),
-            20..40 => {
-                self.inner.write(batch).await?;
-                Self::broken()
-            }
-            _ => self.inner.write(batch).await,
-        }
-    }
-
-    async fn rewind(&self, log: LogId, fence: Fence, now: UnixMillis) -> Result<bool, ReadStoreError> {
-        self.inner.rewind(log, fence, now).await
-    }
-
-    async fn scan(&self, table: &'static Table, log: LogId, after: Option<&RowKey>, limit: usize) -> Result<Page, ReadStoreError> {
-        self.inner.scan(table, log, after, limit).await
-    }
-}
-
-fn run(test: impl Future<Output = ()>) {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(test);
-}
+use super::*;
+use crate::testing::{Writer, filled, history, rewritten};
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(60))]
@@ -290,25 +115,6 @@ async fn a_checkpoint_that_the_log_does_not_know_is_noticed_at_start() {
     running.stop().await;
 }
 
-#[tokio::test]
-async fn a_poison_event_stops_its_log_visibly_and_no_other() {
-    let world = World::new(2, Messy::tidy(), vec![]);
-    let mut poisoned = filled(Writer::new(log(0)), 5);
-    poisoned.push("stock-p-1", "StockEvaporated", vec![]);
-    let poisoned = filled(poisoned, 9).events;
-    let good = filled(Writer::new(log(1)), 30).events;
-    world.publish(&poisoned);
-    world.publish(&good);
-    let running = world.start();
-    world.reach(&good).await;
-    wait(|| async { world.health.reasons().iter().any(|reason| reason.contains("StockEvaporated")) }).await;
-    world.reach(&poisoned[..5]).await;
-    let halted: Vec<_> = running.board.partitions().iter().map(|partition| partition.parked).collect();
-    assert_eq!(halted, [1, 0]);
-    running.stop().await;
-    assert_eq!(world.checkpoint(log(0)).await.position, Position(5));
-}
-
 /// Two projectors at once, as during a rolling update: the older one stands by, and takes over when the newer one dies.
 #[tokio::test]
 async fn an_overtaken_projector_stands_by_until_the_other_dies() {
@@ -345,9 +151,10 @@ async fn rows_that_somebody_changed_are_mended() {
     row.position = Position(7);
     row.values[0] = Value::Int(99);
     row.values[4] = Value::Bytes(Default::default());
-    let Checkpoint { log, fence, epoch, position, hash, revision, written } = checkpoint;
+    let Checkpoint { log, fence, epoch, position, hash, revision, written, .. } = checkpoint;
     let advance = Advance { log, fence, from_epoch: epoch, from_position: position, epoch, position, hash };
-    let tampered = Batch { advances: vec![advance], rows: [(AVAILABILITY.name, vec![row])].into(), revision, now: written };
+    let tampered =
+        Batch { advances: vec![advance], rows: [(AVAILABILITY.name, vec![row])].into(), revision, now: written, ..Batch::default() };
     assert!(world.store.inner.write(&tampered).await.unwrap().lost.is_empty());
     world.publish(&events);
     let running = world.start();
