@@ -263,7 +263,8 @@ async fn a_service_that_comes_late_or_restarts_is_found_again() {
             async move { session.command(price("1", "")).await }
         });
         let error = session.clone().deadline(Duration::from_millis(60)).command(price("1", "")).await.unwrap_err();
-        assert_eq!((error.code(), error.reason()), (Code::Unavailable, ""));
+        // Refused, or the time was over while it was tried once more.
+        assert!(matches!(error.code(), Code::Unavailable | Code::DeadlineExceeded) && error.reason().is_empty(), "{error:?}");
         let server = Server::start(TcpListener::bind(address).await.unwrap(), &subject);
         waiting.await.unwrap().unwrap();
         server.stop().await;

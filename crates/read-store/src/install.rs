@@ -134,6 +134,27 @@ async fn seed_checkpoints(database: &Database, logs: Vec<LogId>, now: UnixMillis
         .map_err(ReadStoreError::orm(database.name()))
 }
 
+/// Whether every log of the region has its place and its checkpoint. A first start makes them after the tables: whoever
+/// opened the store in between would take a log for one that does not exist.
+pub(crate) async fn complete(store: &ReadStore, installation: Installation) -> Result<(), ReadStoreError> {
+    for database in store.databases() {
+        let placed = store.logs_of(database.name()).into_iter().filter(|log| log.region == installation.region).count();
+        let begun: i64 = sqlx::query_scalar("select count(*) from read_checkpoint where region = $1")
+            .bind(installation.region.0 as i16)
+            .fetch_one(database.pool())
+            .await
+            .map_err(ReadStoreError::database(database.name()))?;
+        if begun < placed as i64 {
+            return Err(ReadStoreError::NotInstalled(database.name().to_owned()));
+        }
+    }
+    let placed = store.logs().filter(|log| log.region == installation.region).count();
+    if placed < usize::from(installation.partitions) {
+        return Err(ReadStoreError::NotInstalled(store.databases()[0].name().to_owned()));
+    }
+    Ok(())
+}
+
 /// Compares what the databases say of themselves with each other and with the configuration.
 pub(crate) async fn check(databases: &[Database], configured: Installation) -> Result<(), ReadStoreError> {
     let mut first = None;

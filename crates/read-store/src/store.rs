@@ -67,11 +67,13 @@ impl ReadStore {
     /// reads the placement.
     ///
     /// # Errors
-    /// [`ReadStoreError::NotInstalled`] while no projector has created the tables (retry), a lasting error when the
+    /// [`ReadStoreError::NotInstalled`] while no projector has created the tables and placed all logs (retry), a lasting error when the
     /// databases belong to another installation, region or partition count, or hold logs under unknown names.
     pub async fn open(configs: &[DatabaseConfig], access: Access, installation: Installation) -> Result<Self, ReadStoreError> {
         let databases = connect(configs, access).await?;
-        Self::with(databases, installation).await
+        let store = Self::with(databases, installation).await?;
+        install::complete(&store, installation).await?;
+        Ok(store)
     }
 
     /// Checks and loads over pools that exist already.
