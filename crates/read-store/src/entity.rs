@@ -58,6 +58,8 @@ pub mod checkpoint {
         pub partition: i32,
         /// Term of the projector that may write.
         pub fence: i64,
+        /// Name of the projector that claimed the log last; empty once it gave it up.
+        pub holder: String,
         /// Epoch of the event at `position`.
         pub epoch: i64,
         pub position: i64,

@@ -118,6 +118,7 @@ async fn seed_checkpoints(database: &Database, logs: Vec<LogId>, now: UnixMillis
         region: Set(log.region.0 as i16),
         partition: Set(i32::from(log.partition.0)),
         fence: Set(0),
+        holder: Set(String::new()),
         epoch: Set(0),
         position: Set(0),
         hash: Set(vec![0; 16]),

@@ -10,6 +10,7 @@
 //! - `install`: migrations under a lock, [`Installation`], placement seeded once
 //! - `checkpoint`: how far a log is projected: [`Checkpoint`], fencing by [`Fence`]
 //! - `table`: what a view table looks like: [`Table`], [`Column`], [`Row`], [`Value`]
+//! - `members`: who shares the logs of a database: [`Replica`], [`Members`]
 //! - `parked`: events set aside, and the mark on their entity: [`ParkedEvent`], [`Parked`]
 //! - `port`: what a projector needs of a database: [`ViewStore`], [`Batch`]
 //! - `postgres`, `memory`: its adapters, [`PostgresViews`] and [`MemoryViews`]
@@ -22,6 +23,7 @@ mod checkpoint;
 pub mod entity;
 mod error;
 mod install;
+mod members;
 mod memory;
 mod migration;
 mod parked;
@@ -35,6 +37,7 @@ mod table;
 pub use checkpoint::{Checkpoint, Fence};
 pub use error::ReadStoreError;
 pub use install::Installation;
+pub use members::{Members, Replica};
 pub use memory::MemoryViews;
 pub use parked::{Parked, ParkedEntity, ParkedEvent, ParkedQuery};
 pub use point::{AsOf, PointView, RowRead, ViewRow};

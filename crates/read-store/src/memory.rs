@@ -1,14 +1,15 @@
 use std::{
     collections::BTreeMap,
     sync::{Mutex, MutexGuard},
+    time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
 use souk_event_sourcing::{Epoch, LogHash, LogId, Position, StreamId, UnixMillis};
 
 use crate::{
-    Batch, Checkpoint, Fence, Kind, Page, Parked, ParkedEntity, ParkedEvent, ParkedQuery, ReadStoreError, Row, RowKey, Table, Value,
-    ViewStore, Written,
+    Batch, Checkpoint, Fence, Kind, Members, Page, Parked, ParkedEntity, ParkedEvent, ParkedQuery, ReadStoreError, Replica, Row, RowKey,
+    Table, Value, ViewStore, Written,
 };
 
 /// [`ViewStore`] in memory, for tests of what is built on it.
@@ -23,6 +24,15 @@ struct Tables {
     checkpoints: BTreeMap<LogId, Checkpoint>,
     rows: BTreeMap<&'static str, BTreeMap<RowKey, Row>>,
     parked: BTreeMap<(LogId, Position), ParkedEvent>,
+    /// Address and last heartbeat by id.
+    replicas: BTreeMap<String, (String, Instant)>,
+    holders: BTreeMap<LogId, String>,
+}
+
+impl Tables {
+    fn lives(&self, replica: &str, ttl: Duration) -> bool {
+        self.replicas.get(replica).is_some_and(|(_, heard)| heard.elapsed() < ttl)
+    }
 }
 
 impl MemoryViews {
@@ -64,15 +74,39 @@ fn replaces(table: &Table, before: &Row, row: &Row) -> bool {
 
 #[async_trait]
 impl ViewStore for MemoryViews {
-    async fn claim(&self, logs: &[LogId], now: UnixMillis) -> Result<Vec<Checkpoint>, ReadStoreError> {
+    async fn heartbeat(&self, replica: &Replica) -> Result<(), ReadStoreError> {
+        self.lock().replicas.insert(replica.id.clone(), (replica.address.clone(), Instant::now()));
+        Ok(())
+    }
+
+    async fn members(&self, ttl: Duration) -> Result<Members, ReadStoreError> {
+        let tables = self.lock();
+        let live = tables.replicas.iter().filter(|(id, _)| tables.lives(id, ttl));
+        let live = live.map(|(id, (address, _))| Replica { id: id.clone(), address: address.clone() }).collect();
+        Ok(Members { live, holders: tables.holders.clone() })
+    }
+
+    async fn claim(&self, logs: &[LogId], replica: &str, ttl: Duration, now: UnixMillis) -> Result<Vec<Checkpoint>, ReadStoreError> {
         let mut tables = self.lock();
-        let held = tables.checkpoints.values_mut().filter(|checkpoint| logs.contains(&checkpoint.log));
-        Ok(held
-            .map(|checkpoint| {
-                checkpoint.fence = Fence((checkpoint.fence.0 + 1).max(now.0 as u64));
-                *checkpoint
-            })
-            .collect())
+        let mut claimed = Vec::new();
+        for log in logs {
+            let held = tables.holders.get(log).is_some_and(|holder| holder != replica && tables.lives(holder, ttl));
+            let Some(checkpoint) = tables.checkpoints.get_mut(log).filter(|_| !held) else { continue };
+            checkpoint.fence = Fence((checkpoint.fence.0 + 1).max(now.0 as u64));
+            claimed.push(*checkpoint);
+            tables.holders.insert(*log, replica.to_owned());
+        }
+        Ok(claimed)
+    }
+
+    async fn release(&self, logs: &[LogId], replica: &str) -> Result<(), ReadStoreError> {
+        self.lock().holders.retain(|log, holder| holder != replica || !logs.contains(log));
+        Ok(())
+    }
+
+    async fn leave(&self, replica: &str) -> Result<(), ReadStoreError> {
+        self.lock().replicas.remove(replica);
+        Ok(())
     }
 
     async fn checkpoints(&self, logs: &[LogId]) -> Result<Vec<Checkpoint>, ReadStoreError> {

@@ -56,6 +56,7 @@ create table read_checkpoint (
     region smallint not null,
     partition int not null,
     fence bigint not null,
+    holder text collate "C" not null default '',
     epoch bigint not null,
     position bigint not null,
     hash bytea not null,
@@ -65,6 +66,13 @@ create table read_checkpoint (
     updated_ms bigint not null,
     primary key (region, partition)
 ) with (fillfactor = 20);
+create table read_replica (
+    role text collate "C" not null,
+    id text collate "C" not null,
+    address text not null,
+    heartbeat_at timestamptz not null,
+    primary key (role, id)
+);
 create table parked_event (
     region smallint not null,
     partition int not null,

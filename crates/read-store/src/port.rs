@@ -1,9 +1,9 @@
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use async_trait::async_trait;
 use souk_event_sourcing::{Epoch, LogHash, LogId, Position, StreamId, UnixMillis};
 
-use crate::{Checkpoint, Fence, ParkedEntity, ParkedEvent, ParkedQuery, ReadStoreError, Row, RowKey, Table};
+use crate::{Checkpoint, Fence, Members, ParkedEntity, ParkedEvent, ParkedQuery, ReadStoreError, Replica, Row, RowKey, Table};
 
 /// What a projector needs of one read database.
 ///
@@ -11,13 +11,27 @@ use crate::{Checkpoint, Fence, ParkedEntity, ParkedEvent, ParkedQuery, ReadStore
 /// 1. [`write`](Self::write) of one log is all or nothing: its rows, its parked and released events and its checkpoint, or
 ///    none of them. It happens exactly when the stored checkpoint has the fence, epoch and position the advance starts from.
 /// 2. One log that lost does not hinder the others of the same batch.
-/// 3. [`claim`](Self::claim) makes every earlier fence of those logs lose, for ever.
+/// 3. [`claim`](Self::claim) makes every earlier fence of those logs lose, for ever. Who lives and who holds what only
+///    decides which logs it takes; a write asks for the fence alone.
 /// 4. Within a log a row never goes back: it is replaced only by one of a later position, or of the same with another mark
 ///    (`parked_at`). Sums add up whatever the positions: the checkpoint alone keeps them from being written twice.
 #[async_trait]
 pub trait ViewStore: Send + Sync {
-    /// Takes logs over: raises their fences and returns their checkpoints. Logs without a checkpoint are left out.
-    async fn claim(&self, logs: &[LogId], now: UnixMillis) -> Result<Vec<Checkpoint>, ReadStoreError>;
+    /// Tells the others that `replica` lives and where it is reached.
+    async fn heartbeat(&self, replica: &Replica) -> Result<(), ReadStoreError>;
+
+    /// Who told within `ttl`, by the clock of the database, that it lives, and who holds which log.
+    async fn members(&self, ttl: Duration) -> Result<Members, ReadStoreError>;
+
+    /// Takes over those of `logs` that nobody holds, or `replica` itself, or one that did not tell within `ttl` that it
+    /// lives: raises their fences and returns their checkpoints.
+    async fn claim(&self, logs: &[LogId], replica: &str, ttl: Duration, now: UnixMillis) -> Result<Vec<Checkpoint>, ReadStoreError>;
+
+    /// Gives up those of `logs` that `replica` holds, so that another need not wait until it counts as dead.
+    async fn release(&self, logs: &[LogId], replica: &str) -> Result<(), ReadStoreError>;
+
+    /// `replica` lives no longer; what it holds may be claimed at once.
+    async fn leave(&self, replica: &str) -> Result<(), ReadStoreError>;
 
     /// The checkpoints of logs, whoever holds them.
     async fn checkpoints(&self, logs: &[LogId]) -> Result<Vec<Checkpoint>, ReadStoreError>;

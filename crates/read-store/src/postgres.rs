@@ -1,14 +1,14 @@
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use souk_event_sourcing::{Epoch, InvalidStreamId, LogHash, LogId, Position, StreamId, UnixMillis};
 use sqlx::{AssertSqlSafe, Row as _, postgres::PgRow};
 
 use crate::{
-    Batch, Checkpoint, Database, Fence, Page, Parked, ParkedEntity, ParkedEvent, ParkedQuery, ReadStoreError, Row, RowKey, Table,
-    ViewStore, Written,
+    Batch, Checkpoint, Database, Fence, Members, Page, Parked, ParkedEntity, ParkedEvent, ParkedQuery, ReadStoreError, Replica, Row,
+    RowKey, Table, ViewStore, Written,
     checkpoint::log_id,
-    sql::{self, BLAME, CLAIM, PARKED_ENTITIES, PARKED_EVENTS},
+    sql::{self, BLAME, CLAIM, HEARTBEAT, LEAVE, MEMBERS, PARKED_ENTITIES, PARKED_EVENTS, RELEASE},
 };
 
 /// [`ViewStore`] over one read database.
@@ -51,10 +51,34 @@ fn partitions(logs: impl Iterator<Item = LogId>) -> Vec<i32> {
 
 #[async_trait]
 impl ViewStore for PostgresViews {
-    async fn claim(&self, logs: &[LogId], now: UnixMillis) -> Result<Vec<Checkpoint>, ReadStoreError> {
+    async fn heartbeat(&self, replica: &Replica) -> Result<(), ReadStoreError> {
+        let query = sqlx::query(HEARTBEAT).bind(&replica.id).bind(&replica.address);
+        query.execute(self.database.pool()).await.map(drop).map_err(|error| self.failed(error))
+    }
+
+    async fn members(&self, ttl: Duration) -> Result<Members, ReadStoreError> {
+        let rows = sqlx::query(MEMBERS).bind(ttl.as_secs_f64()).fetch_all(self.database.pool()).await;
+        let mut members = Members::default();
+        for row in rows.map_err(|error| self.failed(error))? {
+            member(&mut members, &row).map_err(|error| self.failed(error))?;
+        }
+        Ok(members)
+    }
+
+    async fn claim(&self, logs: &[LogId], replica: &str, ttl: Duration, now: UnixMillis) -> Result<Vec<Checkpoint>, ReadStoreError> {
         let query = sqlx::query(CLAIM).bind(regions(logs.iter().copied())).bind(partitions(logs.iter().copied())).bind(now.0);
+        let query = query.bind(replica).bind(ttl.as_secs_f64());
         let rows = query.fetch_all(self.database.pool()).await.map_err(|error| self.failed(error))?;
         self.decode_checkpoints(&rows)
+    }
+
+    async fn release(&self, logs: &[LogId], replica: &str) -> Result<(), ReadStoreError> {
+        let query = sqlx::query(RELEASE).bind(regions(logs.iter().copied())).bind(partitions(logs.iter().copied())).bind(replica);
+        query.execute(self.database.pool()).await.map(drop).map_err(|error| self.failed(error))
+    }
+
+    async fn leave(&self, replica: &str) -> Result<(), ReadStoreError> {
+        sqlx::query(LEAVE).bind(replica).execute(self.database.pool()).await.map(drop).map_err(|error| self.failed(error))
     }
 
     async fn checkpoints(&self, logs: &[LogId]) -> Result<Vec<Checkpoint>, ReadStoreError> {
@@ -212,6 +236,16 @@ fn decode_checkpoint(row: &PgRow, log: LogId, first: usize) -> Result<Checkpoint
         repaired: UnixMillis(number(6)?),
         written: UnixMillis(number(7)?),
     })
+}
+
+/// Takes in a row of [`MEMBERS`].
+fn member(members: &mut Members, row: &PgRow) -> Result<(), sqlx::Error> {
+    let id = row.try_get(0)?;
+    match row.try_get::<Option<i16>, _>(2)? {
+        Some(region) => drop(members.holders.insert(log_id(region, row.try_get(3)?), id)),
+        None => members.live.push(Replica { id, address: row.try_get(1)? }),
+    }
+    Ok(())
 }
 
 fn decode_entity(row: &PgRow) -> Result<ParkedEntity, sqlx::Error> {

@@ -150,14 +150,37 @@ pub(crate) fn rewind(tables: &[&'static Table]) -> String {
     sql
 }
 
-/// Raises the fence of several logs, locked in order so that two projectors cannot deadlock.
+/// Tells that a replica lives. Those that have not for a day are forgotten.
+pub(crate) const HEARTBEAT: &str = "with gone as (delete from read_replica where role = 'projector' and id <> $1 \
+    and heartbeat_at < clock_timestamp() - interval '1 day') \
+    insert into read_replica (role, id, address, heartbeat_at) values ('projector', $1, $2, clock_timestamp()) \
+    on conflict (role, id) do update set address = excluded.address, heartbeat_at = excluded.heartbeat_at";
+
+/// Live replicas, those heard of within $1 seconds, and holders of logs: one kind of row has no log, the other no address.
+pub(crate) const MEMBERS: &str = "select id, address, null::smallint as region, null::int as partition from read_replica \
+    where role = 'projector' and heartbeat_at > clock_timestamp() - make_interval(secs => $1) \
+    union all select holder, null, region, partition from read_checkpoint where holder <> '' order by 1";
+
+/// Raises the fence of logs that nobody else holds who was heard of within $5 seconds, locked in order so that two
+/// projectors cannot deadlock.
 pub(crate) const CLAIM: &str = "with locked as materialized (\
     select c.region, c.partition from unnest($1::smallint[], $2::int[]) i(region, partition) \
     join read_checkpoint c on c.region = i.region and c.partition = i.partition \
+    where c.holder in ('', $4) or not exists (select 1 from read_replica r where r.role = 'projector' and r.id = c.holder \
+    and r.heartbeat_at > clock_timestamp() - make_interval(secs => $5)) \
     order by c.region, c.partition for no key update of c) \
-    update read_checkpoint c set fence = greatest(c.fence + 1, $3::bigint) \
+    update read_checkpoint c set fence = greatest(c.fence + 1, $3::bigint), holder = $4 \
     from locked l where c.region = l.region and c.partition = l.partition \
     returning c.region, c.partition, c.fence, c.epoch, c.position, c.hash, c.revision, c.parked, c.repaired_ms, c.updated_ms";
+
+/// Gives up logs that $3 holds.
+pub(crate) const RELEASE: &str = "with locked as materialized (\
+    select c.region, c.partition from unnest($1::smallint[], $2::int[]) i(region, partition) \
+    join read_checkpoint c on c.region = i.region and c.partition = i.partition and c.holder = $3 \
+    order by c.region, c.partition for no key update of c) \
+    update read_checkpoint c set holder = '' from locked l where c.region = l.region and c.partition = l.partition";
+
+pub(crate) const LEAVE: &str = "delete from read_replica where role = 'projector' and id = $1";
 
 /// Rows by their keys. `offset 0` keeps the look-up a look-up per key, whatever size the table had when it was planned.
 pub(crate) fn load(table: &Table) -> String {

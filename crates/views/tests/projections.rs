@@ -1,6 +1,6 @@
 //! What rows events lead to, and that nothing but the events decides it: no batching, no cache, no order of logs.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Duration};
 
 use bytes::Bytes;
 use proptest::{prelude::*, strategy::ValueTree};
@@ -306,7 +306,7 @@ fn logs() -> Vec<LogId> {
 /// Folds `events` into a store in batches of these sizes, as a projector does, forgetting a log here and there.
 async fn fold_in_batches(store: &dyn ViewStore, events: &[RecordedEvent], sizes: &[usize], cache: usize) {
     let logs = logs();
-    store.claim(&logs, UnixMillis(1)).await.unwrap();
+    store.claim(&logs, "test", Duration::ZERO, UnixMillis(1)).await.unwrap();
     let mut folder = Folder::new(cache);
     let (mut rest, mut sizes) = (events, sizes.iter().cycle());
     while !rest.is_empty() {

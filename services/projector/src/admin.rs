@@ -27,7 +27,11 @@ impl AdminService for Admin {
             process_id: std::process::id().into(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uptime_seconds: self.started.elapsed().as_secs_f64(),
-            figures: HashMap::from([("lag_events".to_owned(), lag as f64), ("halted".to_owned(), halted as f64)]),
+            figures: HashMap::from([
+                ("lag_events".to_owned(), lag as f64),
+                ("halted".to_owned(), halted as f64),
+                ("partitions_owned".to_owned(), partitions.len() as f64),
+            ]),
             partitions,
         }))
     }

@@ -53,7 +53,18 @@ impl Board {
         gauge!("souk_projection_halted", &labels).set(f64::from(u8::from(halted)));
     }
 
-    /// All logs, in order.
+    /// Another projector has this log now.
+    pub(crate) fn forget(&self, log: LogId) {
+        if self.lock().remove(&log).is_none() {
+            return;
+        }
+        let labels = [("region", log.region.to_string()), ("partition", log.partition.to_string())];
+        for name in ["souk_projection_lag_events", "souk_projection_lag_seconds", "souk_parked_events", "souk_projection_halted"] {
+            gauge!(name, &labels).set(0.0);
+        }
+    }
+
+    /// All logs that this process holds, in order.
     pub(crate) fn partitions(&self) -> Vec<PartitionStatus> {
         let entries = self.lock();
         let status = entries.iter().map(|(log, entry)| PartitionStatus {

@@ -1,4 +1,4 @@
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use metrics::counter;
 use souk_bus::Feed;
@@ -7,7 +7,10 @@ use souk_proto::log::v1::{ChangeFeed, ChangedRow};
 use souk_read_store::{Checkpoint, Row};
 use souk_runtime::telemetry;
 use souk_views::changed_body;
-use tokio::sync::mpsc;
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::timeout,
+};
 use tracing::{Instrument, Span, info_span};
 
 /// Larger rows are named without their body: caches read them again.
@@ -21,14 +24,28 @@ const QUEUE: usize = 4096;
 
 /// Publishes what changed, beside the transactions.
 #[derive(Debug, Clone)]
-pub(crate) struct Changes(mpsc::Sender<ChangeFeed>);
+pub(crate) struct Changes(mpsc::Sender<Told>);
+
+#[derive(Debug)]
+enum Told {
+    Change(ChangeFeed),
+    /// Answered when everything before it was published.
+    Mark(oneshot::Sender<()>),
+}
 
 impl Changes {
     /// Starts publishing; ends when the last clone is dropped.
     pub(crate) fn start(feed: Arc<dyn Feed>) -> (Self, tokio::task::JoinHandle<()>) {
-        let (sender, mut receiver) = mpsc::channel::<ChangeFeed>(QUEUE);
+        let (sender, mut receiver) = mpsc::channel(QUEUE);
         let publishing = async move {
-            while let Some(change) = receiver.recv().await {
+            while let Some(told) = receiver.recv().await {
+                let change = match told {
+                    Told::Change(change) => change,
+                    Told::Mark(passed) => {
+                        let _ = passed.send(());
+                        continue;
+                    }
+                };
                 let span = publish_span(&change);
                 if let Err(error) = feed.publish_changes(change).instrument(span).await {
                     counter!("souk_projector_feed_failures_total").increment(1);
@@ -40,9 +57,21 @@ impl Changes {
     }
 
     pub(crate) fn publish(&self, change: ChangeFeed) {
-        if self.0.try_send(change).is_err() {
+        if self.0.try_send(Told::Change(change)).is_err() {
             counter!("souk_projector_feed_failures_total").increment(1);
         }
+    }
+
+    /// Waits until what was told so far is on its way, but not longer than `patience`: who takes a log over shall not speak
+    /// before the last word about it.
+    pub(crate) async fn flush(&self, patience: Duration) {
+        let (mark, passed) = oneshot::channel();
+        let flushed = async {
+            if self.0.send(Told::Mark(mark)).await.is_ok() {
+                let _ = passed.await;
+            }
+        };
+        let _ = timeout(patience, flushed).await;
     }
 }
 

@@ -7,7 +7,8 @@
 //! # Layout
 //! - `sequence`: what an event is to a reader: the next one, known, behind a hole, of another history
 //! - `reader`: one log from a checkpoint on; `log_reader`: the event log behind it; `heads`: where logs end
-//! - `shard`, `batch`, `recovery`: the loop over one database; fold and write; fences, lost checkpoints, rewinds, heartbeat
+//! - `shard`, `batch`, `recovery`: the loop over one database; fold and write; lost checkpoints, rewinds, announcements
+//! - `membership`: sharing the logs of a database with other projectors
 //! - `parking`: replaying and dropping what was set aside (law 11); `parked_api`: the same on the internal port
 //! - `changes`: the change feed
 //! - `board`, `admin`: what status and metrics say
@@ -20,6 +21,7 @@ mod board;
 mod changes;
 mod heads;
 mod log_reader;
+mod membership;
 mod parked_api;
 mod parking;
 mod reader;
@@ -46,6 +48,8 @@ pub(crate) struct Config {
     pub row_cache_entries: usize,
     pub parked_events_max: u32,
     pub feed_interval: Duration,
+    pub lease_ttl: Duration,
+    pub heartbeat_interval: Duration,
     pub backfill_after: Duration,
     pub retry_backoff: Duration,
     pub retry_backoff_max: Duration,
@@ -59,6 +63,8 @@ impl From<&ProjectorSettings> for Config {
             row_cache_entries: settings.row_cache_entries as usize,
             parked_events_max: settings.parked_events_max,
             feed_interval: settings.feed_interval,
+            lease_ttl: settings.lease_ttl,
+            heartbeat_interval: settings.heartbeat_interval,
             backfill_after: settings.backfill_after,
             retry_backoff: settings.retry_backoff,
             retry_backoff_max: settings.retry_backoff_max,

@@ -19,6 +19,7 @@ use crate::parking::{Done, Errands, Refused, Wish, unpark};
 pub(crate) struct ParkedEntities {
     /// Of every shard; empty until the read databases are open.
     pub shards: watch::Receiver<Vec<Errands>>,
+    pub lease_ttl: Duration,
 }
 
 const DEFAULT_PAGE: usize = 100;
@@ -48,7 +49,21 @@ impl ParkedEntities {
     async fn run(&self, stream: &str, wish: Wish) -> Result<Done, Failure> {
         let stream = parse_stream(stream)?;
         let (log, shard) = self.find(&stream).await?;
-        Ok(shard.run(log, stream, wish).await?)
+        match shard.run(log, stream, wish).await {
+            Err(Refused::NotHeld(log)) => Err(self.held_by(log, &shard).await),
+            done => Ok(done?),
+        }
+    }
+
+    /// Says who writes a log, if anybody does.
+    async fn held_by(&self, log: LogId, shard: &Errands) -> Failure {
+        let failure = Failure::from(Refused::NotHeld(log));
+        let Ok(members) = shard.store.members(self.lease_ttl).await else { return failure };
+        let holder = members.holders.get(&log).and_then(|holder| members.live.into_iter().find(|replica| replica.id == *holder));
+        match holder {
+            Some(replica) => failure.with("holder", replica.id).with("address", replica.address),
+            None => failure,
+        }
     }
 
     async fn entities(&self, request: ListParkedEntitiesRequest) -> Result<ListParkedEntitiesResponse, Failure> {

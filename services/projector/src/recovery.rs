@@ -11,9 +11,6 @@ use crate::{
     shard::{Halted, Held, Shard, now},
 };
 
-/// Another projector that for this many heartbeats does not move a log that could move has died: the log is claimed back.
-const PATIENCE_BEATS: u32 = 5;
-
 impl Shard {
     /// A write found another checkpoint than believed.
     pub(crate) fn lost(&mut self, log: LogId) {
@@ -22,8 +19,8 @@ impl Shard {
         self.unsynced.insert(log);
     }
 
-    /// Reads the stored checkpoints of all unsynced logs and goes on from there: ours, where the fence is ours; claimed,
-    /// where it is older (a crash took our claim back) or was never ours; left alone, where another projector came after us.
+    /// Reads the stored checkpoints of all unsynced logs and goes on from there where the fence is still ours. Another one
+    /// means that somebody claimed the log after us, or that a crash took our claim back: it is claimed again if it is ours.
     pub(crate) async fn resync(&mut self) -> Result<(), ReadStoreError> {
         let logs: Vec<_> = self.unsynced.iter().copied().collect();
         for progress in self.logs.iter_mut().filter(|(log, _)| logs.contains(log)).map(|(_, progress)| progress) {
@@ -34,24 +31,12 @@ impl Shard {
         if let Some(missing) = logs.iter().find(|log| stored.iter().all(|checkpoint| checkpoint.log != **log)) {
             return Err(ReadStoreError::NotPlaced(*missing));
         }
-        let mut claims = Vec::new();
         for checkpoint in stored {
             match self.logs.get(&checkpoint.log).map(|progress| progress.held) {
                 Some(Held::Us(fence)) if checkpoint.fence == fence => self.go_on(checkpoint).await?,
-                Some(Held::Us(fence)) if checkpoint.fence > fence => self.stand_by(&checkpoint),
-                _ => claims.push(checkpoint.log),
+                _ => self.lose(checkpoint.log),
             }
         }
-        if claims.is_empty() {
-            return Ok(());
-        }
-        for checkpoint in self.store.claim(&claims, now()).await? {
-            if let Some(progress) = self.logs.get_mut(&checkpoint.log) {
-                progress.held = Held::Us(checkpoint.fence);
-            }
-            self.go_on(checkpoint).await?;
-        }
-        tracing::info!(database = self.database, logs = claims.len(), "logs claimed");
         Ok(())
     }
 
@@ -68,17 +53,6 @@ impl Shard {
         }
         self.resume(checkpoint, false);
         Ok(())
-    }
-
-    /// Leaves a log to the projector that claimed it.
-    fn stand_by(&mut self, checkpoint: &Checkpoint) {
-        tracing::warn!(log = %checkpoint.log, "another projector holds the log; standing by");
-        self.unsynced.remove(&checkpoint.log);
-        if let Some(progress) = self.logs.get_mut(&checkpoint.log) {
-            progress.held = Held::Another { seen: checkpoint.position, since: Instant::now() };
-            progress.checkpoint = Some(*checkpoint);
-            progress.halted = None;
-        }
     }
 
     /// Deletes the rows of a log and folds it from its first event: the plain way back to the truth (law 13).
@@ -132,42 +106,27 @@ impl Shard {
         Ok(())
     }
 
-    /// Every second: holds what is believed against what is stored, announces it, and tries what stood still or was left to
-    /// another projector. Announcing only what was just read keeps a projector that was overtaken, or whose database lost
-    /// its last commits, from vouching for positions that are not there.
+    /// Every second: holds what is believed against what is stored, announces it, and tries what stood still. Announcing
+    /// only what was just read keeps a projector that was overtaken, or whose database lost its last commits, from vouching
+    /// for positions that are not there.
     pub(crate) async fn beat(&mut self) -> Result<(), ReadStoreError> {
-        let logs: Vec<_> = self.logs.keys().copied().collect();
+        let logs = self.held_logs();
+        if logs.is_empty() {
+            return Ok(());
+        }
         for stored in self.store.checkpoints(&logs).await? {
             let log = stored.log;
             let Some(progress) = self.logs.get_mut(&log) else { continue };
-            match progress.held {
-                Held::Nobody => drop(self.unsynced.insert(log)),
-                Held::Us(_) if progress.checkpoint != Some(stored) => self.lost(log),
-                Held::Us(_) => {
-                    self.ports.changes.publish(changes::message(&stored, stored.position));
-                    if progress.halted.as_ref().is_some_and(|halted| halted.retry_at <= Instant::now()) && progress.reader.is_none() {
-                        self.unsynced.insert(log);
-                    }
-                }
-                Held::Another { seen, since } => self.watch_another(stored, seen, since),
+            if progress.checkpoint != Some(stored) {
+                self.lost(log);
+                continue;
+            }
+            self.ports.changes.publish(changes::message(&stored, stored.position));
+            if progress.halted.as_ref().is_some_and(|halted| halted.retry_at <= Instant::now()) && progress.reader.is_none() {
+                self.unsynced.insert(log);
             }
             self.note(log);
         }
         Ok(())
-    }
-
-    /// A log that another projector holds: claimed back when it stands still although its head is ahead.
-    fn watch_another(&mut self, stored: Checkpoint, seen: Position, since: Instant) {
-        let log = stored.log;
-        let ahead = self.ports.heads.of(log).is_some_and(|head| head.position > stored.position);
-        let Some(progress) = self.logs.get_mut(&log) else { return };
-        progress.checkpoint = Some(stored);
-        if !ahead || seen != stored.position {
-            progress.held = Held::Another { seen: stored.position, since: Instant::now() };
-        } else if since.elapsed() > PATIENCE_BEATS * self.config.feed_interval {
-            tracing::warn!(%log, "the other projector does not move the log; claiming it back");
-            progress.held = Held::Nobody;
-            self.unsynced.insert(log);
-        }
     }
 }

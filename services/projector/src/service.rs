@@ -8,7 +8,7 @@ use anyhow::Context;
 use souk_bus::{Feed, JetStreamBus};
 use souk_event_sourcing::Region;
 use souk_proto::internal::v1::{admin_service_server::AdminServiceServer, parked_entity_service_server::ParkedEntityServiceServer};
-use souk_read_store::{DatabaseConfig, Installation, PostgresViews, ReadStore};
+use souk_read_store::{DatabaseConfig, Installation, PostgresViews, ReadStore, Replica};
 use souk_runtime::{GrpcServer, Listeners, Peer, Process, limited};
 use souk_views::{TABLES, ViewsMigrator};
 use tokio::{sync::watch, task::JoinSet, time::sleep};
@@ -43,14 +43,15 @@ pub async fn run(process: Process, listeners: Listeners) -> anyhow::Result<()> {
     let (board_sender, board) = watch::channel(Board::new(Heads::new([])));
     let (shards_sender, shards) = watch::channel(Vec::new());
     let admin = Admin { replica: process.replica.clone(), board, started };
+    let replica = Replica { id: process.replica.clone(), address: address(&process, &listeners)? };
     let door = CancellationToken::new();
     let server = GrpcServer::new("internal", &process)
         .add(limited!(AdminServiceServer::new(admin), process))
-        .add(limited!(ParkedEntityServiceServer::new(ParkedEntities { shards }), process))
+        .add(limited!(ParkedEntityServiceServer::new(ParkedEntities { shards, lease_ttl: config.lease_ttl }), process))
         .shutdown_on(door.clone())
         .serve(listeners.internal);
     let server = tokio::spawn(server);
-    let outcome = project(&process, config, Shown { board: board_sender, shards: shards_sender }).await;
+    let outcome = project(&process, &replica, config, Shown { board: board_sender, shards: shards_sender }).await;
     door.cancel();
     server.await.context("the internal server")??;
     outcome
@@ -62,7 +63,7 @@ struct Shown {
     shards: watch::Sender<Vec<Errands>>,
 }
 
-async fn project(process: &Process, config: Config, shown: Shown) -> anyhow::Result<()> {
+async fn project(process: &Process, replica: &Replica, config: Config, shown: Shown) -> anyhow::Result<()> {
     let Some(store) = install(process, config).await? else { return Ok(()) };
     let settings = &process.settings;
     let bus = JetStreamBus::connect(&settings.nats.url, &settings.nats.prefix, &process.replica).await.context("nats.url")?;
@@ -86,7 +87,7 @@ async fn project(process: &Process, config: Config, shown: Shown) -> anyhow::Res
     }
 
     listeners.spawn(report_pools(store.clone(), listening.clone()));
-    let mut shards = start_shards(process, config, &store, ports, &shown.shards);
+    let mut shards = start_shards(process, replica, config, &store, ports, &shown.shards);
     while let Some(ended) = shards.join_next().await {
         ended.context("a shard")?;
         anyhow::ensure!(process.shutdown.is_cancelled(), "a shard ended by itself");
@@ -107,7 +108,14 @@ async fn project(process: &Process, config: Config, shown: Shown) -> anyhow::Res
 }
 
 /// One loop per read database that holds logs.
-fn start_shards(process: &Process, config: Config, store: &ReadStore, ports: Ports, shown: &watch::Sender<Vec<Errands>>) -> JoinSet<()> {
+fn start_shards(
+    process: &Process,
+    replica: &Replica,
+    config: Config,
+    store: &ReadStore,
+    ports: Ports,
+    shown: &watch::Sender<Vec<Errands>>,
+) -> JoinSet<()> {
     let mut shards = JoinSet::new();
     for database in store.databases() {
         let logs = store.logs_of(database.name());
@@ -116,11 +124,18 @@ fn start_shards(process: &Process, config: Config, store: &ReadStore, ports: Por
         }
         let component = process.health.component(&format!("database {}", database.name()));
         let views = Arc::new(PostgresViews::new(database.clone(), TABLES));
-        let shard = Shard::new(database.name().to_owned(), views, logs, ports.clone(), config, component);
+        let shard = Shard::new(database.name().to_owned(), replica.clone(), views, logs, ports.clone(), config, component);
         shown.send_modify(|shown| shown.push(shard.errands()));
         shards.spawn(shard.run(process.shutdown.clone()));
     }
     shards
+}
+
+/// Where others reach the internal port.
+fn address(process: &Process, listeners: &Listeners) -> std::io::Result<String> {
+    let bound = listeners.internal.local_addr()?;
+    let host = &process.settings.process.advertise_host;
+    Ok(if host.is_empty() { bound.to_string() } else { format!("{host}:{}", bound.port()) })
 }
 
 async fn report_pools(store: ReadStore, until: CancellationToken) {

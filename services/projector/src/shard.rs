@@ -5,13 +5,13 @@ use std::{
 
 use souk_bus::EventSource;
 use souk_event_sourcing::{LogId, Position, UnixMillis};
-use souk_read_store::{Checkpoint, Fence, ReadStoreError, ViewStore};
+use souk_read_store::{Checkpoint, Fence, ReadStoreError, Replica, ViewStore};
 use souk_runtime::Component;
 use souk_views::Folder;
 use tokio::{
     sync::{Semaphore, mpsc},
     task::AbortHandle,
-    time::{Instant, MissedTickBehavior, interval, sleep},
+    time::{Instant, Interval, MissedTickBehavior, interval, sleep, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -22,6 +22,7 @@ use crate::{
     changes::Changes,
     heads::Heads,
     log_reader::LogReader,
+    membership::Seat,
     parking::{Errand, Errands},
     reader::{Arrival, PERMIT_BYTES, Reader},
     sequence::Tail,
@@ -39,8 +40,8 @@ pub(crate) struct Ports {
 
 /// Projects all logs placed in one read database: one loop, one transaction at a time, over whatever has arrived.
 ///
-/// Four files: this one (the loop and what it remembers), `batch` (fold and write), `recovery` (fences, lost checkpoints,
-/// logs that went back, the heartbeat), `parking` (what operators ask for).
+/// Five files: this one (the loop and what it remembers), `batch` (fold and write), `recovery` (lost checkpoints, logs that
+/// went back, announcements), `membership` (which logs are this replica's), `parking` (what operators ask for).
 pub(crate) struct Shard {
     pub(crate) database: String,
     pub(crate) store: Arc<dyn ViewStore>,
@@ -52,6 +53,7 @@ pub(crate) struct Shard {
     pub(crate) config: Config,
     pub(crate) component: Component,
     pub(crate) backoff: Backoff,
+    pub(crate) seat: Seat,
     inbox: mpsc::Receiver<Arrival>,
     outbox: mpsc::Sender<Arrival>,
     room: Arc<Semaphore>,
@@ -65,7 +67,7 @@ const ERRANDS: usize = 16;
 /// One log as this projector believes it is.
 #[derive(Debug, Default)]
 pub(crate) struct Progress {
-    /// As last read or written; `None` before the first claim.
+    /// As last read or written; `None` while others hold the log.
     pub checkpoint: Option<Checkpoint>,
     pub held: Held,
     /// Number of the running reader: arrivals of another one are stale.
@@ -79,15 +81,10 @@ pub(crate) struct Progress {
 /// Whose a log is.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub(crate) enum Held {
-    /// Not claimed yet.
+    /// Free, or another projector's.
     #[default]
-    Nobody,
+    Others,
     Us(Fence),
-    /// Another projector raised the fence after us. It keeps the log while it moves.
-    Another {
-        seen: Position,
-        since: Instant,
-    },
 }
 
 /// Why a log stands still, and when it is tried again.
@@ -101,6 +98,7 @@ pub(crate) struct Halted {
 impl Shard {
     pub(crate) fn new(
         database: String,
+        replica: Replica,
         store: Arc<dyn ViewStore>,
         logs: impl IntoIterator<Item = LogId>,
         ports: Ports,
@@ -116,7 +114,8 @@ impl Shard {
             database,
             store,
             folder: Folder::new((config.row_cache_entries / 2).max(1)),
-            unsynced: logs.keys().copied().collect(),
+            unsynced: BTreeSet::new(),
+            seat: Seat::new(replica),
             logs,
             ports,
             backoff: Backoff::new(config.retry_backoff, config.retry_backoff_max),
@@ -135,30 +134,48 @@ impl Shard {
         Errands { store: self.store.clone(), logs: self.logs.keys().copied().collect(), door: self.errand_door.clone() }
     }
 
-    /// Projects until `shutdown`, then writes what has arrived and returns.
+    /// Projects until `shutdown`, then lets the others take over, writes what has arrived and returns.
     pub(crate) async fn run(mut self, shutdown: CancellationToken) {
         let mut beats = interval(self.config.feed_interval);
         beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        while !shutdown.is_cancelled() {
+        self.work(&mut beats, &shutdown).await;
+        if self.leave().await {
+            let late = CancellationToken::new();
+            let timer = {
+                let (late, patience) = (late.clone(), 2 * self.config.heartbeat_interval);
+                tokio::spawn(async move {
+                    sleep(patience).await;
+                    late.cancel();
+                })
+            };
+            self.work(&mut beats, &late).await;
+            timer.abort();
+        }
+        self.drain().await;
+    }
+
+    /// Projects until `until`, or until there is nothing left that is ours once we are leaving.
+    async fn work(&mut self, beats: &mut Interval, until: &CancellationToken) {
+        while !until.is_cancelled() && !self.has_left() {
             if !self.unsynced.is_empty()
                 && let Err(error) = self.resync().await
             {
-                self.pause(&error, &shutdown).await;
+                self.pause(&error, until).await;
                 continue;
             }
             let outcome = tokio::select! {
                 biased;
-                () = shutdown.cancelled() => break,
+                () = until.cancelled() => return,
+                () = sleep_until(self.seat.next) => self.sit().await,
                 _ = beats.tick() => self.beat().await,
                 Some(errand) = self.errands.recv() => self.run_errand(errand).await,
                 Some(first) = self.inbox.recv() => self.project(first).await,
             };
             match outcome {
                 Ok(()) => self.recovered(),
-                Err(error) => self.pause(&error, &shutdown).await,
+                Err(error) => self.pause(&error, until).await,
             }
         }
-        self.drain().await;
     }
 
     /// The end: no reader sends any more; what has arrived is written once, since it costs nothing to be read again.
@@ -168,6 +185,9 @@ impl Shard {
             && let Err(error) = self.project(first).await
         {
             tracing::warn!(database = self.database, %error, "the last batch was not written; it will be read again");
+        }
+        if let Err(error) = self.give_up_all().await {
+            tracing::warn!(database = self.database, %error, "logs were not given up; others take them when we count as dead");
         }
         tracing::info!(database = self.database, "projection stopped");
     }

@@ -33,6 +33,8 @@ pub(crate) const CONFIG: Config = Config {
     row_cache_entries: 4,
     parked_events_max: 5,
     feed_interval: Duration::from_millis(10),
+    lease_ttl: Duration::from_millis(300),
+    heartbeat_interval: Duration::from_millis(10),
     backfill_after: Duration::from_millis(20),
     retry_backoff: Duration::from_millis(1),
     retry_backoff_max: Duration::from_millis(5),

@@ -12,20 +12,20 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const FIRST: (Service, u16) = (Service::Command, 1);
 const SECOND: (Service, u16) = (Service::Command, 2);
 
-/// Partitions that each replica of the command service says it owns, by its number.
-async fn owned(system: &System) -> Result<Vec<(String, usize)>> {
+/// Partitions that each replica of a service says it owns, by its name.
+pub(super) async fn owned(system: &System, service: Service) -> Result<Vec<(String, usize)>> {
     let output = system.souk(&["status", "--json"]).await?;
     ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let status: Value = serde_json::from_slice(&output.stdout)?;
-    let processes = status["processes"].as_array().into_iter().flatten().filter(|process| process["service"] == "command");
+    let processes = status["processes"].as_array().into_iter().flatten().filter(|process| process["service"] == service.name());
     let count = |process: &Value| process["figures"]["partitions_owned"].as_f64().unwrap_or_default() as usize;
     Ok(processes.map(|process| (process["replica"].as_str().unwrap_or_default().to_owned(), count(process))).collect())
 }
 
-/// Waits until so many replicas own all partitions between them, each some.
-async fn shared_by(system: &System, replicas: usize) -> Result<()> {
+/// Waits until so many replicas of a service own all partitions between them, each some.
+pub(super) async fn shared_by(system: &System, service: Service, replicas: usize) -> Result<()> {
     until(&format!("partitions shared by {replicas}"), PATIENCE, || async {
-        let owned = owned(system).await?;
+        let owned = owned(system, service).await?;
         let shared = owned.len() == replicas
             && owned.iter().all(|(_, count)| *count > 0)
             && owned.iter().map(|(_, count)| count).sum::<usize>() == 64;
@@ -40,7 +40,7 @@ async fn any_replica_takes_any_command() -> Result<()> {
         options.replicas(Service::Command, 2);
     })
     .await?;
-    shared_by(&system, 2).await?;
+    shared_by(&system, Service::Command, 2).await?;
     for replica in [1, 2] {
         // Look-ups of prices and reservations cross the replicas, too.
         let shop = Shop(system.client_of(replica, 1)?.session().caller("test"));
@@ -66,35 +66,37 @@ async fn replicas_come_go_die_and_pause_without_an_error_to_a_caller() -> Result
         options.replicas(Service::Command, 2);
     })
     .await?;
-    shared_by(&system, 2).await?;
+    shared_by(&system, Service::Command, 2).await?;
     load.progress("shared by two").await?;
     for round in 1..=3 {
         for replica in [FIRST, SECOND] {
             system.stop(replica).await?;
             load.progress(&format!("rolling restart {round}: {} stopped", replica.1)).await?;
             system.start_again(replica).await?;
-            shared_by(&system, 2).await?;
+            shared_by(&system, Service::Command, 2).await?;
         }
     }
     let third = system.add_replica(Service::Command).await?;
-    shared_by(&system, 3).await?;
+    shared_by(&system, Service::Command, 3).await?;
     load.progress("scaled out to three").await?;
     system.remove_replica(third).await?;
-    shared_by(&system, 2).await?;
+    shared_by(&system, Service::Command, 2).await?;
     load.progress("scaled in to two").await?;
     for replica in [FIRST, SECOND] {
         system.kill(replica).await?;
         load.progress(&format!("{} killed", replica.1)).await?;
         system.start_again(replica).await?;
-        shared_by(&system, 2).await?;
+        shared_by(&system, Service::Command, 2).await?;
 
         // Past its lease: the other takes over, and what the paused one believed is fenced when it wakes.
         system.pause(replica)?;
         load.progress(&format!("{} paused", replica.1)).await?;
-        until("the other owns all", PATIENCE, || async { Ok(owned(&system).await?.iter().any(|(_, count)| *count == 64).then_some(())) })
-            .await?;
+        until("the other owns all", PATIENCE, || async {
+            Ok(owned(&system, Service::Command).await?.iter().any(|(_, count)| *count == 64).then_some(()))
+        })
+        .await?;
         system.resume(replica)?;
-        shared_by(&system, 2).await?;
+        shared_by(&system, Service::Command, 2).await?;
         load.progress(&format!("{} resumed", replica.1)).await?;
     }
     let errors = load.never_answered();

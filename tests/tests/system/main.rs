@@ -10,6 +10,7 @@ mod idempotency;
 mod one_order;
 mod other_languages;
 mod parked;
+mod projector_replicas;
 mod replicas;
 mod sessions;
 mod shards;

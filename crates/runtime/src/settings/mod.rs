@@ -356,6 +356,11 @@ section! {
         /// Checkpoints are announced at least this often.
         #[serde(with = "humantime_serde")]
         feed_interval: Duration = seconds(1),
+        /// A replica that did not tell for this long that it lives loses its partitions to the others.
+        #[serde(with = "humantime_serde")]
+        lease_ttl: Duration = seconds(6),
+        #[serde(with = "humantime_serde")]
+        heartbeat_interval: Duration = seconds(1),
         /// A partition behind its announced head without messages for this long is read from the event log.
         #[serde(with = "humantime_serde")]
         backfill_after: Duration = seconds(2),

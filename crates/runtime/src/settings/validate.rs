@@ -172,6 +172,11 @@ fn projector_and_saga(settings: &Settings) -> Checked {
     within("projector.parked_events_max", settings.projector.parked_events_max, 1..=1_000_000)?;
     positive("projector.feed_interval", settings.projector.feed_interval)?;
     positive("projector.retry_backoff", settings.projector.retry_backoff)?;
+    positive("projector.heartbeat_interval", settings.projector.heartbeat_interval)?;
+    let projector = &settings.projector;
+    let heartbeat = format!("at least twice the heartbeat_interval of {}", shown(projector.heartbeat_interval));
+    let fine = projector.lease_ttl >= projector.heartbeat_interval * 2;
+    want(fine, "projector.lease_ttl", format_args!("{}", shown(projector.lease_ttl)), &heartbeat)?;
     within("saga.parallel_orders", settings.saga.parallel_orders, 1..=100_000)?;
     within("saga.batch_events", settings.saga.batch_events, 1..=100_000)?;
     positive("saga.step_deadline", settings.saga.step_deadline)?;

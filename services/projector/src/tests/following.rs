@@ -12,28 +12,35 @@ use crate::testing::{Writer, filled, history, rewritten};
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(60))]
 
-    /// Law 5, from the consumer to the rows: any batching, duplication, loss, reordering and forgery of messages, and any
-    /// broken connection, ends in the same rows.
+    /// Law 5, from the consumer to the rows: any batching, duplication, loss, reordering and forgery of messages, any broken
+    /// connection, and any coming and going of projectors, ends in the same rows.
     #[test]
     fn whatever_bus_and_store_do_the_rows_are_the_fold(
         lengths in prop::collection::vec(1..60usize, 1..4),
         bus in prop::collection::vec(any::<u8>(), 1..97),
         store in prop::collection::vec(any::<u8>(), 0..150),
-        two_projectors in any::<bool>(),
+        guests in prop::collection::vec((any::<bool>(), 0..20u8), 0..4),
     ) {
         run(async {
             let world = World::new(lengths.len() as u16, Messy::new(bus), store);
             let logs: Vec<_> = lengths.iter().zip(0..).map(|(length, partition)| filled(Writer::new(log(partition)), *length).events).collect();
             logs.iter().for_each(|events| world.publish(events));
             let first = world.start();
-            let second = two_projectors.then(|| world.start());
+            for (number, (gracefully, turns)) in guests.into_iter().enumerate() {
+                let guest = world.start_as(&format!("guest-{number}"));
+                for _ in 0..turns {
+                    tokio::task::yield_now().await;
+                }
+                if gracefully {
+                    guest.stop().await;
+                } else {
+                    guest.shard.abort();
+                }
+            }
             for events in &logs {
                 world.reach(events).await;
             }
             first.stop().await;
-            if let Some(second) = second {
-                second.stop().await;
-            }
             for events in &logs {
                 world.reach(events).await;
             }
@@ -115,29 +122,6 @@ async fn a_checkpoint_that_the_log_does_not_know_is_noticed_at_start() {
     running.stop().await;
 }
 
-/// Two projectors at once, as during a rolling update: the older one stands by, and takes over when the newer one dies.
-#[tokio::test]
-async fn an_overtaken_projector_stands_by_until_the_other_dies() {
-    let world = World::new(1, Messy::tidy(), vec![]);
-    let events = history(30);
-    world.publish(&events[..10]);
-    let older = world.start();
-    world.reach(&events[..10]).await;
-    let fence = world.checkpoint(log(0)).await.fence;
-    let newer = world.start();
-    wait(|| async { world.checkpoint(log(0)).await.fence > fence }).await;
-    world.truth.put(&events[..20]);
-    world.announce(&events[..20]);
-    world.reach(&events[..20]).await;
-    let second_fence = world.checkpoint(log(0)).await.fence;
-    newer.shard.abort();
-    world.truth.put(&events);
-    world.announce(&events);
-    world.reach(&events).await;
-    assert!(world.checkpoint(log(0)).await.fence > second_fence);
-    older.stop().await;
-}
-
 #[tokio::test]
 async fn rows_that_somebody_changed_are_mended() {
     let world = World::new(1, Messy::tidy(), vec![]);
@@ -146,7 +130,7 @@ async fn rows_that_somebody_changed_are_mended() {
     let running = world.start();
     world.reach(&events[..6]).await;
     running.stop().await;
-    let checkpoint = world.store.inner.claim(&[log(0)], UnixMillis(0)).await.unwrap()[0];
+    let checkpoint = world.store.inner.claim(&[log(0)], "other", Duration::ZERO, UnixMillis(0)).await.unwrap()[0];
     let mut row = world.store.inner.scan(&AVAILABILITY, log(0), None, 1).await.unwrap().rows.remove(0);
     row.position = Position(7);
     row.values[0] = Value::Int(99);
@@ -171,7 +155,7 @@ async fn views_of_another_revision_are_folded_anew() {
     let running = world.start();
     world.reach(&events).await;
     running.stop().await;
-    let checkpoint = world.store.inner.claim(&[log(0)], UnixMillis(0)).await.unwrap()[0];
+    let checkpoint = world.store.inner.claim(&[log(0)], "other", Duration::ZERO, UnixMillis(0)).await.unwrap()[0];
     let Checkpoint { log, fence, epoch, position, hash, .. } = checkpoint;
     let advance = Advance { log, fence, from_epoch: epoch, from_position: position, epoch, position, hash };
     let older = Batch { advances: vec![advance], revision: souk_views::revision() - 1, ..Batch::default() };

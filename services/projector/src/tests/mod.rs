@@ -2,10 +2,11 @@
 //!
 //! # Layout
 //! - here: projectors over one store, one bus and one event log, and a store that fails
-//! - `following`: any trouble of bus, log and store; `parking`: events that cannot be applied
+//! - `following`: any trouble of bus, log and store; `parking`: events that cannot be applied; `sharing`: several projectors
 
 mod following;
 mod parking;
+mod sharing;
 
 use std::{
     fmt,
@@ -23,8 +24,8 @@ use souk_bus::MemoryBus;
 use souk_event_sourcing::{LogId, Position, RecordedEvent, StreamId, UnixMillis};
 use souk_proto::log::v1::{Event, HeadAnnouncement};
 use souk_read_store::{
-    Batch, Checkpoint, Fence, MemoryViews, Page, ParkedEntity, ParkedEvent, ParkedQuery, ReadStoreError, Row, RowKey, Table, Value,
-    ViewStore, Written,
+    Batch, Checkpoint, Fence, Members, MemoryViews, Page, ParkedEntity, ParkedEvent, ParkedQuery, ReadStoreError, Replica, Row, RowKey,
+    Table, Value, ViewStore, Written,
 };
 use souk_runtime::Health;
 use souk_views::{TABLES, comparable, fold_reference, is_marker};
@@ -100,11 +101,16 @@ impl World {
     }
 
     fn start(&self) -> Running {
+        self.start_as("one")
+    }
+
+    fn start_as(&self, name: &str) -> Running {
+        let replica = Replica { id: name.to_owned(), address: String::new() };
         let (changes, _) = Changes::start(Arc::new(self.feed.clone()));
         let board = Board::new(self.heads.clone());
         let ports = Ports { source: self.bus.clone(), truth: self.truth.clone(), heads: self.heads.clone(), changes, board: board.clone() };
         let component = self.health.component("database r0");
-        let shard = Shard::new("r0".to_owned(), self.store.clone(), self.logs.clone(), ports, self.config, component);
+        let shard = Shard::new("r0".to_owned(), replica, self.store.clone(), self.logs.clone(), ports, self.config, component);
         let (shutdown, errands) = (CancellationToken::new(), shard.errands());
         Running { shard: tokio::spawn(shard.run(shutdown.clone())), shutdown, board, errands }
     }
@@ -185,8 +191,31 @@ impl Flaky {
 
 #[async_trait]
 impl ViewStore for Flaky {
-    async fn claim(&self, logs: &[LogId], now: UnixMillis) -> Result<Vec<Checkpoint>, ReadStoreError> {
-        if self.fault() < 10 { Self::broken() } else { self.inner.claim(logs, now).await }
+    async fn heartbeat(&self, replica: &Replica) -> Result<(), ReadStoreError> {
+        if self.fault() < 5 { Self::broken() } else { self.inner.heartbeat(replica).await }
+    }
+
+    async fn members(&self, ttl: Duration) -> Result<Members, ReadStoreError> {
+        self.inner.members(ttl).await
+    }
+
+    async fn claim(&self, logs: &[LogId], replica: &str, ttl: Duration, now: UnixMillis) -> Result<Vec<Checkpoint>, ReadStoreError> {
+        match self.fault() {
+            0..10 => Self::broken(),
+            10..20 => {
+                self.inner.claim(logs, replica, ttl, now).await?;
+                Self::broken()
+            }
+            _ => self.inner.claim(logs, replica, ttl, now).await,
+        }
+    }
+
+    async fn release(&self, logs: &[LogId], replica: &str) -> Result<(), ReadStoreError> {
+        if self.fault() < 10 { Self::broken() } else { self.inner.release(logs, replica).await }
+    }
+
+    async fn leave(&self, replica: &str) -> Result<(), ReadStoreError> {
+        self.inner.leave(replica).await
     }
 
     async fn checkpoints(&self, logs: &[LogId]) -> Result<Vec<Checkpoint>, ReadStoreError> {

@@ -146,7 +146,7 @@ impl Shop {
         let mut held = HashMap::new();
         for database in store.databases() {
             let views = PostgresViews::new(database.clone(), TABLES);
-            for checkpoint in views.claim(&store.logs_of(database.name()), UnixMillis::now()).await.unwrap() {
+            for checkpoint in views.claim(&store.logs_of(database.name()), "test", Duration::ZERO, UnixMillis::now()).await.unwrap() {
                 held.insert(checkpoint.log, checkpoint);
             }
         }

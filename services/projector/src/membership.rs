@@ -1,0 +1,156 @@
+use std::time::Duration;
+
+use metrics::{counter, gauge};
+use souk_event_sourcing::{LogId, rendezvous};
+use souk_read_store::{ReadStoreError, Replica};
+use tokio::time::Instant;
+
+use crate::shard::{Held, Shard, now};
+
+/// A replica's place among those that share the logs of one database. Every one of them works out by itself whose each log
+/// is; what they believe decides who waits for whom, the fence alone decides who writes (law 6).
+#[derive(Debug)]
+pub(crate) struct Seat {
+    pub replica: Replica,
+    /// When to tell again that we live, and to see who else does.
+    pub next: Instant,
+    /// Since when the database has answered every time.
+    present_since: Option<Instant>,
+    /// Whether others live.
+    shared: bool,
+    leaving: bool,
+}
+
+/// A log that falls to us and that a living replica still holds is asked for this many times per heartbeat.
+const ASKS: u32 = 10;
+/// How long the last words about a log may hold up who takes it over.
+const LAST_WORDS: Duration = Duration::from_millis(200);
+/// Longer than any replica is away: claims what nobody holds, whoever seems dead.
+const NEVER: Duration = Duration::from_secs(24 * 60 * 60);
+
+impl Seat {
+    pub(crate) fn new(replica: Replica) -> Self {
+        Self { replica, next: Instant::now(), present_since: None, shared: false, leaving: false }
+    }
+}
+
+impl Shard {
+    /// Every heartbeat: tells that this replica lives, gives up logs that fall to another, claims those that fall to it.
+    pub(crate) async fn sit(&mut self) -> Result<(), ReadStoreError> {
+        self.seat.next = Instant::now() + self.config.heartbeat_interval;
+        if self.seat.leaving {
+            return Ok(());
+        }
+        let outcome = self.share().await;
+        if outcome.is_err() {
+            self.seat.present_since = None;
+        }
+        outcome
+    }
+
+    async fn share(&mut self) -> Result<(), ReadStoreError> {
+        let (me, ttl) = (self.seat.replica.id.clone(), self.config.lease_ttl);
+        self.store.heartbeat(&self.seat.replica).await?;
+        let members = self.store.members(ttl).await?;
+        let present_since = *self.seat.present_since.get_or_insert_with(Instant::now);
+        self.seat.shared = members.live.iter().any(|replica| replica.id != me);
+        let mut wanted = Vec::new();
+        let mut foreign = Vec::new();
+        for (log, progress) in &self.logs {
+            let ours = rendezvous(*log, members.live.iter().map(|replica| replica.id.as_str())) == Some(me.as_str());
+            let named = members.holders.get(log).is_some_and(|holder| *holder == me);
+            match progress.held {
+                Held::Others if ours => wanted.push(*log),
+                Held::Us(_) if !ours => foreign.push(*log),
+                // A crash took back that we gave it up.
+                Held::Others if named => foreign.push(*log),
+                Held::Others | Held::Us(_) => {}
+            }
+        }
+        self.give_up(&foreign).await?;
+        // After an outage everybody seems dead who did not come back first.
+        let patience = if present_since.elapsed() >= ttl { ttl } else { NEVER };
+        let claimed = self.claim(&wanted, patience).await?;
+        if claimed < wanted.len() {
+            self.seat.next = Instant::now() + self.config.heartbeat_interval / ASKS;
+        }
+        gauge!("souk_projector_partitions", "database" => self.database.clone()).set(self.held_logs().len() as f64);
+        Ok(())
+    }
+
+    async fn claim(&mut self, logs: &[LogId], patience: Duration) -> Result<usize, ReadStoreError> {
+        if logs.is_empty() {
+            return Ok(0);
+        }
+        let claimed = self.store.claim(logs, &self.seat.replica.id, patience, now()).await?;
+        for checkpoint in &claimed {
+            if let Some(progress) = self.logs.get_mut(&checkpoint.log) {
+                progress.held = Held::Us(checkpoint.fence);
+                self.unsynced.insert(checkpoint.log);
+            }
+        }
+        if !claimed.is_empty() {
+            tracing::info!(database = self.database, logs = claimed.len(), "logs claimed");
+        }
+        Ok(claimed.len())
+    }
+
+    /// Between two batches: lets go of logs, says what was still to be said about them, and gives them up.
+    async fn give_up(&mut self, logs: &[LogId]) -> Result<(), ReadStoreError> {
+        if logs.is_empty() {
+            return Ok(());
+        }
+        logs.iter().for_each(|log| self.let_go(*log));
+        self.ports.changes.flush(LAST_WORDS).await;
+        self.store.release(logs, &self.seat.replica.id).await?;
+        tracing::info!(database = self.database, logs = logs.len(), "logs given up to others");
+        Ok(())
+    }
+
+    /// Everything, at the end.
+    pub(crate) async fn give_up_all(&mut self) -> Result<(), ReadStoreError> {
+        let logs = self.held_logs();
+        self.give_up(&logs).await
+    }
+
+    /// Lives no longer for the others, who then take our logs without waiting for us; whether there are any.
+    pub(crate) async fn leave(&mut self) -> bool {
+        self.seat.leaving = true;
+        match self.store.leave(&self.seat.replica.id).await {
+            Ok(()) => self.seat.shared,
+            Err(error) => {
+                tracing::warn!(database = self.database, %error, "the others do not know that we leave");
+                false
+            }
+        }
+    }
+
+    /// Whether the others have everything that was ours.
+    pub(crate) fn has_left(&self) -> bool {
+        self.seat.leaving && self.held_logs().is_empty()
+    }
+
+    /// The log is not ours any more; whether it should be is found out at once.
+    pub(crate) fn lose(&mut self, log: LogId) {
+        tracing::info!(%log, "the log was taken over");
+        counter!("souk_projector_taken_over_total").increment(1);
+        self.let_go(log);
+        self.seat.next = Instant::now();
+    }
+
+    fn let_go(&mut self, log: LogId) {
+        self.folder.forget(log);
+        self.unsynced.remove(&log);
+        if let Some(progress) = self.logs.get_mut(&log) {
+            progress.stop_reading();
+            progress.generation += 1;
+            (progress.held, progress.checkpoint, progress.halted) = (Held::Others, None, None);
+        }
+        self.ports.board.forget(log);
+    }
+
+    pub(crate) fn held_logs(&self) -> Vec<LogId> {
+        let held = self.logs.iter().filter(|(_, progress)| progress.held != Held::Others);
+        held.map(|(log, _)| *log).collect()
+    }
+}
