@@ -31,6 +31,7 @@ impl AdminService for Admin {
                 ("lag_events".to_owned(), lag as f64),
                 ("halted".to_owned(), halted as f64),
                 ("partitions_owned".to_owned(), partitions.len() as f64),
+                ("watchdog_restarts".to_owned(), board.restarts() as f64),
             ]),
             partitions,
         }))

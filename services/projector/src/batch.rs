@@ -128,7 +128,7 @@ impl Shard {
             let from = progress.checkpoint.replace(checkpoint).map_or(checkpoint.position, |before| before.position);
             counter!("souk_projector_events_total").increment(checkpoint.position.0 - from.0);
             // It moves again: whatever it stood still for is behind it.
-            progress.halted = None;
+            (progress.halted, progress.moved) = (None, Some(tokio::time::Instant::now()));
             let mut message = changes::message(&checkpoint, from);
             message.rows = changed.remove(&checkpoint.log).unwrap_or_default();
             message.traceparents = changes::traceparents(of_log(events, checkpoint.log).map(|event| event.traceparent.as_str()));

@@ -1,10 +1,13 @@
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Instant,
 };
 
-use metrics::gauge;
+use metrics::{counter, gauge};
 use souk_event_sourcing::{Epoch, LogId, Position};
 use souk_proto::internal::v1::PartitionStatus;
 use souk_read_store::Checkpoint;
@@ -16,6 +19,7 @@ use crate::heads::Heads;
 pub(crate) struct Board {
     heads: Heads,
     entries: Arc<Mutex<BTreeMap<LogId, Entry>>>,
+    restarts: Arc<AtomicU64>,
 }
 
 #[derive(Debug)]
@@ -31,7 +35,7 @@ struct Entry {
 
 impl Board {
     pub(crate) fn new(heads: Heads) -> Self {
-        Self { heads, entries: Arc::default() }
+        Self { heads, entries: Arc::default(), restarts: Arc::default() }
     }
 
     /// Notes how far a log is.
@@ -78,6 +82,16 @@ impl Board {
             parked: entry.parked.into(),
         });
         status.collect()
+    }
+
+    /// Something hung and was started anew.
+    pub(crate) fn restarted(&self) {
+        counter!("souk_watchdog_restarts_total").increment(1);
+        self.restarts.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn restarts(&self) -> u64 {
+        self.restarts.load(Ordering::Relaxed)
     }
 
     /// How many logs stand still.

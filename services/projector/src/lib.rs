@@ -8,6 +8,7 @@
 //! - `sequence`: what an event is to a reader: the next one, known, behind a hole, of another history
 //! - `reader`: one log from a checkpoint on; `log_reader`: the event log behind it; `heads`: where logs end
 //! - `shard`, `batch`, `recovery`: the loop over one database; fold and write; lost checkpoints, rewinds, announcements
+//! - `watchdog`: starting anew what hangs
 //! - `membership`: sharing the logs of a database with other projectors
 //! - `parking`: replaying and dropping what was set aside (law 11); `parked_api`: the same on the internal port
 //! - `changes`: the change feed
@@ -33,6 +34,7 @@ mod shard;
 mod testing;
 #[cfg(test)]
 mod tests;
+mod watchdog;
 
 pub use service::run;
 
@@ -50,6 +52,7 @@ pub(crate) struct Config {
     pub feed_interval: Duration,
     pub lease_ttl: Duration,
     pub heartbeat_interval: Duration,
+    pub watchdog_after: Duration,
     pub backfill_after: Duration,
     pub retry_backoff: Duration,
     pub retry_backoff_max: Duration,
@@ -65,6 +68,7 @@ impl From<&ProjectorSettings> for Config {
             feed_interval: settings.feed_interval,
             lease_ttl: settings.lease_ttl,
             heartbeat_interval: settings.heartbeat_interval,
+            watchdog_after: settings.watchdog_after,
             backfill_after: settings.backfill_after,
             retry_backoff: settings.retry_backoff,
             retry_backoff_max: settings.retry_backoff_max,

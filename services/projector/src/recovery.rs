@@ -127,6 +127,7 @@ impl Shard {
             }
             self.note(log);
         }
+        self.wake_readers();
         Ok(())
     }
 }

@@ -40,8 +40,9 @@ pub(crate) struct Ports {
 
 /// Projects all logs placed in one read database: one loop, one transaction at a time, over whatever has arrived.
 ///
-/// Five files: this one (the loop and what it remembers), `batch` (fold and write), `recovery` (lost checkpoints, logs that
-/// went back, announcements), `membership` (which logs are this replica's), `parking` (what operators ask for).
+/// Six files: this one (the loop and what it remembers), `batch` (fold and write), `recovery` (lost checkpoints, logs that
+/// went back, announcements), `membership` (which logs are this replica's), `parking` (what operators ask for),
+/// `watchdog` (what hangs).
 pub(crate) struct Shard {
     pub(crate) database: String,
     pub(crate) store: Arc<dyn ViewStore>,
@@ -61,6 +62,19 @@ pub(crate) struct Shard {
     errand_door: mpsc::Sender<Errand>,
 }
 
+/// What a shard does next.
+pub(crate) enum Turn {
+    /// Reads stored checkpoints anew.
+    Resync,
+    /// Shares the logs with others.
+    Sit,
+    /// Announces checkpoints.
+    Beat,
+    Errand(Errand),
+    /// Writes what has arrived.
+    Project(Arrival),
+}
+
 /// Orders about parked entities that may wait.
 const ERRANDS: usize = 16;
 
@@ -74,6 +88,8 @@ pub(crate) struct Progress {
     pub generation: u64,
     pub reader: Option<AbortHandle>,
     pub halted: Option<Halted>,
+    /// When `checkpoint` last moved, or reading began.
+    pub moved: Option<Instant>,
     /// Where rows were found astray and the log was folded anew; a second time at the same place it halts instead.
     pub mended_at: Option<Position>,
 }
@@ -157,24 +173,34 @@ impl Shard {
     /// Projects until `until`, or until there is nothing left that is ours once we are leaving.
     async fn work(&mut self, beats: &mut Interval, until: &CancellationToken) {
         while !until.is_cancelled() && !self.has_left() {
-            if !self.unsynced.is_empty()
-                && let Err(error) = self.resync().await
-            {
-                self.pause(&error, until).await;
-                continue;
-            }
-            let outcome = tokio::select! {
-                biased;
-                () = until.cancelled() => return,
-                () = sleep_until(self.seat.next) => self.sit().await,
-                _ = beats.tick() => self.beat().await,
-                Some(errand) = self.errands.recv() => self.run_errand(errand).await,
-                Some(first) = self.inbox.recv() => self.project(first).await,
+            let turn = if self.unsynced.is_empty() {
+                tokio::select! {
+                    biased;
+                    () = until.cancelled() => return,
+                    () = sleep_until(self.seat.next) => Turn::Sit,
+                    _ = beats.tick() => Turn::Beat,
+                    Some(errand) = self.errands.recv() => Turn::Errand(errand),
+                    Some(first) = self.inbox.recv() => Turn::Project(first),
+                }
+            } else {
+                Turn::Resync
             };
-            match outcome {
-                Ok(()) => self.recovered(),
+            match self.watched(turn).await {
+                Ok(()) if self.unsynced.is_empty() => self.recovered(),
+                Ok(()) => {}
                 Err(error) => self.pause(&error, until).await,
             }
+        }
+    }
+
+    /// Does one thing; all there is to do goes through here.
+    pub(crate) async fn take(&mut self, turn: Turn) -> Result<(), ReadStoreError> {
+        match turn {
+            Turn::Resync => self.resync().await,
+            Turn::Sit => self.sit().await,
+            Turn::Beat => self.beat().await,
+            Turn::Errand(errand) => self.run_errand(errand).await,
+            Turn::Project(first) => self.project(first).await,
         }
     }
 
@@ -214,6 +240,7 @@ impl Shard {
         progress.generation += 1;
         progress.held = Held::Us(checkpoint.fence);
         progress.checkpoint = Some(checkpoint);
+        progress.moved = Some(Instant::now());
         let reader = Reader {
             log,
             generation: progress.generation,

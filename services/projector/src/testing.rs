@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     sync::{
         Mutex,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -35,6 +35,7 @@ pub(crate) const CONFIG: Config = Config {
     feed_interval: Duration::from_millis(10),
     lease_ttl: Duration::from_millis(300),
     heartbeat_interval: Duration::from_millis(10),
+    watchdog_after: Duration::from_secs(60),
     backfill_after: Duration::from_millis(20),
     retry_backoff: Duration::from_millis(1),
     retry_backoff_max: Duration::from_millis(5),
@@ -117,6 +118,13 @@ pub(crate) fn filled(mut writer: Writer, count: usize) -> Writer {
     writer
 }
 
+/// Never returns, as many times as `hangs` says.
+pub(crate) async fn hang(hangs: &AtomicUsize) {
+    if hangs.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok() {
+        std::future::pending::<()>().await;
+    }
+}
+
 /// The true logs.
 #[derive(Default)]
 pub(crate) struct Truth {
@@ -153,11 +161,13 @@ impl LogReader for Truth {
 pub(crate) struct Messy {
     pub holds: Truth,
     numbers: Mutex<Box<dyn Iterator<Item = u8> + Send>>,
+    /// How many consumers to come are never there, nor refused.
+    pub hangs: AtomicUsize,
 }
 
 impl Messy {
     pub(crate) fn new(numbers: Vec<u8>) -> Self {
-        Self { holds: Truth::default(), numbers: Mutex::new(Box::new(numbers.into_iter().cycle())) }
+        Self { holds: Truth::default(), numbers: Mutex::new(Box::new(numbers.into_iter().cycle())), hangs: AtomicUsize::new(0) }
     }
 
     /// A bus without faults.
@@ -173,6 +183,7 @@ impl Messy {
 #[async_trait]
 impl EventSource for Messy {
     async fn consume(&self, log: LogId, from: Position) -> Result<Events, BusError> {
+        hang(&self.hangs).await;
         let gone = || BusError::Unavailable("gone".to_owned());
         if self.holds.down.load(Ordering::Relaxed) || self.number() < 20 {
             return Err(gone());

@@ -15,7 +15,7 @@ use souk_event_sourcing::{Epoch, EventId, Hlc, LogHash, LogId, Partition, Positi
 use souk_proto::{
     cart::v1::{Cart, ItemAdded},
     internal::v1::{
-        DropParkedEntityRequest, GetStatusRequest, ListParkedEntitiesRequest, ListParkedEventsRequest, PartitionStatus,
+        DropParkedEntityRequest, GetStatusRequest, GetStatusResponse, ListParkedEntitiesRequest, ListParkedEventsRequest,
         ReplayParkedEntityRequest, admin_service_client::AdminServiceClient, parked_entity_service_client::ParkedEntityServiceClient,
     },
     log::v1::{
@@ -138,11 +138,16 @@ impl World {
     }
 
     fn settings(&self) -> Settings {
+        self.settings_with("")
+    }
+
+    /// With more lines of the projector's section.
+    fn settings_with(&self, more: &str) -> Settings {
         let database = |name: &str| format!("{{name = \"{name}\", url = \"{}\"}}", self.postgres.url(name));
         Settings::from_toml(&format!(
             "[installation]\npartitions = {PARTITIONS}\ntoken_key = \"{}\"\n[read]\ndatabases = [{}, {}]\n[nats]\nurl = \"{}\"\n\
              [peers]\ncommand_internal = \"http://127.0.0.1:{}\"\n[projector]\nfeed_interval = \"100ms\"\nbackfill_after = \"500ms\"\n\
-             retry_backoff_max = \"1s\"\n",
+             retry_backoff_max = \"1s\"\n{more}",
             "01".repeat(32),
             database("r0"),
             database("r1"),
@@ -198,11 +203,11 @@ impl Projector {
         tokio::time::timeout(Duration::from_secs(20), self.running).await.expect("it drains").unwrap().unwrap();
     }
 
-    async fn status(&self) -> Vec<PartitionStatus> {
+    async fn status(&self) -> GetStatusResponse {
         let mut admin = AdminServiceClient::connect(self.address.clone()).await.unwrap();
         let status = admin.get_status(GetStatusRequest {}).await.unwrap().into_inner();
         assert_eq!(status.service, "projector");
-        status.partitions
+        status
     }
 }
 
@@ -259,7 +264,7 @@ async fn a_parked_entity_is_shown_replayed_and_dropped() {
         ReadStore::open(&world.databases(), Access::Write, Installation { region: Region(1), partitions: PARTITIONS }).await.unwrap();
     let checkpoint = || async { store.checkpoint(log(0)).await.unwrap() };
     wait("the checkpoint passes", || async { checkpoint().await.position == Position(12) }).await;
-    let status = projector.status().await;
+    let status = projector.status().await.partitions;
     assert_eq!(status.iter().map(|partition| partition.parked).collect::<Vec<_>>(), [2, 0, 0, 0]);
     let read = store.read_row(&CART_VIEW, log(0), "c-0-2").await.unwrap();
     assert_eq!((read.row.unwrap().version.0, read.parked.map(|parked| parked.at)), (1, Some(Position(7))));
@@ -301,6 +306,30 @@ async fn a_parked_entity_is_shown_replayed_and_dropped() {
     store.close().await;
 }
 
+/// A write that the database never answers, as long as somebody else holds its row.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_that_hangs_is_broken_off_and_the_views_go_on() {
+    let world = World::start().await;
+    let projector = Projector::start(world.settings_with("watchdog_after = \"500ms\"")).await;
+    wait("the projector is ready", || async { projector.health.is_ready() }).await;
+    let store =
+        ReadStore::open(&world.databases(), Access::Write, Installation { region: Region(1), partitions: PARTITIONS }).await.unwrap();
+    let mut lock = store.database_of(log(0)).unwrap().pool().begin().await.unwrap();
+    sqlx::query("select from read_checkpoint for update").execute(&mut *lock).await.unwrap();
+    let logs = [history(0, 20), history(1, 20)];
+    for events in &logs {
+        world.record(events);
+        world.announce(events).await;
+    }
+    let restarts = || async { projector.status().await.figures["watchdog_restarts"] };
+    wait("the watchdog bites", || async { restarts().await >= 2.0 }).await;
+    reach(&store, &logs[1]).await;
+    lock.rollback().await.unwrap();
+    reach(&store, &logs[0]).await;
+    projector.stop().await;
+    store.close().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn events_become_rows_through_bus_and_event_log() {
     let mut world = World::start().await;
@@ -328,7 +357,7 @@ async fn events_become_rows_through_bus_and_event_log() {
     let cart = Cart::decode(read.row.unwrap().body).unwrap();
     assert_eq!((cart.customer_id.as_str(), cart.version, read.as_of.position.position), ("c-0-1", 8, Position(40)));
     the_feed_tells_of_it(&mut feed).await;
-    let status = projector.status().await;
+    let status = projector.status().await.partitions;
     let seen: Vec<_> = status.iter().map(|partition| (partition.partition, partition.database.as_str(), partition.position)).collect();
     assert_eq!(seen, [(0, "r0", 40), (1, "r1", 41), (2, "r0", 42), (3, "r1", 43)]);
     assert!(status.iter().all(|partition| partition.head == partition.position && partition.lag_seconds == 0.0));

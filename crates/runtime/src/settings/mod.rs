@@ -361,6 +361,10 @@ section! {
         lease_ttl: Duration = seconds(6),
         #[serde(with = "humantime_serde")]
         heartbeat_interval: Duration = seconds(1),
+        /// What makes no progress for this long although there is some to make is started anew: the reader of a partition that
+        /// lags, or a call of the read database.
+        #[serde(with = "humantime_serde")]
+        watchdog_after: Duration = seconds(30),
         /// A partition behind its announced head without messages for this long is read from the event log.
         #[serde(with = "humantime_serde")]
         backfill_after: Duration = seconds(2),

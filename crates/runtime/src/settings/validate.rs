@@ -173,6 +173,7 @@ fn projector_and_saga(settings: &Settings) -> Checked {
     positive("projector.feed_interval", settings.projector.feed_interval)?;
     positive("projector.retry_backoff", settings.projector.retry_backoff)?;
     positive("projector.heartbeat_interval", settings.projector.heartbeat_interval)?;
+    positive("projector.watchdog_after", settings.projector.watchdog_after)?;
     let projector = &settings.projector;
     let heartbeat = format!("at least twice the heartbeat_interval of {}", shown(projector.heartbeat_interval));
     let fine = projector.lease_ttl >= projector.heartbeat_interval * 2;

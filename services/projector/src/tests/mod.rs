@@ -2,9 +2,11 @@
 //!
 //! # Layout
 //! - here: projectors over one store, one bus and one event log, and a store that fails
-//! - `following`: any trouble of bus, log and store; `parking`: events that cannot be applied; `sharing`: several projectors
+//! - `following`: any trouble of bus, log and store; `parking`: events that cannot be applied; `sharing`: several projectors;
+//!   `hanging`: what never returns
 
 mod following;
+mod hanging;
 mod parking;
 mod sharing;
 
@@ -12,7 +14,7 @@ use std::{
     fmt,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -39,7 +41,7 @@ use crate::{
     heads::Heads,
     parking::Errands,
     shard::{Ports, Shard},
-    testing::{CONFIG, Messy, Truth, log},
+    testing::{CONFIG, Messy, Truth, hang, log},
 };
 
 /// Projectors over one store, one bus and one event log.
@@ -73,6 +75,7 @@ impl World {
                 next: AtomicU64::new(0),
                 refuses: Mutex::default(),
                 learned: AtomicBool::new(false),
+                hangs: AtomicUsize::new(0),
             }),
             feed: MemoryBus::default(),
             heads: Heads::new(logs.clone()),
@@ -167,6 +170,8 @@ struct Flaky {
     refuses: Mutex<Option<RowKey>>,
     /// Whether events set aside come back as ones that the code knows, as if it had learned of them.
     learned: AtomicBool,
+    /// How many writes to come never return.
+    hangs: AtomicUsize,
 }
 
 impl Flaky {
@@ -227,6 +232,7 @@ impl ViewStore for Flaky {
     }
 
     async fn write(&self, batch: &Batch) -> Result<Written, ReadStoreError> {
+        hang(&self.hangs).await;
         if self.refuses(batch) {
             let source = sqlx::Error::Database(Box::new(BadData));
             return Err(ReadStoreError::Database { database: "r0".to_owned(), source });
