@@ -232,6 +232,18 @@ impl<'a> Ownership<'a> {
         Ok(())
     }
 
+    /// Drops the rows of replicas that were silent for so long; their leases, if any, are free then.
+    ///
+    /// # Errors
+    /// When the database cannot be reached.
+    pub async fn forget_silent(&self, database: &str, silence: Duration) -> Result<(), StoreError> {
+        sqlx::query("delete from replica where heartbeat_at < clock_timestamp() - make_interval(secs => $1)")
+            .bind(silence.as_secs_f64())
+            .execute(self.pool(database)?)
+            .await?;
+        Ok(())
+    }
+
     fn pool(&self, database: &str) -> Result<&PgPool, StoreError> {
         let found = self.store.databases.iter().find(|candidate| candidate.name == database);
         found.map(|found| &found.pool).ok_or_else(|| StoreError::Setup(format!("no write database is named '{database}'")))

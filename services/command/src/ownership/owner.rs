@@ -21,6 +21,10 @@ use crate::{
 
 /// Longest time a relay may take to publish the rest of a log that is handed over; the next owner's does what is left.
 const LAST_PUBLISHES: Duration = Duration::from_secs(1);
+/// Where every process has a name of its own, the dead would pile up.
+const FORGOTTEN: Duration = Duration::from_secs(3600);
+/// Longest time for handing everything over; leases expire where a database does not answer.
+const LEAVING: Duration = Duration::from_secs(5);
 /// A replica gets logs from others when it was seen alive this often in a row.
 const SETTLED: u32 = 2;
 
@@ -49,6 +53,13 @@ impl Owner {
     /// # Errors
     /// When a database cannot be reached; the others were looked after all the same.
     pub async fn beat(&mut self) -> Result<(), StoreError> {
+        for (database, pool) in self.store.pools() {
+            let (size, idle) = (pool.size() as usize, pool.num_idle());
+            for (state, count) in [("used", size.saturating_sub(idle)), ("idle", idle)] {
+                let labels = [("database", database.to_owned()), ("state", state.to_owned())];
+                metrics::gauge!("souk_write_pool_connections", &labels).set(count as f64);
+            }
+        }
         let suspects = self.directory.take_suspects();
         let databases: Vec<String> = self.store.databases().map(str::to_owned).collect();
         let mut outcome = Ok(());
@@ -88,10 +99,15 @@ impl Owner {
     /// Gives everything to the replicas it falls to, so that no caller need wait: called while the doors are open still.
     pub async fn leave(&mut self) {
         let databases: Vec<String> = self.store.databases().map(str::to_owned).collect();
-        for database in databases {
-            if let Err(error) = self.leave_database(&database).await {
-                warn!(database, %error, "logs could not be handed over; their leases expire");
+        let handing_over = async {
+            for database in databases {
+                if let Err(error) = self.leave_database(&database).await {
+                    warn!(database, %error, "logs could not be handed over; their leases expire");
+                }
             }
+        };
+        if timeout(LEAVING, handing_over).await.is_err() {
+            warn!("not all logs were handed over in time; their leases expire");
         }
     }
 
@@ -128,7 +144,7 @@ impl Owner {
         self
     }
 
-    /// Children of partitioned tables ahead of every held log; drops what the ledger may forget.
+    /// Children of partitioned tables ahead of every held log; drops what the ledger may forget, and replicas long gone.
     ///
     /// # Errors
     /// When a database cannot be reached or a lock was not granted; the next call makes up for it.
@@ -140,6 +156,10 @@ impl Owner {
         }
         let now = UnixMillis::now();
         self.store.prepare(&heads, self.retention, now).await?;
+        let ownership = self.store.ownership(&self.replica);
+        for database in self.store.databases() {
+            ownership.forget_silent(database, FORGOTTEN).await?;
+        }
         self.store.forget(self.retention, now).await
     }
 
