@@ -48,10 +48,7 @@ pub struct Nudges(pub Directory);
 
 #[tonic::async_trait]
 impl OwnershipService for Nudges {
-    async fn nudge(&self, request: Request<NudgeRequest>) -> Result<Response<NudgeResponse>, Status> {
-        for suspect in request.into_inner().suspects {
-            self.0.suspect(&suspect);
-        }
+    async fn nudge(&self, _: Request<NudgeRequest>) -> Result<Response<NudgeResponse>, Status> {
         self.0.ask();
         Ok(Response::new(NudgeResponse {}))
     }

@@ -19,7 +19,7 @@ use crate::{
 
 /// Part of a caller's deadline that is kept for the way back.
 const MARGIN: Duration = Duration::from_millis(20);
-/// A forwarded call to an owner that hangs must not use up the caller's time: another may own the log by then.
+/// Longest wait for an owner's answer. One that hangs is noticed much earlier, by the keepalive of the connection.
 const LONGEST_HOP: Duration = Duration::from_secs(60);
 /// How long to wait before an owner is asked again that has just taken the log over or given it up.
 const PAUSE: Duration = Duration::from_millis(25);

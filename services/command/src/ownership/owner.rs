@@ -264,7 +264,7 @@ impl Owner {
         let partitions: Vec<_> = logs.iter().map(|log| log.partition).collect();
         let ownership = self.store.ownership(&self.replica);
         ownership.offer(database, &partitions, heir).await?;
-        self.peers.nudge(&addresses.internal, Vec::new()).await;
+        self.peers.nudge(&addresses.internal).await;
         metrics::counter!("souk_leases_handed_over_total").increment(logs.len() as u64);
         self.directory.learn(self.logs_of(database), &ownership.survey(database).await?);
         Ok(())

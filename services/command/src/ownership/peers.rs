@@ -57,11 +57,11 @@ impl Peers {
         tokio::time::timeout(patience, sent).await.unwrap_or_else(|_| Err(Status::deadline_exceeded("the owner did not answer in time")))
     }
 
-    /// Tells a replica to look at the leases now, and whom to suspect. Nothing depends on its arrival.
-    pub async fn nudge(&self, to: &str, suspects: Vec<String>) {
+    /// Tells a replica to look at the leases now. Nothing depends on its arrival.
+    pub async fn nudge(&self, to: &str) {
         const PATIENCE: Duration = Duration::from_millis(500);
         let outgoing = Outgoing { to, method: "souk.internal.v1.AdminService/Nudge", metadata: MetadataMap::new(), patience: PATIENCE };
-        if let Err(status) = self.call::<_, souk_proto::internal::v1::NudgeResponse>(outgoing, NudgeRequest { suspects }).await {
+        if let Err(status) = self.call::<_, souk_proto::internal::v1::NudgeResponse>(outgoing, NudgeRequest {}).await {
             tracing::debug!(to, %status, "a replica was not nudged");
         }
     }
