@@ -37,4 +37,4 @@ _first:
     @test -x target/debug/souk || echo "The first start compiles everything, which may take up to 12 minutes on two cores."
 
 _build:
-    @cargo build -p souk
+    @cargo build --workspace --bin souk

@@ -6,6 +6,7 @@
 //! one snapshot, so that every answer knows exactly which prefix of the log it contains (laws 5 and 9).
 //!
 //! # Layout
+//! - `server`: primary and standbys of a database, and how far a standby's snapshot must reach: [`Server`], [`Demand`]
 //! - `store`: [`ReadStore`], its [`Database`]s, the placement of logs
 //! - `install`: migrations under a lock, [`Installation`], placement seeded once
 //! - `checkpoint`: how far a log is projected: [`Checkpoint`], fencing by [`Fence`]
@@ -30,6 +31,7 @@ mod parked;
 mod point;
 mod port;
 mod postgres;
+mod server;
 mod sql;
 mod store;
 mod table;
@@ -43,5 +45,6 @@ pub use parked::{Parked, ParkedEntity, ParkedEvent, ParkedQuery};
 pub use point::{AsOf, PointView, RowRead, ViewRow};
 pub use port::{Advance, Batch, Page, ViewStore, Written};
 pub use postgres::PostgresViews;
+pub use server::{Demand, Server, Snapshot};
 pub use store::{Access, Database, DatabaseConfig, ReadStore};
 pub use table::{Column, Kind, Row, RowKey, Table, Value};

@@ -5,7 +5,7 @@ use futures::future::try_join_all;
 use souk_event_sourcing::{Epoch, LogId, LogPosition, Position, UnixMillis, Version};
 use sqlx::{AssertSqlSafe, Row as _, postgres::PgRow};
 
-use crate::{Database, Parked, ReadStore, ReadStoreError, Table};
+use crate::{Database, Demand, Parked, ReadStore, ReadStoreError, Server, Table};
 
 /// A table with one row per entity, read by its key. Its key is one text column `key`, and its columns include
 /// `version`, `stale_since`, `parked_at`, `updated_ms` and `body`. A row of version 0 is a marker: it says that the entity
@@ -80,25 +80,17 @@ impl PointView {
 }
 
 impl ReadStore {
-    /// The row of `key` and the checkpoint of its log, in one snapshot.
+    /// The row of `key` and the checkpoint of its log, in one snapshot; see [`Database::read`] for whose.
     ///
     /// # Errors
     /// [`ReadStoreError::NotPlaced`] for a log this store does not hold.
-    pub async fn read_row(&self, view: &PointView, log: LogId, key: &str) -> Result<RowRead, ReadStoreError> {
+    pub async fn read_row(&self, view: &PointView, log: LogId, key: &str, demand: &Demand) -> Result<RowRead, ReadStoreError> {
         let database = self.database_of(log)?;
-        let row = sqlx::query(AssertSqlSafe(view.one.clone()))
-            .bind(log.region.0 as i16)
-            .bind(i32::from(log.partition.0))
-            .bind(key)
-            .fetch_optional(database.pool())
-            .await
-            .map_err(ReadStoreError::database(database.name()))?
-            .ok_or(ReadStoreError::NotPlaced(log))?;
-        decode(&row).map_err(ReadStoreError::database(database.name()))
+        database.read(demand, |server| read_one(view, database.name(), server, log, key)).await
     }
 
     /// Several rows in the order asked for; those of one database in one snapshot.
-    pub async fn read_rows(&self, view: &PointView, keys: &[(LogId, &str)]) -> Result<Vec<RowRead>, ReadStoreError> {
+    pub async fn read_rows(&self, view: &PointView, keys: &[(LogId, &str)], demand: &Demand) -> Result<Vec<RowRead>, ReadStoreError> {
         let mut parts: Vec<(&Database, Vec<usize>)> = Vec::new();
         for (index, (log, _)) in keys.iter().enumerate() {
             let database = self.database_of(*log)?;
@@ -107,9 +99,13 @@ impl ReadStore {
                 None => parts.push((database, vec![index])),
             }
         }
-        let answers = try_join_all(parts.iter().map(|(database, indexes)| read_part(view, database, keys, indexes))).await?;
+        let answers = try_join_all(
+            parts
+                .iter()
+                .map(|(database, indexes)| database.read(demand, move |server| read_part(view, database.name(), server, keys, indexes))),
+        );
         let mut reads: Vec<Option<RowRead>> = vec![None; keys.len()];
-        for ((_, indexes), answer) in parts.iter().zip(answers) {
+        for ((_, indexes), answer) in parts.iter().zip(answers.await?) {
             for (index, read) in indexes.iter().zip(answer) {
                 reads[*index] = Some(read);
             }
@@ -118,9 +114,22 @@ impl ReadStore {
     }
 }
 
+async fn read_one(view: &PointView, database: &str, server: Server, log: LogId, key: &str) -> Result<RowRead, ReadStoreError> {
+    let row = sqlx::query(AssertSqlSafe(view.one.clone()))
+        .bind(log.region.0 as i16)
+        .bind(i32::from(log.partition.0))
+        .bind(key)
+        .fetch_optional(server.pool())
+        .await
+        .map_err(ReadStoreError::database(database))?
+        .ok_or(ReadStoreError::NotPlaced(log))?;
+    decode(&row).map_err(ReadStoreError::database(database))
+}
+
 async fn read_part(
     view: &PointView,
-    database: &Database,
+    database: &str,
+    server: Server,
     keys: &[(LogId, &str)],
     indexes: &[usize],
 ) -> Result<Vec<RowRead>, ReadStoreError> {
@@ -129,10 +138,10 @@ async fn read_part(
         .bind(asked().map(|(log, _)| log.region.0 as i16).collect::<Vec<_>>())
         .bind(asked().map(|(log, _)| i32::from(log.partition.0)).collect::<Vec<_>>())
         .bind(asked().map(|(_, key)| key).collect::<Vec<_>>())
-        .fetch_all(database.pool())
+        .fetch_all(server.pool())
         .await
-        .map_err(ReadStoreError::database(database.name()))?;
-    let reads = rows.iter().map(decode).collect::<Result<Vec<_>, _>>().map_err(ReadStoreError::database(database.name()))?;
+        .map_err(ReadStoreError::database(database))?;
+    let reads = rows.iter().map(decode).collect::<Result<Vec<_>, _>>().map_err(ReadStoreError::database(database))?;
     // A log without a checkpoint falls out of the join; name it.
     let missing = asked().map(|(log, _)| log).find(|log| !reads.iter().any(|read| read.as_of.position.log == *log));
     missing.map_or(Ok(reads), |log| Err(ReadStoreError::NotPlaced(log)))

@@ -1,14 +1,29 @@
-use std::{collections::BTreeMap, str::FromStr, time::Duration};
+use std::{
+    collections::BTreeMap,
+    str::FromStr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use futures::future::try_join_all;
-use sea_orm::{DatabaseConnection, EntityTrait, SqlxPostgresConnector};
+use sea_orm::{DatabaseConnection, EntityTrait};
 use souk_event_sourcing::LogId;
 use sqlx::{
     ConnectOptions, PgPool,
     postgres::{PgConnectOptions, PgPoolOptions},
 };
+use tokio::time::timeout;
 
-use crate::{Installation, ReadStoreError, checkpoint::log_id, entity::placement, install};
+use crate::{
+    Demand, Installation, ReadStoreError, Server, Snapshot,
+    checkpoint::log_id,
+    entity::placement,
+    install,
+    server::{PRIMARY_LIMIT, REPLICA_LIMIT},
+};
 
 /// Where a read database is.
 #[derive(Clone)]
@@ -16,7 +31,16 @@ pub struct DatabaseConfig {
     /// The name placement knows it by; its address may change, its name never.
     pub name: String,
     pub url: String,
+    /// The same database on streaming standbys; [`Access::Read`] alone reads from them.
+    pub replicas: Vec<String>,
     pub max_connections: u32,
+}
+
+impl DatabaseConfig {
+    /// A database without standbys.
+    pub fn new(name: impl Into<String>, url: impl Into<String>, max_connections: u32) -> Self {
+        Self { name: name.into(), url: url.into(), replicas: Vec::new(), max_connections }
+    }
 }
 
 /// What a process does with the read store.
@@ -29,12 +53,14 @@ pub enum Access {
     Write,
 }
 
-/// One read database: a connection pool under its name.
+/// One read database under its name: the server that takes writes, and its standbys.
 #[derive(Debug, Clone)]
 pub struct Database {
     name: String,
-    pool: PgPool,
-    orm: DatabaseConnection,
+    primary: Server,
+    replicas: Arc<[Server]>,
+    /// Which replica is next.
+    turn: Arc<AtomicUsize>,
 }
 
 impl Database {
@@ -42,14 +68,81 @@ impl Database {
         &self.name
     }
 
-    /// For hot paths with array binds.
+    /// The server that takes writes, for hot paths with array binds.
     pub fn pool(&self) -> &PgPool {
-        &self.pool
+        self.primary.pool()
     }
 
     /// The same pool through SeaORM, for ordinary reads.
     pub fn orm(&self) -> &DatabaseConnection {
-        &self.orm
+        self.primary.orm()
+    }
+
+    /// Whether anybody but the primary can be asked.
+    pub fn has_replicas(&self) -> bool {
+        !self.replicas.is_empty()
+    }
+
+    /// Reads from a replica that contains what the reader wants, else from the primary; and while that is away from a
+    /// replica that contains the least.
+    ///
+    /// # Errors
+    /// Those of the primary.
+    pub async fn read<T, F>(&self, demand: &Demand, read: impl Fn(Server) -> F) -> Result<T, ReadStoreError>
+    where
+        T: Snapshot,
+        F: Future<Output = Result<T, ReadStoreError>>,
+    {
+        if let Some(fresh) = &demand.fresh
+            && let Some(replica) = self.next_replica()
+            && let Some(answer) = replica.ask(fresh, read(replica.clone())).await
+        {
+            return Ok(answer);
+        }
+        let Some(least) = demand.least.as_ref().filter(|_| self.has_replicas()) else {
+            let answer = read(self.primary.clone()).await;
+            if answer.is_ok() {
+                self.primary.answered();
+            }
+            return answer;
+        };
+        let ask_primary = || async {
+            let answer = timeout(PRIMARY_LIMIT, read(self.primary.clone())).await;
+            answer.unwrap_or_else(|_| Err(ReadStoreError::database(&self.name)(sqlx::Error::PoolTimedOut)))
+        };
+        let mut away = None;
+        if self.primary.may_be_asked() {
+            match ask_primary().await {
+                Err(error) if error.retryable() => {
+                    self.primary.failed(&error);
+                    away = Some(error);
+                }
+                answer => {
+                    self.primary.answered();
+                    return answer;
+                }
+            }
+        }
+        for replica in self.replicas.iter().filter(|replica| replica.may_be_asked()) {
+            if let Some(answer) = replica.ask(least, read(replica.clone())).await {
+                return Ok(answer);
+            }
+        }
+        match away {
+            Some(error) => Err(error),
+            None => ask_primary().await,
+        }
+    }
+
+    /// The replica whose turn it is, of those worth asking.
+    fn next_replica(&self) -> Option<&Server> {
+        let (count, turn) = (self.replicas.len(), self.turn.fetch_add(1, Ordering::Relaxed));
+        (0..count).map(|offset| &self.replicas[turn.wrapping_add(offset) % count]).find(|replica| replica.may_be_asked())
+    }
+
+    /// The primary first.
+    pub fn servers(&self) -> impl Iterator<Item = &Server> {
+        std::iter::once(&self.primary).chain(self.replicas.iter())
     }
 }
 
@@ -124,10 +217,10 @@ impl ReadStore {
 
     /// Reports how many connections each pool has in use and idle, as metrics; called now and then by the process.
     pub fn report_pools(&self) {
-        for database in &self.databases {
-            let (size, idle) = (database.pool.size() as usize, database.pool.num_idle());
+        for server in self.databases.iter().flat_map(Database::servers) {
+            let (size, idle) = (server.pool().size() as usize, server.pool().num_idle());
             for (state, count) in [("idle", idle), ("used", size.saturating_sub(idle))] {
-                let labels = [("database", database.name.clone()), ("state", state.to_owned())];
+                let labels = [("database", server.name().to_owned()), ("state", state.to_owned())];
                 metrics::gauge!("souk_read_pool_connections", &labels).set(count as f64);
             }
         }
@@ -135,8 +228,8 @@ impl ReadStore {
 
     /// Closes all pools, waiting for connections in use.
     pub async fn close(&self) {
-        for database in &self.databases {
-            database.pool.close().await;
+        for server in self.databases.iter().flat_map(Database::servers) {
+            server.pool().close().await;
         }
     }
 }
@@ -157,6 +250,28 @@ pub(crate) async fn connect(configs: &[DatabaseConfig], access: Access) -> Resul
 }
 
 async fn connect_one(config: &DatabaseConfig, access: Access) -> Result<Database, ReadStoreError> {
+    let told = ReadStoreError::database(&config.name);
+    let pool = pool(config.max_connections, ACQUIRE_LIMIT);
+    let pool = pool.connect_with(options(&config.url, access).map_err(ReadStoreError::database(&config.name))?).await.map_err(told)?;
+    let urls = match access {
+        Access::Read => config.replicas.as_slice(),
+        Access::Write => &[],
+    };
+    let replicas = urls.iter().enumerate().map(|(index, url)| {
+        let name = format!("{}-replica-{}", config.name, index + 1);
+        let options = options(url, access).map_err(ReadStoreError::database(&name))?;
+        // Connected when it is asked for the first time: one that is away keeps nobody from starting.
+        let pool = self::pool(config.max_connections, REPLICA_LIMIT).connect_lazy_with(options);
+        Ok(Server::new(&name, pool))
+    });
+    let replicas = replicas.collect::<Result<_, ReadStoreError>>()?;
+    Ok(Database { name: config.name.clone(), primary: Server::new(&config.name, pool), replicas, turn: Arc::default() })
+}
+
+/// Longest wait for a connection.
+const ACQUIRE_LIMIT: Duration = Duration::from_secs(5);
+
+fn options(url: &str, access: Access) -> Result<PgConnectOptions, sqlx::Error> {
     let session: &[(&str, &str)] = match access {
         Access::Read => &[("default_transaction_read_only", "on")],
         Access::Write => &[("synchronous_commit", "off"), ("plan_cache_mode", "force_generic_plan")],
@@ -164,26 +279,21 @@ async fn connect_one(config: &DatabaseConfig, access: Access) -> Result<Database
     // A plan is kept for the life of a connection, often from when the tables were empty: it must not scan them whole. The
     // price the planner then puts on unavoidable scans would call for compilation, which costs more than they do.
     let session = session.iter().chain(&[("enable_seqscan", "off"), ("jit", "off")]);
-    let options = PgConnectOptions::from_str(&config.url)
-        .map_err(ReadStoreError::database(&config.name))?
-        .application_name(match access {
-            Access::Read => "souk-read",
-            Access::Write => "souk-projector",
-        })
-        .options(session.copied())
-        .disable_statement_logging();
-    let pool = PgPoolOptions::new()
-        .max_connections(config.max_connections.max(1))
-        .acquire_timeout(Duration::from_secs(5))
+    let name = match access {
+        Access::Read => "souk-read",
+        Access::Write => "souk-projector",
+    };
+    Ok(PgConnectOptions::from_str(url)?.application_name(name).options(session.copied()).disable_statement_logging())
+}
+
+fn pool(max_connections: u32, acquire_limit: Duration) -> PgPoolOptions {
+    PgPoolOptions::new()
+        .max_connections(max_connections.max(1))
+        .acquire_timeout(acquire_limit)
         // A ping per checkout would double the round trips of a hot path; one after a pause finds the connections that a
         // restarted server has dropped, before each of them fails somebody.
         .test_before_acquire(false)
         .before_acquire(|connection, meta| {
             Box::pin(async move { Ok(meta.idle_for < UNTESTED_PAUSE || sqlx::Connection::ping(connection).await.is_ok()) })
         })
-        .connect_with(options)
-        .await
-        .map_err(ReadStoreError::database(&config.name))?;
-    let orm = SqlxPostgresConnector::from_sqlx_postgres_pool(pool.clone());
-    Ok(Database { name: config.name.clone(), pool, orm })
 }

@@ -346,7 +346,7 @@ async fn the_tables_of_the_migration_hold_the_rows() {
     let folder = TemporaryFolder::create().unwrap();
     let postgres = Postgres::start(PostgresOptions::new(folder.path().join("postgres"))).await.unwrap();
     postgres.create_database("views").await.unwrap();
-    let config = [DatabaseConfig { name: "views".to_owned(), url: postgres.url("views"), max_connections: 2 }];
+    let config = [DatabaseConfig::new("views", postgres.url("views"), 2)];
     let installation = Installation { region: Region(1), partitions: 3 };
     let store = ReadStore::install::<ViewsMigrator>(&config, installation, UnixMillis(1)).await.unwrap();
     let views = PostgresViews::new(store.databases()[0].clone(), TABLES);

@@ -176,5 +176,5 @@ async fn install(process: &Process, config: Config) -> anyhow::Result<Option<Rea
 }
 
 fn database(settings: &souk_runtime::Database) -> DatabaseConfig {
-    DatabaseConfig { name: settings.name.clone(), url: settings.url.to_string(), max_connections: settings.max_connections }
+    DatabaseConfig::new(&settings.name, &*settings.url, settings.max_connections)
 }

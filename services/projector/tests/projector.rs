@@ -23,7 +23,7 @@ use souk_proto::{
         event_log_service_server::{EventLogService, EventLogServiceServer},
     },
 };
-use souk_read_store::{Access, DatabaseConfig, Installation, PostgresViews, ReadStore, ViewStore};
+use souk_read_store::{Access, DatabaseConfig, Demand, Installation, PostgresViews, ReadStore, ViewStore};
 use souk_runtime::{GrpcServer, Health, Listeners, Process, ServiceKind, Settings};
 use souk_views::{CART_VIEW, TABLES, comparable, fold_reference};
 use tokio::{net::TcpListener, task::JoinHandle};
@@ -133,7 +133,7 @@ impl World {
     }
 
     fn databases(&self) -> Vec<DatabaseConfig> {
-        let config = |name: &&str| DatabaseConfig { name: (*name).to_owned(), url: self.postgres.url(name), max_connections: 4 };
+        let config = |name: &&str| DatabaseConfig::new(*name, self.postgres.url(name), 4);
         ["r0", "r1"].iter().map(config).collect()
     }
 
@@ -266,9 +266,9 @@ async fn a_parked_entity_is_shown_replayed_and_dropped() {
     wait("the checkpoint passes", || async { checkpoint().await.position == Position(12) }).await;
     let status = projector.status().await.partitions;
     assert_eq!(status.iter().map(|partition| partition.parked).collect::<Vec<_>>(), [2, 0, 0, 0]);
-    let read = store.read_row(&CART_VIEW, log(0), "c-0-2").await.unwrap();
+    let read = store.read_row(&CART_VIEW, log(0), "c-0-2", &Demand::default()).await.unwrap();
     assert_eq!((read.row.unwrap().version.0, read.parked.map(|parked| parked.at)), (1, Some(Position(7))));
-    let other = store.read_row(&CART_VIEW, log(0), "c-0-1").await.unwrap();
+    let other = store.read_row(&CART_VIEW, log(0), "c-0-1", &Demand::default()).await.unwrap();
     assert_eq!((other.row.unwrap().version.0, other.parked), (3, None));
 
     let mut parked = ParkedEntityServiceClient::connect(projector.address.clone()).await.unwrap();
@@ -295,7 +295,7 @@ async fn a_parked_entity_is_shown_replayed_and_dropped() {
     let replay = ReplayParkedEntityRequest { stream: stream(), validate_only: false };
     let reply = parked.replay_parked_entity(replay.clone()).await.unwrap().into_inner();
     assert_eq!((reply.event_count, reply.failure.as_str()), (2, ""));
-    let read = store.read_row(&CART_VIEW, log(0), "c-0-2").await.unwrap();
+    let read = store.read_row(&CART_VIEW, log(0), "c-0-2", &Demand::default()).await.unwrap();
     assert_eq!((read.row.unwrap().version.0, read.parked, checkpoint().await.parked), (3, None, 0));
     hold(&store, &history(0, 12)).await;
     let gone = parked.replay_parked_entity(replay).await.unwrap_err();
@@ -353,7 +353,7 @@ async fn events_become_rows_through_bus_and_event_log() {
     for events in &logs {
         reach(&store, events).await;
     }
-    let read = store.read_row(&CART_VIEW, log(0), "c-0-1").await.unwrap();
+    let read = store.read_row(&CART_VIEW, log(0), "c-0-1", &Demand::default()).await.unwrap();
     let cart = Cart::decode(read.row.unwrap().body).unwrap();
     assert_eq!((cart.customer_id.as_str(), cart.version, read.as_of.position.position), ("c-0-1", 8, Position(40)));
     the_feed_tells_of_it(&mut feed).await;

@@ -63,6 +63,8 @@ fn figures(core: &Core) -> Vec<(String, f64)> {
         ("cache_bytes".to_owned(), cache.weight() as f64),
         ("floor_rises".to_owned(), cache.floor_rises() as f64),
     ];
+    let servers = core.store.databases().iter().flat_map(|database| database.servers());
+    figures.extend(servers.map(|server| (format!("reads_by.{}", server.name()), server.answers() as f64)));
     let now = Instant::now();
     // A log that was never heard of has no age.
     figures.extend(cache.logs().filter_map(|log| {

@@ -4,11 +4,11 @@ use std::{
 };
 
 use souk_event_sourcing::{LogPosition, Token, TokenKey, UnixMillis};
-use souk_read_store::{AsOf, ReadStore};
+use souk_read_store::{AsOf, Demand, ReadStore};
 use souk_runtime::{Deadline, Failure, Settings};
 use souk_views::read::{Page, Routing, Scope};
 
-use crate::cache::{CacheLimits, Mark, ReadError, Reader, RowCache, Wait, mark_of};
+use crate::cache::{CacheLimits, Log, Mark, ReadError, Reader, RowCache, Wait, mark_of};
 
 /// What every query works with, once the read store is open.
 pub(crate) struct Core {
@@ -61,7 +61,7 @@ impl Core {
     }
 
     /// Runs a query over many rows until its snapshots hold what the token names of the logs in `scope`.
-    pub async fn listed<T, F>(&self, scope: Scope, token: &Token, until: Instant, query: impl Fn() -> F) -> Result<Page<T>, ReadError>
+    pub async fn listed<T, F>(&self, scope: Scope, token: &Token, until: Instant, query: impl Fn(Demand) -> F) -> Result<Page<T>, ReadError>
     where
         F: Future<Output = Result<Page<T>, souk_read_store::ReadStoreError>>,
     {
@@ -72,7 +72,7 @@ impl Core {
             for (part, log) in named.iter().zip(&logs) {
                 wait.reach(log, Mark { epoch: part.epoch, position: part.position }).await?;
             }
-            let page = query().await?;
+            let page = query(self.demand(scope, token)).await?;
             for as_of in &page.as_of {
                 let log = self.reader.log(as_of.position.log)?;
                 let contained = Mark { epoch: as_of.position.epoch, position: as_of.position.position };
@@ -83,6 +83,17 @@ impl Core {
                 }
             }
             return Ok(page);
+        }
+    }
+
+    /// How far a replica must be to answer with a list of the logs in `scope`: as far as the token, and no longer behind than
+    /// an answer may be old.
+    pub fn demand(&self, scope: Scope, token: &Token) -> Demand {
+        let (now, least) = (Instant::now(), |log: &Log| mark_of(token, log.id).unwrap_or_default());
+        let logs = || self.reader.cache().logs().filter(|log| scope.contains(log.id));
+        Demand {
+            fresh: logs().map(|log| log.recent(least(log), now)).collect(),
+            least: Some(logs().map(|log| log.position(least(log))).collect()),
         }
     }
 

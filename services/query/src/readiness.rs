@@ -20,6 +20,7 @@ pub(crate) async fn open(settings: &Settings, component: &Component) -> ReadStor
         .map(|database| DatabaseConfig {
             name: database.name.clone(),
             url: database.url.to_string(),
+            replicas: database.replicas.iter().map(|url| url.to_string()).collect(),
             max_connections: database.max_connections,
         })
         .collect();

@@ -67,6 +67,7 @@ async fn serve_from_store(process: Process, entrance: Entrance, bus: Arc<dyn Fee
     for region in regions {
         tasks.spawn(feed::follow(bus.clone(), region, cache.clone()));
     }
+    tasks.spawn(feed::look(core.store.clone(), cache.clone(), process.settings.query.unproven_after / 3));
     tasks.spawn(readiness::watch(core.store.clone(), component, move || report(&cache)));
     entrance.open(core);
     // Aborted with the service; ends by itself only when one of them panics.

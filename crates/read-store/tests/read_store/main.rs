@@ -20,7 +20,7 @@ use sea_orm_migration::{
 use souk_devstack::{Postgres, PostgresOptions, TemporaryFolder};
 use souk_event_sourcing::{Epoch, LogHash, LogId, Partition, Position, Region, UnixMillis};
 use souk_read_store::{
-    Access, Advance, Batch, Checkpoint, Column, DatabaseConfig, Installation, Kind, MemoryViews, Parked, PointView, PostgresViews,
+    Access, Advance, Batch, Checkpoint, Column, DatabaseConfig, Demand, Installation, Kind, MemoryViews, Parked, PointView, PostgresViews,
     ReadStore, ReadStoreError, Row, RowKey, Table, Value, ViewStore,
 };
 
@@ -158,7 +158,7 @@ impl Server {
         let mut configs = Vec::new();
         for name in names {
             self.postgres.create_database(name).await.unwrap();
-            configs.push(DatabaseConfig { name: (*name).to_owned(), url: self.postgres.url(name), max_connections: 4 });
+            configs.push(DatabaseConfig::new(*name, self.postgres.url(name), 4));
         }
         configs
     }
@@ -191,7 +191,7 @@ async fn a_row_is_read_with_the_checkpoint_of_its_snapshot(server: &Server) {
         views.write(&batch([step(&mine, 2)], [thing(partition, "a", 2, b"body")], [])).await.unwrap();
     }
     let readers = ReadStore::open(&configs, Access::Read, HERE).await.unwrap();
-    let found = readers.read_row(&view, log(0), "a").await.unwrap();
+    let found = readers.read_row(&view, log(0), "a", &Demand::default()).await.unwrap();
     let row = found.row.clone().unwrap();
     assert_eq!(
         (row.version.0, row.position, row.revision, row.updated, &*row.body),
@@ -201,7 +201,7 @@ async fn a_row_is_read_with_the_checkpoint_of_its_snapshot(server: &Server) {
     let as_of = found.as_of;
     assert_eq!((as_of.position.log, as_of.position.epoch, as_of.position.position), (log(0), Epoch(9), Position(2)));
     assert_eq!((as_of.written, as_of.revision), (NOW, 5));
-    let missing = readers.read_row(&view, log(2), "a").await.unwrap();
+    let missing = readers.read_row(&view, log(2), "a", &Demand::default()).await.unwrap();
     assert_eq!((missing.row, missing.as_of.position.position), (None, Position(0)));
     let views = PostgresViews::new(store.database_of(log(2)).unwrap().clone(), TABLES);
     let mine = views.claim(&[log(2)], ME, Duration::ZERO, NOW).await.unwrap()[0];
@@ -209,13 +209,13 @@ async fn a_row_is_read_with_the_checkpoint_of_its_snapshot(server: &Server) {
     marker.values[0] = Value::Int(0);
     views.write(&batch([step(&mine, 3)], [laws::marked(2, "a", 1, 3), marker], [])).await.unwrap();
     for (key, is_row, at) in [("a", true, 3), ("b", false, 2)] {
-        let read = readers.read_row(&view, log(2), key).await.unwrap();
+        let read = readers.read_row(&view, log(2), key, &Demand::default()).await.unwrap();
         assert_eq!((read.row.is_some(), read.parked), (is_row, Some(Parked { at: Position(at), since: NOW })));
     }
-    let many = readers.read_rows(&view, &[(log(1), "a"), (log(0), "b"), (log(0), "a"), (log(3), "a")]).await.unwrap();
+    let many = readers.read_rows(&view, &[(log(1), "a"), (log(0), "b"), (log(0), "a"), (log(3), "a")], &Demand::default()).await.unwrap();
     let seen: Vec<_> = many.iter().map(|read| (read.as_of.position.log, read.row.is_some())).collect();
     assert_eq!(seen, [(log(1), true), (log(0), false), (log(0), true), (log(3), false)]);
-    assert!(matches!(readers.read_row(&view, log(7), "a").await, Err(ReadStoreError::NotPlaced(_))));
+    assert!(matches!(readers.read_row(&view, log(7), "a", &Demand::default()).await, Err(ReadStoreError::NotPlaced(_))));
     let refused = sqlx::query("delete from thing_view").execute(readers.databases()[0].pool()).await.unwrap_err();
     assert_eq!(refused.as_database_error().and_then(|error| error.code()).as_deref(), Some("25006"), "queries cannot write");
     let written: i64 = sqlx::query_scalar("select written_ms from thing_view").fetch_one(store.databases()[0].pool()).await.unwrap();

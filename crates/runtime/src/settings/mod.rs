@@ -189,7 +189,8 @@ pub struct Database {
     pub name: String,
     /// `postgres://user:password@host:port/database`
     pub url: Secret,
-    /// The same database on streaming standbys, which may lag; the read side alone has them.
+    /// The same database on streaming standbys, which may lag: the query service reads from them what they have. The read side
+    /// alone has them.
     #[serde(default)]
     pub replicas: Vec<Secret>,
     #[serde(default = "ten")]

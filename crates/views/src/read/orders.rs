@@ -6,7 +6,7 @@ use sea_orm::{
 };
 use souk_event_sourcing::UnixMillis;
 use souk_proto::orders::v1::OrderState;
-use souk_read_store::{ReadStore, ReadStoreError};
+use souk_read_store::{Demand, ReadStore, ReadStoreError};
 
 use super::snapshot::{ListedRow, Page, Scope, in_snapshots};
 use crate::entity::order_view::{Column, Entity};
@@ -44,6 +44,7 @@ pub async fn list_orders(
     filter: &OrderFilter,
     after: Option<&OrderCursor>,
     limit: usize,
+    demand: Demand,
 ) -> Result<Page<ListedRow<OrderCursor>>, ReadStoreError> {
     let mut query = Entity::find()
         .select_only()
@@ -68,7 +69,7 @@ pub async fn list_orders(
         let key = Expr::tuple([Expr::col(Column::PlacedMs), Expr::col(Column::Key)]);
         query = query.filter(key.lt(Expr::tuple([Expr::val(after.placed.0), Expr::val(after.order_id.as_str())])));
     }
-    let parts = in_snapshots::<Listed>(store, scope, &query.into_query()).await?;
+    let parts = in_snapshots::<Listed>(store, &demand, scope, &query.into_query()).await?;
     let page = Page::merge(parts, limit, |row| Reverse((row.placed_ms, row.key.clone())));
     let rows = page.rows.into_iter().map(|row| ListedRow {
         cursor: OrderCursor { placed: UnixMillis(row.placed_ms), order_id: row.key },
@@ -84,11 +85,11 @@ struct Oldest {
 }
 
 /// Since when some order stands still because an event of it could not be applied: sums over orders lack what follows.
-pub async fn orders_stale_since(store: &ReadStore) -> Result<Option<UnixMillis>, ReadStoreError> {
+pub async fn orders_stale_since(store: &ReadStore, demand: Demand) -> Result<Option<UnixMillis>, ReadStoreError> {
     let query = Entity::find()
         .select_only()
         .column_as(Expr::expr(Func::min(Expr::col(Column::StaleSince))), "stale_since")
         .filter(Column::StaleSince.is_not_null());
-    let parts = in_snapshots::<Oldest>(store, Scope::All, &query.into_query()).await?;
+    let parts = in_snapshots::<Oldest>(store, &demand, Scope::All, &query.into_query()).await?;
     Ok(parts.into_iter().flat_map(|(rows, _)| rows).filter_map(|row| row.stale_since).min().map(UnixMillis))
 }

@@ -1,7 +1,7 @@
 use sea_orm::{ColumnTrait, EntityTrait, FromQueryResult, QueryFilter, QueryOrder, QuerySelect, QueryTrait, sea_query::Expr};
 use souk_event_sourcing::UnixMillis;
 use souk_proto::catalog::v1::ProductState;
-use souk_read_store::{ReadStore, ReadStoreError};
+use souk_read_store::{Demand, ReadStore, ReadStoreError};
 
 use super::snapshot::{ListedRow, Page, Scope, in_snapshots};
 use crate::entity::product_view::{Column, Entity};
@@ -27,6 +27,7 @@ pub async fn list_products(
     filter: &ProductFilter,
     after: Option<&str>,
     limit: usize,
+    demand: Demand,
 ) -> Result<Page<ListedRow<String>>, ReadStoreError> {
     let mut query = Entity::find()
         .select_only()
@@ -47,7 +48,7 @@ pub async fn list_products(
         // Not `array[$1]`: the query builder takes brackets for quotes.
         query = query.filter(Expr::cust_with_values("tags @> array_append(null::text[], $1)", [tag.as_str()]));
     }
-    let parts = in_snapshots::<Listed>(store, Scope::All, &query.into_query()).await?;
+    let parts = in_snapshots::<Listed>(store, &demand, Scope::All, &query.into_query()).await?;
     let page = Page::merge(parts, limit, |row| row.key.clone());
     let rows =
         page.rows.into_iter().map(|row| ListedRow { cursor: row.key, body: row.body.into(), stale_since: row.stale_since.map(UnixMillis) });

@@ -4,7 +4,7 @@ use sea_orm::{
     ColumnTrait, EntityTrait, FromQueryResult, QueryFilter, QueryOrder, QuerySelect, QueryTrait,
     sea_query::{Alias, Expr, ExprTrait, Func},
 };
-use souk_read_store::{ReadStore, ReadStoreError};
+use souk_read_store::{Demand, ReadStore, ReadStoreError};
 
 use super::snapshot::{Page, Scope, in_snapshots};
 use crate::{
@@ -56,6 +56,7 @@ pub async fn summarize_sales(
     filter: &SalesFilter,
     after: Option<&SalesCursor>,
     limit: usize,
+    demand: Demand,
 ) -> Result<Page<SalesRow>, ReadStoreError> {
     let sum = |column: Column| Func::sum(Expr::col(column)).cast_as(Alias::new("bigint"));
     let key = [Column::Day, Column::ProductId, Column::Currency];
@@ -76,7 +77,7 @@ pub async fn summarize_sales(
         let place = [Expr::val(after.day.0), Expr::val(after.product_id.as_str()), Expr::val(after.currency.as_str())];
         query = query.filter(Expr::tuple(key.map(Expr::col)).gt(Expr::tuple(place)));
     }
-    let parts = in_snapshots::<Summed>(store, Scope::All, &query.into_query()).await?;
+    let parts = in_snapshots::<Summed>(store, &demand, Scope::All, &query.into_query()).await?;
     let parts = Page::merge(parts, usize::MAX, |_| ());
     let mut sums: BTreeMap<SalesCursor, (i64, i64)> = BTreeMap::new();
     for row in parts.rows {

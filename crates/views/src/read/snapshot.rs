@@ -5,7 +5,7 @@ use sea_orm::{
     TransactionTrait, sea_query::SelectStatement,
 };
 use souk_event_sourcing::{Epoch, LogId, LogPosition, Partition, Position, Region, UnixMillis};
-use souk_read_store::{AsOf, Database, ReadStore, ReadStoreError, entity::checkpoint};
+use souk_read_store::{AsOf, Demand, ReadStore, ReadStoreError, Server, entity::checkpoint};
 
 /// Which logs a list is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,9 +69,10 @@ impl<T> Page<T> {
 }
 
 /// Runs `query` on every database that holds a log of the scope, each time in one snapshot with the checkpoints of those
-/// logs.
+/// logs; on a replica where that meets `demand`.
 pub(super) async fn in_snapshots<M>(
     store: &ReadStore,
+    demand: &Demand,
     scope: Scope,
     query: &SelectStatement,
 ) -> Result<Vec<(Vec<M>, Vec<AsOf>)>, ReadStoreError>
@@ -84,16 +85,20 @@ where
         (!logs.is_empty()).then_some((database, logs))
     });
     try_join_all(holding.map(|(database, logs)| async move {
-        in_snapshot(database, &logs, query).await.map_err(|source| ReadStoreError::Orm { database: database.name().to_owned(), source })
+        let read = |server| async {
+            let snapshot = in_snapshot(server, &logs, query).await;
+            snapshot.map_err(|source| ReadStoreError::Orm { database: database.name().to_owned(), source })
+        };
+        database.read(demand, read).await
     }))
     .await
 }
 
-async fn in_snapshot<M>(database: &Database, logs: &[LogId], query: &SelectStatement) -> Result<(Vec<M>, Vec<AsOf>), DbErr>
+async fn in_snapshot<M>(server: Server, logs: &[LogId], query: &SelectStatement) -> Result<(Vec<M>, Vec<AsOf>), DbErr>
 where
     M: FromQueryResult + Send + Sync,
 {
-    let transaction = database.orm().begin_with_config(Some(IsolationLevel::RepeatableRead), Some(AccessMode::ReadOnly)).await?;
+    let transaction = server.orm().begin_with_config(Some(IsolationLevel::RepeatableRead), Some(AccessMode::ReadOnly)).await?;
     let as_of = checkpoints(&transaction, logs).await?;
     let statement = transaction.get_database_backend().build(query);
     let rows = M::find_by_statement(statement).all(&transaction).await?;

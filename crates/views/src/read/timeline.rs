@@ -1,7 +1,7 @@
 use bytes::Bytes;
 use sea_orm::{ColumnTrait, EntityTrait, FromQueryResult, QueryFilter, QueryOrder, QuerySelect, QueryTrait};
 use souk_event_sourcing::{LogId, UnixMillis};
-use souk_read_store::{ReadStore, ReadStoreError};
+use souk_read_store::{Demand, ReadStore, ReadStoreError};
 
 use super::snapshot::{Page, Scope, in_snapshots};
 use crate::entity::order_timeline::{Column, Entity};
@@ -22,7 +22,7 @@ struct Listed {
 }
 
 /// Every event of an order, oldest first; empty when there is no such order.
-pub async fn order_timeline(store: &ReadStore, log: LogId, order_id: &str) -> Result<Page<TimelineRow>, ReadStoreError> {
+pub async fn order_timeline(store: &ReadStore, log: LogId, order_id: &str, demand: Demand) -> Result<Page<TimelineRow>, ReadStoreError> {
     let query = Entity::find()
         .select_only()
         .columns([Column::ProjectedMs, Column::Body])
@@ -30,7 +30,7 @@ pub async fn order_timeline(store: &ReadStore, log: LogId, order_id: &str) -> Re
         .filter(Column::Partition.eq(i32::from(log.partition.0)))
         .filter(Column::Key.eq(order_id))
         .order_by_asc(Column::Version);
-    let parts = in_snapshots::<Listed>(store, Scope::Log(log), &query.into_query()).await?;
+    let parts = in_snapshots::<Listed>(store, &demand, Scope::Log(log), &query.into_query()).await?;
     // One log lies in one database: nothing to sort.
     let page = Page::merge(parts, usize::MAX, |_| ());
     let rows = page.rows.into_iter().map(|row| TimelineRow { body: row.body.into(), projected: UnixMillis(row.projected_ms) });

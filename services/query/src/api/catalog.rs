@@ -59,7 +59,7 @@ impl QueryService for Queries {
         let token = check.token(&core.token_key, &message.token, request.metadata());
         check.finish()?;
         let until = core.patience(Deadline::of(&request));
-        let query = || list_products(&core.store, &filter, after.as_deref(), limit);
+        let query = |demand| list_products(&core.store, &filter, after.as_deref(), limit, demand);
         let page = core.listed(Scope::All, &token, until, query).await.map_err(Failure::from)?;
         let listing = core.listing(page, binding, |id| CursorWriter::default().text(id).finish())?;
         let reply = ListProductsResponse { products: listing.rows, next_page_token: listing.next_page_token, as_of: Some(listing.as_of) };

@@ -12,7 +12,7 @@ use tonic::{Request, Response, Status};
 use super::{
     Queries,
     bytes::ByteRpc,
-    entity::stored,
+    entity::{freshness, stored},
     sales,
     watch::{self, Watching},
 };
@@ -68,7 +68,7 @@ impl QueryService for Queries {
         // Wherever a customer's orders were written, it was in the customer's partition.
         let scope = log.map_or(Scope::All, |log| Scope::Partition(log.partition));
         let until = core.patience(Deadline::of(&request));
-        let query = || list_orders(&core.store, scope, &filter, after.as_ref(), limit);
+        let query = |demand| list_orders(&core.store, scope, &filter, after.as_ref(), limit, demand);
         let page = core.listed(scope, &token, until, query).await.map_err(Failure::from)?;
         let listing = core.listing(page, binding, |cursor: &OrderCursor| {
             CursorWriter::default().number(cursor.placed.0).text(&cursor.order_id).finish()
@@ -86,12 +86,15 @@ impl QueryService for Queries {
         check.finish()?;
         let log = log.expect("checked");
         let until = core.patience(Deadline::of(&request));
-        let query = || order_timeline(&core.store, log, &message.order_id);
+        let query = |demand| order_timeline(&core.store, log, &message.order_id, demand);
         // The order's own row says whether the timeline stands still.
         let order = match core.reader.read(RowRef { view: View::Order, log, key: &message.order_id }, &token, until).await {
             Err(ReadError::UnknownLog(_)) => return Err(View::Order.not_found(&message.order_id).into()),
             order => order.map_err(Failure::from)?,
         };
+        // A replica may not have the events yet that the row says there are.
+        let mut token = token;
+        token.extend(freshness(log, &order).positions);
         let page = core.listed(Scope::Log(log), &token, until, query).await.map_err(Failure::from)?;
         if page.rows.is_empty() {
             return Err(View::Order.not_found(&message.order_id).into());

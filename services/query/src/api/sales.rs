@@ -47,9 +47,9 @@ pub(super) async fn summarize(core: &Core, request: Request<GetSalesSummaryReque
     let after = continued.map(|continued| continued.after);
     let filter = SalesFilter { product_id, from, to };
     let until = core.patience(Deadline::of(&request));
-    let query = || summarize_sales(&core.store, &filter, after.as_ref(), limit);
+    let query = |demand| summarize_sales(&core.store, &filter, after.as_ref(), limit, demand);
     let page = core.listed(Scope::All, &token, until, query).await?;
-    let stale_since = orders_stale_since(&core.store).await.map_err(ReadError::from)?;
+    let stale_since = orders_stale_since(&core.store, core.demand(Scope::All, &token)).await.map_err(ReadError::from)?;
     let next_page_token = match page.rows.last() {
         Some(last) if page.more => binding.encode(&core.token_key, &write_cursor((from, to), &last.key)),
         _ => String::new(),

@@ -1,9 +1,15 @@
-use souk_event_sourcing::{LogId, Position};
+use std::{
+    sync::{Mutex as StdMutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use souk_event_sourcing::{LogId, LogPosition, Position};
 use tokio::sync::{Mutex, watch};
 
 use super::{
-    freshness::{Changed, Horizon},
+    freshness::{Changed, Horizon, Mark},
     rows::CacheLimits,
+    sightings::Sightings,
 };
 
 /// What the cache knows of one log.
@@ -14,12 +20,16 @@ pub(crate) struct Log {
     /// Held while a message of the feed is taken in and while a loaded row is checked and inserted: between the check and
     /// the insertion no message can slip in, so none has to be looked for afterwards. Readers never take it.
     pub gate: Mutex<()>,
+    sightings: StdMutex<Sightings>,
+    /// How old an answer may be at most.
+    bound: Duration,
 }
 
 impl Log {
     pub fn new(id: LogId, limits: &CacheLimits) -> Self {
         let horizon = watch::Sender::new(Horizon::new(limits.proof_age));
-        Self { id, horizon, changed: Changed::new(limits.buckets), gate: Mutex::new(()) }
+        let changed = Changed::new(limits.buckets);
+        Self { id, horizon, changed, gate: Mutex::new(()), sightings: StdMutex::default(), bound: limits.proof_age }
     }
 
     pub fn horizon(&self) -> Horizon {
@@ -41,5 +51,20 @@ impl Log {
     pub fn observe(&self, bucket_hash: u64) -> (Position, Horizon) {
         let changed = self.changed.last(bucket_hash);
         (changed, self.horizon())
+    }
+
+    /// The views were at `mark` at `at`.
+    pub fn seen(&self, mark: Mark, at: Instant) {
+        self.sightings.lock().unwrap_or_else(PoisonError::into_inner).see(mark, at, self.bound);
+    }
+
+    /// What a snapshot must contain, beside `least`, to be no older than an answer may be; `None` when nobody can tell.
+    pub fn recent(&self, least: Mark, now: Instant) -> Option<LogPosition> {
+        let seen = self.sightings.lock().unwrap_or_else(PoisonError::into_inner).within(self.bound, now)?;
+        Some(self.position(least.max(seen)))
+    }
+
+    pub fn position(&self, mark: Mark) -> LogPosition {
+        LogPosition { log: self.id, epoch: mark.epoch, position: mark.position }
     }
 }

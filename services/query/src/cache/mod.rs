@@ -3,6 +3,7 @@
 //! # Layout
 //! - `freshness`: the rules, pure: [`Horizon`], [`Mark`], when a row is kept and when it is served
 //! - `key`, `entry`: what is held under what name
+//! - `sightings`: where the views were of late, by which replicas are judged
 //! - `log`: what is known of one log
 //! - `rows`: [`RowCache`]: moka, the change feed, admission
 //! - `flight`: one load per row at a time
@@ -16,6 +17,7 @@ mod key;
 mod log;
 mod reader;
 mod rows;
+mod sightings;
 mod wait;
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use std::{
 use async_trait::async_trait;
 use futures::future::join_all;
 use souk_event_sourcing::{LogId, Token};
-use souk_read_store::{Parked, ReadStore, ReadStoreError, RowRead};
+use souk_read_store::{Demand, Parked, ReadStore, ReadStoreError, RowRead};
 use tokio::time::timeout;
 
 use super::{
@@ -29,20 +29,20 @@ const LOAD_LIMIT: Duration = Duration::from_secs(10);
 #[async_trait]
 pub(crate) trait RowSource: Send + Sync + 'static {
     /// The row of `key` and the checkpoint of its log, in one snapshot.
-    async fn read_row(&self, view: View, log: LogId, key: &str) -> Result<RowRead, ReadStoreError>;
+    async fn read_row(&self, view: View, log: LogId, key: &str, demand: &Demand) -> Result<RowRead, ReadStoreError>;
 
     /// Several rows of one view in the order asked for.
-    async fn read_rows(&self, view: View, keys: &[(LogId, &str)]) -> Result<Vec<RowRead>, ReadStoreError>;
+    async fn read_rows(&self, view: View, keys: &[(LogId, &str)], demand: &Demand) -> Result<Vec<RowRead>, ReadStoreError>;
 }
 
 #[async_trait]
 impl RowSource for ReadStore {
-    async fn read_row(&self, view: View, log: LogId, key: &str) -> Result<RowRead, ReadStoreError> {
-        ReadStore::read_row(self, view.table(), log, key).await
+    async fn read_row(&self, view: View, log: LogId, key: &str, demand: &Demand) -> Result<RowRead, ReadStoreError> {
+        ReadStore::read_row(self, view.table(), log, key, demand).await
     }
 
-    async fn read_rows(&self, view: View, keys: &[(LogId, &str)]) -> Result<Vec<RowRead>, ReadStoreError> {
-        ReadStore::read_rows(self, view.table(), keys).await
+    async fn read_rows(&self, view: View, keys: &[(LogId, &str)], demand: &Demand) -> Result<Vec<RowRead>, ReadStoreError> {
+        ReadStore::read_rows(self, view.table(), keys, demand).await
     }
 }
 
@@ -132,10 +132,10 @@ impl Reader {
                         refuse_parked(log.id, token, &answer)?;
                         answers[index] = Some(answer);
                     }
-                    Look::Miss(_) => missed.push(index),
+                    Look::Miss(wanted) => missed.push((index, wanted.mark())),
                 }
             }
-            for (index, answer) in missed.iter().zip(self.load_many(&missed, keys, &logs).await?) {
+            for ((index, _), answer) in missed.iter().zip(self.load_many(&missed, keys, &logs).await?) {
                 let token = mark_of(token, keys[*index].log);
                 if satisfied(&mut wait, logs[*index], token, &answer).await? {
                     answers[*index] = Some(answer);
@@ -159,7 +159,7 @@ impl Reader {
         let owned = key.to_key();
         loop {
             let find = || self.cache.glance(log, key, token, Instant::now());
-            let flight = match self.flights.board(&owned, find, || self.begin(log.clone(), owned.clone())) {
+            let flight = match self.flights.board(&owned, find, || self.begin(log.clone(), owned.clone(), wanted.mark())) {
                 Boarding::Found(answer) => {
                     self.counts.hit();
                     return Ok(answer);
@@ -175,33 +175,40 @@ impl Reader {
         }
     }
 
-    fn begin(&self, log: Arc<Log>, key: RowKey) -> impl Future<Output = Result<Arc<Entry>, ReadError>> + Send + 'static {
+    /// Reads a row that contains the log up to `least`, if there is one: where the views are behind, they are all there is.
+    fn begin(&self, log: Arc<Log>, key: RowKey, least: Mark) -> impl Future<Output = Result<Arc<Entry>, ReadError>> + Send + 'static {
         let (cache, source) = (self.cache.clone(), self.source.clone());
         self.counts.load();
         async move {
             let (history, began) = (log.horizon().history, Instant::now());
-            let read = timeout(LOAD_LIMIT, source.read_row(key.view, key.log, &key.key)).await;
+            let demand = Demand { fresh: log.recent(least, began).map(|fresh| [fresh].into()), least: Some([log.position(least)].into()) };
+            let read = timeout(LOAD_LIMIT, source.read_row(key.view, key.log, &key.key, &demand)).await;
             let entry = Arc::new(Entry::read(read.map_err(|_| ReadError::Slow)??, history, began));
             cache.admit(&log, key, &entry).await;
             Ok(entry)
         }
     }
 
-    async fn load_many(&self, missed: &[usize], keys: &[RowRef<'_>], logs: &[&Arc<Log>]) -> Result<Vec<Answer>, ReadError> {
-        let Some(first) = missed.first() else { return Ok(Vec::new()) };
+    /// Reads the rows missed, each with the least that it must contain.
+    async fn load_many(&self, missed: &[(usize, Mark)], keys: &[RowRef<'_>], logs: &[&Arc<Log>]) -> Result<Vec<Answer>, ReadError> {
+        let Some((first, _)) = missed.first() else { return Ok(Vec::new()) };
         let began = Instant::now();
-        let histories: Vec<_> = missed.iter().map(|index| logs[*index].horizon().history).collect();
-        let asked: Vec<_> = missed.iter().map(|index| (keys[*index].log, keys[*index].key)).collect();
+        let demand = Demand {
+            fresh: missed.iter().map(|(index, least)| logs[*index].recent(*least, began)).collect(),
+            least: Some(missed.iter().map(|(index, least)| logs[*index].position(*least)).collect()),
+        };
+        let histories: Vec<_> = missed.iter().map(|(index, _)| logs[*index].horizon().history).collect();
+        let asked: Vec<_> = missed.iter().map(|(index, _)| (keys[*index].log, keys[*index].key)).collect();
         self.counts.load();
-        let reads = timeout(LOAD_LIMIT, self.source.read_rows(keys[*first].view, &asked)).await;
+        let reads = timeout(LOAD_LIMIT, self.source.read_rows(keys[*first].view, &asked, &demand)).await;
         let reads = reads.map_err(|_| ReadError::Slow)??;
         let entries: Vec<_> = reads.into_iter().zip(histories).map(|(read, history)| Arc::new(Entry::read(read, history, began))).collect();
-        join_all(missed.iter().zip(&entries).map(|(index, entry)| {
+        join_all(missed.iter().zip(&entries).map(|((index, _), entry)| {
             self.counts.missed();
             self.cache.admit(logs[*index], keys[*index].to_key(), entry)
         }))
         .await;
-        Ok(missed.iter().zip(entries).map(|(index, entry)| fresh(entry, logs[*index])).collect())
+        Ok(missed.iter().zip(entries).map(|((index, _), entry)| self::fresh(entry, logs[*index])).collect())
     }
 }
 

@@ -69,7 +69,7 @@ impl Shelf {
 
 #[async_trait]
 impl RowSource for Shelf {
-    async fn read_row(&self, _: View, log: LogId, key: &str) -> Result<RowRead, ReadStoreError> {
+    async fn read_row(&self, _: View, log: LogId, key: &str, _: &Demand) -> Result<RowRead, ReadStoreError> {
         self.reads.fetch_add(1, Ordering::SeqCst);
         let (position, row) = {
             let state = self.state.lock().unwrap();
@@ -92,8 +92,8 @@ impl RowSource for Shelf {
         Ok(RowRead { row, parked, as_of: AsOf { position, written: UnixMillis(0), revision: 1, repaired: UnixMillis(0) } })
     }
 
-    async fn read_rows(&self, view: View, keys: &[(LogId, &str)]) -> Result<Vec<RowRead>, ReadStoreError> {
-        join_all(keys.iter().map(|(log, key)| self.read_row(view, *log, key))).await.into_iter().collect()
+    async fn read_rows(&self, view: View, keys: &[(LogId, &str)], demand: &Demand) -> Result<Vec<RowRead>, ReadStoreError> {
+        join_all(keys.iter().map(|(log, key)| self.read_row(view, *log, key, demand))).await.into_iter().collect()
     }
 }
 

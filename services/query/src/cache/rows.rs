@@ -67,6 +67,11 @@ pub(crate) struct Wanted {
 }
 
 impl Wanted {
+    /// The least that a snapshot must contain to answer.
+    pub fn mark(&self) -> Mark {
+        self.least.max(self.token.unwrap_or_default())
+    }
+
     /// Whether a row that was perhaps read before the reader came holds all that had been named by then.
     pub fn met_by(&self, entry: &Entry) -> bool {
         let row = entry.provenance;
@@ -141,6 +146,7 @@ impl RowCache {
             making: Making::of(message),
         };
         let step = horizon.hear(advance, now, time);
+        log.seen(horizon.feed, now);
         let changes = changes(message, log.id);
         match step {
             Step::Repeated => {}

@@ -3,5 +3,6 @@
 mod lists;
 mod operations;
 mod points;
+mod standbys;
 mod watch;
 mod world;

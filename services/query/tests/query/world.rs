@@ -49,7 +49,7 @@ impl Servers {
     }
 
     pub fn databases(&self) -> Vec<DatabaseConfig> {
-        let config = |name: &&str| DatabaseConfig { name: (*name).to_owned(), url: self.postgres.url(name), max_connections: 4 };
+        let config = |name: &&str| DatabaseConfig::new(*name, self.postgres.url(name), 4);
         DATABASES.iter().map(config).collect()
     }
 
@@ -140,8 +140,11 @@ pub struct Shop {
 
 impl Shop {
     pub async fn open(servers: &Servers) -> Self {
-        let store = servers.install().await;
-        let bus = JetStreamBus::connect(&servers.nats.url(), "souk", "test projector").await.unwrap();
+        Self::over(servers.install().await, &servers.nats).await
+    }
+
+    pub async fn over(store: ReadStore, nats: &Nats) -> Self {
+        let bus = JetStreamBus::connect(&nats.url(), "souk", "test projector").await.unwrap();
         bus.client().flush().await.unwrap();
         let mut held = HashMap::new();
         for database in store.databases() {

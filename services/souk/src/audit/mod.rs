@@ -133,11 +133,7 @@ impl Sources {
             .collect();
         let write = PostgresStore::connect(&write, region, partitions).await.context("write store")?;
         let read: Vec<_> = (settings.read.databases.iter())
-            .map(|database| souk_read_store::DatabaseConfig {
-                name: database.name.clone(),
-                url: database.url.to_string(),
-                max_connections: 4,
-            })
+            .map(|database| souk_read_store::DatabaseConfig::new(&database.name, &*database.url, 4))
             .collect();
         let read = ReadStore::open(&read, Access::Write, Installation { region, partitions }).await.context("read store")?;
         let bus = JetStreamBus::connect(&settings.nats.url, &settings.nats.prefix, "souk-audit").await?;

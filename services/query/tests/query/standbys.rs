@@ -1,0 +1,206 @@
+//! Read databases with streaming standbys: they answer what they have, and nobody is told older things than without them.
+
+use std::time::{Duration, Instant};
+
+use souk_devstack::Stack;
+use souk_event_sourcing::{Token, UnixMillis};
+use souk_proto::catalog::v1::{
+    GetProductRequest, GetProductResponse, ListProductsRequest, PriceSet, ProductCreated, ProductDetails,
+    query_service_client::QueryServiceClient,
+};
+use souk_read_store::{DatabaseConfig, ReadStore};
+use souk_runtime::Settings;
+use souk_views::ViewsMigrator;
+use sqlx::Executor;
+use tonic::{Code, Status, transport::Channel};
+
+use crate::world::*;
+
+/// How old an answer may be.
+const BOUND: Duration = Duration::from_secs(2);
+const PRODUCTS: usize = 30;
+
+struct World {
+    stack: Stack,
+    shop: Shop,
+    service: Service,
+    catalog: QueryServiceClient<Channel>,
+}
+
+impl World {
+    /// One read database with two standbys, products in it, and the service over them.
+    async fn start() -> Self {
+        let stack = Stack::temporary(|options| {
+            options.partitions = Some(PARTITIONS);
+            options.read_replicas = Some(2);
+            options.set("query.unproven_after", "2s").set("installation.token_key", "01".repeat(32));
+        })
+        .await
+        .unwrap();
+        let databases: Vec<_> =
+            stack.read_databases().into_iter().map(|database| DatabaseConfig::new(database.name, database.url, 4)).collect();
+        let store = ReadStore::install::<ViewsMigrator>(&databases, installation(), UnixMillis::now()).await.unwrap();
+        let settings = Settings::load(Some(stack.settings_file())).unwrap();
+        let mut shop = Shop::over(store, &stack.nats).await;
+        for number in 0..PRODUCTS {
+            let details = ProductDetails { title: "Ball".into(), ..Default::default() };
+            let created = ProductCreated { details: Some(details), price: Some(eur(1)) };
+            shop.record(&id(number), &format!("product-{}", id(number)), "ProductCreated", created);
+        }
+        shop.project_silently().await;
+        stack.postgres.connect("postgres").await.unwrap().execute("checkpoint").await.unwrap();
+        for standby in &stack.standbys {
+            standby.catch_up_with(&stack.postgres).await.unwrap();
+        }
+        let service = Service::start(settings).await;
+        service.ready().await;
+        let catalog = QueryServiceClient::new(service.channel.clone());
+        Self { stack, shop, service, catalog }
+    }
+
+    /// Sets a price, and lets the service know of it, but not of the row.
+    async fn set_price(&mut self, product: &str, price: i64) -> Token {
+        let token = self.shop.record(product, &format!("product-{product}"), "PriceSet", PriceSet { price: Some(eur(price)) });
+        self.shop.project_silently().await;
+        self.shop.heard_by(&self.service).await;
+        token
+    }
+
+    async fn price(&self, product: &str, token: &Token) -> Result<i64, Status> {
+        Ok(self.get(product, token).await?.product.unwrap().price.unwrap().minor_units)
+    }
+
+    async fn get(&self, product: &str, token: &Token) -> Result<GetProductResponse, Status> {
+        let request = GetProductRequest { product_id: product.into(), token: text(token) };
+        Ok(self.catalog.clone().get_product(within(Duration::from_secs(10), request)).await?.into_inner())
+    }
+
+    async fn listed(&self, token: &Token) -> usize {
+        let request = ListProductsRequest { token: text(token), ..Default::default() };
+        self.catalog.clone().list_products(within(Duration::from_secs(10), request)).await.unwrap().into_inner().products.len()
+    }
+
+    /// Reads answered by the primary, and by both standbys.
+    async fn answered_by(&self) -> (u64, u64) {
+        let figures = self.service.status().await.figures;
+        let by = |name: &str| figures[&format!("reads_by.{name}")] as u64;
+        let name = self.stack.read_databases()[0].name.clone();
+        (by(&name), by(&format!("{name}-replica-1")) + by(&format!("{name}-replica-2")))
+    }
+
+    async fn stop(self) {
+        self.service.stop().await;
+    }
+}
+
+fn id(number: usize) -> String {
+    format!("p-{number}")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn standbys_answer_what_they_have_and_the_primary_the_rest() {
+    let mut world = World::start().await;
+    world.shop.heard_by(&world.service).await;
+    let announcing = world.shop.keep_announcing();
+    let (primary, standbys) = world.answered_by().await;
+    for number in 0..PRODUCTS {
+        assert_eq!(world.price(&id(number), &Token::default()).await.unwrap(), 1);
+    }
+    assert_eq!(world.listed(&Token::default()).await, PRODUCTS);
+    let now = world.answered_by().await;
+    assert_eq!((now.0, now.1 - standbys), (primary, PRODUCTS as u64 + 1), "standbys had it all");
+    announcing.abort();
+
+    // They lag. What changed is read from the primary, whether the caller has a token or not.
+    for standby in &world.stack.standbys {
+        standby.pause_replay().await.unwrap();
+    }
+    for (price, with_token) in [(7, true), (8, false)] {
+        let token = world.set_price("p-0", price).await;
+        let announcing = world.shop.keep_announcing();
+        let (primary, _) = world.answered_by().await;
+        let token = if with_token { token } else { Token::default() };
+        assert_eq!(world.price("p-0", &token).await.unwrap(), price);
+        assert!(world.answered_by().await.0 > primary, "the primary answered");
+        announcing.abort();
+    }
+
+    // They have caught up.
+    for standby in &world.stack.standbys {
+        standby.resume_replay().await.unwrap();
+        standby.catch_up_with(&world.stack.postgres).await.unwrap();
+    }
+    let announcing = world.shop.keep_announcing();
+    let mut next = 0;
+    let before = world.answered_by().await.1;
+    while world.answered_by().await.1 == before {
+        // Rows of other logs, not cached: an unknown one each time.
+        assert_eq!(world.price(&format!("q-{next}"), &Token::default()).await.unwrap_err().code(), Code::NotFound);
+        next += 1;
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        assert!(next < 1000, "a standby that was behind is asked again");
+    }
+    announcing.abort();
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_a_feed_standbys_answer_as_long_as_they_are_recent() {
+    let mut world = World::start().await;
+    world.shop.heard_by(&world.service).await;
+    world.stack.nats.kill9().await.unwrap();
+    // The feed proves nothing any more, what is looked at in the primary does.
+    let began = Instant::now();
+    let mut by_standbys = 0;
+    while began.elapsed() < BOUND * 2 {
+        let before = world.answered_by().await;
+        assert_eq!(world.price("p-1", &Token::default()).await.unwrap(), 1);
+        by_standbys += world.answered_by().await.1 - before.1;
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(by_standbys > 50, "{by_standbys} reads by standbys");
+
+    for standby in &world.stack.standbys {
+        standby.pause_replay().await.unwrap();
+    }
+    world.shop.record("p-1", "product-p-1", "PriceSet", PriceSet { price: Some(eur(9)) });
+    world.shop.project_silently().await;
+    let changed = Instant::now();
+    while world.price("p-1", &Token::default()).await.unwrap() != 9 {
+        assert!(changed.elapsed() < BOUND + Duration::from_millis(200), "a standby that lags answered for longer than the bound");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_the_primary_is_away_standbys_answer_and_say_how_old_that_is() {
+    let mut world = World::start().await;
+    let token = world.set_price("p-2", 5).await;
+    // Projections do not wait for the disk; what is tested here is not what they lose then.
+    world.stack.postgres.connect("postgres").await.unwrap().execute("checkpoint").await.unwrap();
+    for standby in &world.stack.standbys {
+        standby.catch_up_with(&world.stack.postgres).await.unwrap();
+    }
+    world.stack.postgres.kill9().await.unwrap();
+    let died = UnixMillis::now();
+    let until = Instant::now() + BOUND * 4;
+    let mut last = UnixMillis(0);
+    while Instant::now() < until {
+        let reply = world.get("p-2", &token).await.unwrap();
+        assert_eq!(reply.product.unwrap().price.unwrap().minor_units, 5);
+        let time = reply.as_of.unwrap().time.unwrap();
+        last = UnixMillis(time.seconds * 1000 + i64::from(time.nanos) / 1_000_000);
+        assert_eq!(world.listed(&Token::default()).await, PRODUCTS);
+    }
+    assert!(last <= died, "it says how old it is: {last:?}, the primary died at {died:?}");
+    assert!(world.service.health.is_ready(), "{:?}", world.service.health.reasons());
+
+    // What they do not have is not made up.
+    let beyond: Token = souk_event_sourcing::LogPosition { position: token.parts()[0].position.next(), ..token.parts()[0] }.into();
+    let refused = world.price("p-2", &beyond).await.unwrap_err();
+    assert_eq!(reason(&refused), (Code::Unavailable, "STORE_UNAVAILABLE".into()));
+    world.stack.standbys[0].server.kill9().await.unwrap();
+    assert_eq!(world.price("p-2", &token).await.unwrap(), 5, "the other one answers");
+    world.stop().await;
+}
