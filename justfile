@@ -15,6 +15,11 @@ up *ARGS: _first setup _build
 demo *ARGS: setup _build
     @target/debug/souk demo "$@"
 
+# Sell out a shop in sixty seconds while its machines fail, on a system of its own
+[no-exit-message, positional-arguments]
+drill *ARGS: setup _build
+    @target/debug/souk drill "$@"
+
 # Run any souk command: `just souk call SERVICE/METHOD '{json}'`
 [no-exit-message, positional-arguments]
 souk *ARGS: setup _build
@@ -23,6 +28,10 @@ souk *ARGS: setup _build
 # Run all tests, against real servers and processes (20 minutes on a warm build)
 test: setup _build
     cargo test --workspace
+
+# The same with a minute for each fault and random seeds; SOUK_SEED replays one (two hours)
+test-long: setup _build
+    SOUK_FAULT_SECONDS=60 cargo test --workspace -- --nocapture
 
 # Run the unit tests, and the whole system once (under 2 minutes on a warm build)
 test-quick: setup _build

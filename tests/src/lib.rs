@@ -6,10 +6,14 @@
 //! - [`Gate`]: a door before a service that counts calls and refuses some
 //! - [`PythonExample`]: the example of another language, with its packages
 //! - [`TraceReceiver`]: an OTLP receiver for the services' spans
+//! - [`Network`]: proxies between services and servers, for bad networks
+//! - `plan`: the seed of a test, and how long it stays with a fault
 //! - `ledger`: acknowledged commands, proved by SQL alone
 
 mod gate;
 mod ledger;
+mod network;
+mod plan;
 mod python;
 mod shop;
 mod system;
@@ -17,6 +21,8 @@ mod traces;
 
 pub use gate::Gate;
 pub use ledger::Acknowledged;
+pub use network::Network;
+pub use plan::{fault_time, seed};
 pub use python::{PythonExample, repository};
 pub use shop::{Shop, eur};
 pub use system::{System, until};

@@ -11,6 +11,8 @@ use tokio::{
     time::{Instant, sleep},
 };
 
+use crate::Network;
+
 const READY_PATIENCE: Duration = Duration::from_secs(90);
 
 /// Systems are heavy and measure time: one at a time in a test binary.
@@ -30,7 +32,21 @@ impl System {
     /// When something does not start; the message has the ends of the logs.
     pub async fn start(change: impl FnOnce(&mut StackOptions)) -> Result<Self> {
         let turn = TURN.lock().await;
+        Self::start_services(turn, Stack::temporary(change).await?).await
+    }
+
+    /// The same with services that reach Postgres and NATS by ways that can be slow, stall and break.
+    ///
+    /// # Errors
+    /// When something does not start.
+    pub async fn start_over_network(change: impl FnOnce(&mut StackOptions)) -> Result<(Self, Network)> {
+        let turn = TURN.lock().await;
         let mut stack = Stack::temporary(change).await?;
+        let network = Network::before(&mut stack).await?;
+        Ok((Self::start_services(turn, stack).await?, network))
+    }
+
+    async fn start_services(turn: MutexGuard<'static, ()>, mut stack: Stack) -> Result<Self> {
         stack.start_services(READY_PATIENCE).await?;
         let run_file = stack.data().join("run.json");
         let system = Self { stack, run_file, _turn: turn };

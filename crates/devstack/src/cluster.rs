@@ -105,6 +105,11 @@ impl Cluster {
     pub fn kill_what_is_left(&self) -> Result<()> {
         kill_backends(&self.room.join("cluster"))
     }
+
+    /// Signals postmaster and backends.
+    pub fn signal_all(&self, signal: Signal) -> Result<()> {
+        signal_backends(&self.room.join("cluster"), signal).map(drop)
+    }
 }
 
 fn initialise(room: &Path, secret: &Path, tools: &PostgresTools, account: Option<&Account>, for_tests: bool) -> Result<()> {
@@ -142,22 +147,28 @@ fn initialise(room: &Path, secret: &Path, tools: &PostgresTools, account: Option
 /// there is told apart by its program.
 #[expect(clippy::disallowed_methods, reason = "blocks for the moment the kernel needs to end a killed process")]
 fn kill_backends(data: &Path) -> Result<()> {
-    let Ok(owner) = fs::metadata(data).map(|metadata| metadata.uid()) else { return Ok(()) };
     let deadline = Instant::now() + Duration::from_secs(20);
     loop {
-        let left: Vec<u32> = processes_of(owner).filter(|pid| works_in(*pid, data)).collect();
-        for pid in &left {
-            match kill(Pid::from_raw(*pid as i32), Signal::SIGKILL) {
-                Ok(()) | Err(Errno::ESRCH) => {}
-                Err(error) => return Err(error).with_context(|| format!("cannot end the Postgres process {pid}")),
-            }
-        }
+        let left = signal_backends(data, Signal::SIGKILL)?;
         if left.is_empty() {
             return Ok(());
         }
         ensure!(Instant::now() < deadline, "processes of Postgres do not end: {left:?}");
         thread::sleep(Duration::from_millis(10));
     }
+}
+
+/// Signals them all, and says which they were.
+fn signal_backends(data: &Path, signal: Signal) -> Result<Vec<u32>> {
+    let Ok(owner) = fs::metadata(data).map(|metadata| metadata.uid()) else { return Ok(Vec::new()) };
+    let backends: Vec<u32> = processes_of(owner).filter(|pid| works_in(*pid, data)).collect();
+    for pid in &backends {
+        match kill(Pid::from_raw(*pid as i32), signal) {
+            Ok(()) | Err(Errno::ESRCH) => {}
+            Err(error) => return Err(error).with_context(|| format!("cannot signal the Postgres process {pid}")),
+        }
+    }
+    Ok(backends)
 }
 
 fn processes_of(owner: u32) -> impl Iterator<Item = u32> {

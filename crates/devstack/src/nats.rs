@@ -162,6 +162,22 @@ impl Nats {
         Ok(())
     }
 
+    /// Holds the server where it is: connections stay open, and nobody is answered.
+    ///
+    /// # Errors
+    /// If it does not run.
+    pub fn pause(&self) -> Result<()> {
+        self.child.as_ref().context("NATS is not running")?.signal(Signal::SIGSTOP)
+    }
+
+    /// Lets it go on.
+    ///
+    /// # Errors
+    /// If it does not run.
+    pub fn resume(&self) -> Result<()> {
+        self.child.as_ref().context("NATS is not running")?.signal(Signal::SIGCONT)
+    }
+
     /// Stops the server in order.
     ///
     /// # Errors

@@ -235,6 +235,22 @@ impl Postgres {
         self.cluster.kill_what_is_left()
     }
 
+    /// Holds postmaster and backends where they are: connections stay open, and nobody is answered.
+    ///
+    /// # Errors
+    /// If one cannot be signalled.
+    pub fn pause(&self) -> Result<()> {
+        self.cluster.signal_all(Signal::SIGSTOP)
+    }
+
+    /// Lets them go on.
+    ///
+    /// # Errors
+    /// If one cannot be signalled.
+    pub fn resume(&self) -> Result<()> {
+        self.cluster.signal_all(Signal::SIGCONT)
+    }
+
     /// Stops the server in order: open transactions are rolled back, a checkpoint is written.
     ///
     /// # Errors

@@ -1,5 +1,6 @@
 //! Services as processes of their own, as they are deployed.
 
+use std::collections::BTreeMap;
 use std::env;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -62,8 +63,15 @@ impl ServiceProcess {
     ///
     /// # Errors
     /// If the `souk` program is not found or does not start.
-    pub fn start(replica: Replica, ports: &ReplicaPorts, settings: &Path, logs: &Path) -> Result<Self> {
+    pub fn start(
+        replica: Replica,
+        ports: &ReplicaPorts,
+        settings: &Path,
+        logs: &Path,
+        environment: &BTreeMap<String, String>,
+    ) -> Result<Self> {
         let mut command = Command::new(souk_program()?);
+        command.envs(environment);
         command.args(["serve", replica.service.name(), "--config"]).arg(settings);
         let mut name = replica.service.name().to_owned();
         if replica.index > 1 {

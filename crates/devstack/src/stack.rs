@@ -154,6 +154,23 @@ impl Stack {
         write_secret(&self.settings, &toml::to_string(&table)?)
     }
 
+    /// A setting of the services, known to whoever starts from now on.
+    ///
+    /// # Errors
+    /// If the file cannot be written.
+    pub fn set(&mut self, key: &str, value: impl Into<Value>) -> Result<()> {
+        self.own_settings.push((key.to_owned(), value.into()));
+        self.write_settings()
+    }
+
+    /// Leads the services that start from now on to the databases of a side by other ways than the straight one.
+    ///
+    /// # Errors
+    /// If the settings file cannot be written.
+    pub fn lead_to(&mut self, side: &str, databases: impl IntoIterator<Item = DatabaseUrl>) -> Result<()> {
+        self.set(&format!("{side}.databases"), as_setting(databases))
+    }
+
     fn addresses_as_settings(&self) -> Table {
         let mut table = Table::new();
         let Installation { region, region_number, partitions, write_shards, read_shards, read_replicas: _, token_key } = &self.installation;
@@ -162,16 +179,7 @@ impl Stack {
         set(&mut table, "installation.partitions", i64::from(*partitions));
         set(&mut table, "installation.token_key", token_key.as_str());
         for (side, shards) in [("write", *write_shards), ("read", *read_shards)] {
-            let entries = self.database_urls(side, shards).into_iter().map(|database| {
-                let mut entry = Table::new();
-                set(&mut entry, "name", database.name);
-                set(&mut entry, "url", database.url);
-                if !database.replicas.is_empty() {
-                    set(&mut entry, "replicas", database.replicas);
-                }
-                Value::Table(entry)
-            });
-            set(&mut table, &format!("{side}.databases"), Value::Array(entries.collect()));
+            set(&mut table, &format!("{side}.databases"), as_setting(self.database_urls(side, shards)));
         }
         // Started again under its old name, a process need not wait for its own leases to end. Further replicas have names of their own.
         set(&mut table, "process.replica", "1");
@@ -273,4 +281,17 @@ impl Stack {
         }
         self.postgres.stop().await
     }
+}
+
+fn as_setting(databases: impl IntoIterator<Item = DatabaseUrl>) -> Value {
+    let entry = |database: DatabaseUrl| {
+        let mut entry = Table::new();
+        set(&mut entry, "name", database.name);
+        set(&mut entry, "url", database.url);
+        if !database.replicas.is_empty() {
+            set(&mut entry, "replicas", database.replicas);
+        }
+        Value::Table(entry)
+    };
+    Value::Array(databases.into_iter().map(entry).collect())
 }

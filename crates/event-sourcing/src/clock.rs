@@ -1,4 +1,4 @@
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
 
@@ -7,11 +7,19 @@ use serde::{Deserialize, Serialize};
 #[serde(transparent)]
 pub struct UnixMillis(pub i64);
 
+/// How far this process takes its clock to be set wrong, in milliseconds.
+static SHIFT_MS: AtomicI64 = AtomicI64::new(0);
+
 impl UnixMillis {
     /// Now, by this machine's clock. Not for `decide` and `evolve`: time comes to them with the command.
     pub fn now() -> Self {
         let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-        Self(since.as_millis() as i64)
+        Self(since.as_millis() as i64).plus_ms(SHIFT_MS.load(Ordering::Relaxed))
+    }
+
+    /// From now on [`UnixMillis::now`] is this much later, in the whole process: a clock that is set wrong.
+    pub fn shift_clock(ms: i64) {
+        SHIFT_MS.store(ms, Ordering::Relaxed);
     }
 
     /// This many milliseconds later.

@@ -5,6 +5,7 @@ use std::{
     sync::Arc,
 };
 
+use souk_event_sourcing::UnixMillis;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -40,6 +41,7 @@ where
         Err(error) => return not_started(service, &error),
     };
     install_tls_provider();
+    UnixMillis::shift_clock(settings.process.clock_shift_ms);
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return not_started(service, &ConfigError::new(format!("no runtime: {error}"))),

@@ -302,6 +302,5 @@ impl Progress {
 
 /// The wall clock, for checkpoints and fences.
 pub(crate) fn now() -> UnixMillis {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    UnixMillis(since.map_or(0, |since| since.as_millis() as i64))
+    UnixMillis::now()
 }

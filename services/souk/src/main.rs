@@ -4,11 +4,12 @@
 //!
 //! One module per command, each with its `Args` and a `run`:
 //! - `up`: the whole system on this machine; `serve`: one service, as deployed
-//! - `call`, `seed`, `demo`: use it; `status`, `timeline`, `audit`: look into it; `parked`: mend what stands still in views
+//! - `call`, `seed`, `demo`, `drill`: use it; `status`, `timeline`, `audit`: look into it; `parked`: mend what stands still in views
 
 mod audit;
 mod call;
 mod demo;
+mod drill;
 mod paint;
 mod parked;
 mod seed;
@@ -42,6 +43,8 @@ enum Command {
     Seed(seed::Args),
     /// Tell the story of an order against the running system
     Demo(demo::Args),
+    /// Sell out a shop in sixty seconds while its machines fail, on a system of its own
+    Drill(drill::Args),
     /// Show partitions, positions, lag and caches
     Status(status::Args),
     /// Look at one order
@@ -87,6 +90,7 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Call(args) => call::run(args).await,
         Command::Seed(args) => seed::run(args).await,
         Command::Demo(args) => demo::run(args).await,
+        Command::Drill(args) => drill::run(args).await,
         Command::Status(args) => status::run(args).await,
         Command::Order(OrderCommand::Timeline(args)) => timeline::run(args).await,
         Command::Audit(args) => audit::run(args).await,

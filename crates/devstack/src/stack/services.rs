@@ -17,7 +17,15 @@ const GRACE: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub(super) struct Slot {
     pub ports: ReplicaPorts,
+    /// Variables beside those of this process.
+    pub environment: BTreeMap<String, String>,
     pub process: Option<ServiceProcess>,
+}
+
+impl Slot {
+    fn at(ports: ReplicaPorts) -> Self {
+        Self { ports, environment: BTreeMap::new(), process: None }
+    }
 }
 
 /// The replicas to begin with.
@@ -28,7 +36,7 @@ pub(super) fn plan(ports: &StackPorts, wanted: &BTreeMap<Service, u16>) -> Resul
     }
     // The first ones choose first: theirs are the ports somebody asked for.
     replicas.sort_by_key(|replica| replica.index);
-    let slot = |replica| Ok((replica, Slot { ports: ports.choose(replica)?, process: None }));
+    let slot = |replica| Ok((replica, Slot::at(ports.choose(replica)?)));
     replicas.into_iter().map(slot).collect()
 }
 
@@ -78,11 +86,21 @@ impl Stack {
     /// If there is no such replica, it runs already, or the `souk` program is missing.
     pub fn start_replica(&mut self, replica: impl Into<Replica>) -> Result<()> {
         let replica = replica.into();
-        let ports = self.ports_of(replica)?;
-        ensure!(!self.slot(replica)?.process.as_ref().is_some_and(ServiceProcess::is_running), "{replica} is running");
-        let process = ServiceProcess::start(replica, &ports, &self.settings, &self.logs)?;
+        let slot = self.slot(replica)?;
+        ensure!(!slot.process.as_ref().is_some_and(ServiceProcess::is_running), "{replica} is running");
+        let process = ServiceProcess::start(replica, &slot.ports, &self.settings, &self.logs, &slot.environment)?;
         self.slot_mut(replica)?.process = Some(process);
         self.apart = true;
+        Ok(())
+    }
+
+    /// A setting of one replica alone, from its next start on: `set_for(replica, "process.clock_shift_ms", "5000")`.
+    ///
+    /// # Errors
+    /// If there is no such replica.
+    pub fn set_for(&mut self, replica: impl Into<Replica>, key: &str, value: &str) -> Result<()> {
+        let variable = format!("SOUK_{}", key.replace('.', "__"));
+        self.slot_mut(replica.into())?.environment.insert(variable, value.to_owned());
         Ok(())
     }
 
@@ -189,7 +207,7 @@ impl Stack {
         let taken: Vec<_> = self.replicas_of(service).collect();
         let mut candidates = Replica::all(service, crate::replica::MOST)?;
         let replica = candidates.find(|replica| !taken.contains(replica)).context("no more replicas of a service are possible")?;
-        self.replicas.insert(replica, Slot { ports: self.ports.choose(replica)?, process: None });
+        self.replicas.insert(replica, Slot::at(self.ports.choose(replica)?));
         self.write_settings()?;
         self.start_replica(replica)?;
         Ok(replica)

@@ -155,6 +155,8 @@ section! {
         /// Longest time for draining; what is left then is cut off.
         #[serde(with = "humantime_serde")]
         shutdown_grace: Duration = seconds(20),
+        /// For tests: by how much this process takes the time to be later than it is.
+        clock_shift_ms: i64 = 0,
     }
 }
 
