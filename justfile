@@ -5,6 +5,10 @@ _list:
 setup:
     @sh crates/devstack/scripts/setup.sh
 
+# Get what the tests need beside: PgBouncer, unless the machine has it
+setup-tests: setup
+    @sh crates/devstack/scripts/fetch_pooler.sh
+
 # Start everything on this machine: `just up --help`
 [no-exit-message, positional-arguments]
 up *ARGS: _first setup _build
@@ -26,15 +30,15 @@ souk *ARGS: setup _build
     @target/debug/souk "$@"
 
 # Run all tests, against real servers and processes (20 minutes on a warm build)
-test: setup _build
+test: setup-tests _build
     cargo test --workspace
 
 # The same with a minute for each fault and random seeds; SOUK_SEED replays one (two hours)
-test-long: setup _build
+test-long: setup-tests _build
     SOUK_FAULT_SECONDS=60 cargo test --workspace -- --nocapture
 
 # Run the unit tests, and the whole system once (under 2 minutes on a warm build)
-test-quick: setup _build
+test-quick: setup-tests _build
     cargo test --workspace --lib --bins
     cargo test -p souk --test up one_process
 

@@ -8,6 +8,7 @@
 //! - `stack`, started by `options`: Postgres, NATS and services together, with the settings file; what `souk up` and the tests start
 //! - `service`: one service as a process of its own, killed, paused, restarted, waited for; `replica`: which process of it, at which ports
 //! - `postgres`, over `cluster` (the data folder: initdb, crash clean-up); `standby`: a Postgres that follows another; `nats`
+//! - `pooler`: PgBouncer before it
 //! - `proxy`: a TCP connection that is slow, stalls or breaks when a test says so
 //! - `run_file`: `.souk/run.json`, by which commands find the running system
 //! - `installation`: what a data folder fixes for ever (partitions, shards, token key) or remembers (read replicas)
@@ -22,6 +23,7 @@ mod identity;
 mod installation;
 mod nats;
 mod options;
+mod pooler;
 mod ports;
 mod postgres;
 mod proxy;

@@ -75,6 +75,8 @@ pub struct StackOptions {
     pub read_shards: Option<u16>,
     /// Number of streaming standbys of the database server: `None` takes what the last start had, or none.
     pub read_replicas: Option<u16>,
+    /// Whether services reach their databases through a pooler in transaction mode, as far as they may.
+    pub pooler: bool,
     /// Processes of a service, where that is not one.
     pub replicas: BTreeMap<Service, u16>,
     /// Settings of the services beside addresses, by dotted key.
@@ -95,6 +97,7 @@ impl StackOptions {
             write_shards: None,
             read_shards: None,
             read_replicas: None,
+            pooler: false,
             replicas: BTreeMap::new(),
             settings: Vec::new(),
             postgres_settings: Vec::new(),

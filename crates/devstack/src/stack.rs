@@ -16,6 +16,7 @@ use crate::folder::{FolderLock, TemporaryFolder};
 use crate::installation::{Installation, Wanted, set, write_secret};
 use crate::nats::{Nats, NatsOptions};
 use crate::options::{StackOptions, StackPorts};
+use crate::pooler::Pooler;
 use crate::ports::Port;
 use crate::postgres::{Postgres, PostgresOptions};
 use crate::replica::Replica;
@@ -53,6 +54,8 @@ impl fmt::Display for Part {
 pub struct Stack {
     // Dropped in this order: services, then what they need, then the folder.
     replicas: BTreeMap<Replica, Slot>,
+    /// Before the database server, if that is wanted.
+    pooler: Option<Pooler>,
     /// Whether services are processes of their own, not tasks of this one.
     apart: bool,
     /// The broker; tests kill it and start it again.
@@ -125,8 +128,13 @@ impl Stack {
             async move { Standby::start(postgres, StandbyOptions { index, data, logs, port: Port::Fixed(port?), settings }).await }
         });
         let standbys = futures::future::try_join_all(standbys).await?;
+        let pooler = match options.pooler {
+            true => Some(Pooler::start(&postgres, &data.join("pooler"), &logs.join("pgbouncer.log")).await?),
+            false => None,
+        };
         let mut stack = Self {
             replicas,
+            pooler,
             apart: false,
             nats,
             standbys,
@@ -168,7 +176,16 @@ impl Stack {
     /// # Errors
     /// If the settings file cannot be written.
     pub fn lead_to(&mut self, side: &str, databases: impl IntoIterator<Item = DatabaseUrl>) -> Result<()> {
-        self.set(&format!("{side}.databases"), as_setting(databases))
+        self.set(&format!("{side}.databases"), as_setting(databases, |url| Ways { url, pooled: None }))
+    }
+
+    /// Read databases are reached through the pooler alone, write databases on both ways.
+    fn pooled(&self, side: &str, url: String) -> Ways {
+        match (&self.pooler, side) {
+            (Some(pooler), "read") => Ways { url: pooler.url(&url), pooled: None },
+            (Some(pooler), _) => Ways { pooled: Some(pooler.url(&url)), url },
+            (None, _) => Ways { url, pooled: None },
+        }
     }
 
     fn addresses_as_settings(&self) -> Table {
@@ -179,7 +196,8 @@ impl Stack {
         set(&mut table, "installation.partitions", i64::from(*partitions));
         set(&mut table, "installation.token_key", token_key.as_str());
         for (side, shards) in [("write", *write_shards), ("read", *read_shards)] {
-            set(&mut table, &format!("{side}.databases"), as_setting(self.database_urls(side, shards)));
+            let databases = self.database_urls(side, shards);
+            set(&mut table, &format!("{side}.databases"), as_setting(databases, |url| self.pooled(side, url)));
         }
         // Started again under its old name, a process need not wait for its own leases to end. Further replicas have names of their own.
         set(&mut table, "process.replica", "1");
@@ -283,11 +301,21 @@ impl Stack {
     }
 }
 
-fn as_setting(databases: impl IntoIterator<Item = DatabaseUrl>) -> Value {
+/// How a database is reached.
+struct Ways {
+    url: String,
+    /// For ordinary queries, where these may not all go the same way.
+    pooled: Option<String>,
+}
+
+fn as_setting(databases: impl IntoIterator<Item = DatabaseUrl>, ways: impl Fn(String) -> Ways) -> Value {
     let entry = |database: DatabaseUrl| {
-        let mut entry = Table::new();
+        let (mut entry, ways) = (Table::new(), ways(database.url));
         set(&mut entry, "name", database.name);
-        set(&mut entry, "url", database.url);
+        set(&mut entry, "url", ways.url);
+        if let Some(pooled) = ways.pooled {
+            set(&mut entry, "pooled_url", pooled);
+        }
         if !database.replicas.is_empty() {
             set(&mut entry, "replicas", database.replicas);
         }

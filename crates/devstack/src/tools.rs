@@ -13,6 +13,8 @@ use crate::account::{Account, copy_within_reach};
 pub const POSTGRES_AT_LEAST: u32 = 15;
 /// The lowest version of nats-server that is used.
 pub const NATS_AT_LEAST: (u32, u32) = (2, 12);
+/// The lowest version of PgBouncer that is used: the first with prepared statements in transaction mode.
+pub const POOLER_AT_LEAST: (u32, u32) = (1, 21);
 /// If set to 1, only what `just setup` downloaded is used and the machine's own programs are passed over.
 pub const ONLY_DOWNLOADED: &str = "SOUK_TOOLS_ONLY";
 
@@ -101,6 +103,29 @@ impl NatsTools {
     }
 }
 
+/// PgBouncer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PoolerTools {
+    program: PathBuf,
+}
+
+impl PoolerTools {
+    /// Finds `pgbouncer`: the one downloaded into `.souk/tools`, then the one on the PATH.
+    ///
+    /// # Errors
+    /// If there is none that keeps prepared statements in transaction mode.
+    pub fn find() -> Result<Self> {
+        let programs = folders(souk_folder().join("tools/pgbouncer/bin"), &[]).into_iter().map(|folder| folder.join("pgbouncer"));
+        let mut recent = programs.filter(|program| version_of(program).is_some_and(|version| version >= POOLER_AT_LEAST));
+        let found = recent.next().map(|program| Self { program });
+        found.with_context(|| format!("no pgbouncer {}.{} or later; run `just setup-tests`", POOLER_AT_LEAST.0, POOLER_AT_LEAST.1))
+    }
+
+    pub(crate) fn program(&self) -> Command {
+        Command::new(&self.program)
+    }
+}
+
 fn postgres_folders() -> Vec<PathBuf> {
     let mut packaged: Vec<(u32, PathBuf)> = Vec::new();
     for root in ["/usr/lib/postgresql", "/usr/local/lib/postgresql", "/opt/homebrew/opt", "/usr/local/opt"] {
@@ -167,6 +192,7 @@ mod tests {
         assert_eq!(parse_version("postgres (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)\n"), Some((15, 18)));
         assert_eq!(parse_version("nats-server: v2.15.1\n"), Some((2, 15)));
         assert_eq!(parse_version("nats-server: v2.12.0-RC.1\n"), Some((2, 12)));
+        assert_eq!(parse_version("PgBouncer 1.24.1\nlibevent 2.1.13-stable\n"), Some((1, 24)));
         assert_eq!(parse_version("command not found"), None);
     }
 }

@@ -101,6 +101,7 @@ async fn connect(
         .map(|database| DatabaseConfig {
             name: database.name.clone(),
             url: database.url.to_string(),
+            pooled_url: database.pooled_url.as_ref().map(|url| url.to_string()),
             max_connections: database.max_connections,
         })
         .collect();

@@ -107,6 +107,7 @@ async fn prepare(settings: &Settings) -> Result<PostgresStore, StoreError> {
     let config = |database: &souk_runtime::Database| DatabaseConfig {
         name: database.name.clone(),
         url: database.url.to_string(),
+        pooled_url: database.pooled_url.as_ref().map(|url| url.to_string()),
         max_connections: 2,
     };
     let configs: Vec<_> = settings.write.databases.iter().map(config).collect();
@@ -115,7 +116,7 @@ async fn prepare(settings: &Settings) -> Result<PostgresStore, StoreError> {
     let store = PostgresStore::connect(&configs, region, settings.installation.partitions).await?;
     for config in &configs {
         SagaStore::migrate(&config.url).await?;
-        let tables = SagaStore::connect(&config.url, region)?;
+        let tables = SagaStore::connect(config.pooled_url.as_ref().unwrap_or(&config.url), region)?;
         tables.seed(&store.partitions_of(&config.name)).await?;
         tables.close().await;
     }

@@ -43,6 +43,14 @@ impl Place {
         Up { child, facts }
     }
 
+    /// What a command says of the system that runs.
+    fn of_running(&self, command: &str) -> String {
+        let mut souk = Command::new(env!("CARGO_BIN_EXE_souk"));
+        let Output { status, stdout, stderr } = souk.arg(command).current_dir(self.folder.path()).output().unwrap();
+        assert!(status.success(), "{command}: {}", String::from_utf8_lossy(&stderr));
+        String::from_utf8(stdout).unwrap()
+    }
+
     /// Starts it, expecting that it refuses.
     fn refused(&self, args: &[&str]) -> String {
         let Output { status, stdout, stderr } = self.souk(args).output().unwrap();
@@ -90,11 +98,15 @@ fn port(address: &str) -> u16 {
 #[tokio::test]
 async fn one_process_serves_everything_until_it_is_asked_to_stop() {
     let place = Place::new();
-    let up = place.up(&["--write-shards", "2"]);
+    // Everything that may passes through a pooler in transaction mode.
+    let up = place.up(&["--write-shards", "2", "--pooler"]);
     assert!(up.facts.services.values().all(|process| *process == up.facts.souk), "they share a process");
     assert_eq!((up.facts.write_databases.len(), up.facts.read_databases.len()), (2, 1));
     assert_eq!(readiness(port(&up.facts.addresses.ops["query-1"])).await.unwrap(), None);
     assert_eq!(RunFile::running(&place.run_file()).unwrap(), up.facts);
+    let story = place.of_running("demo");
+    assert!(story.contains("Again, with: souk order timeline"), "{story}");
+    assert!(place.of_running("audit").contains("clean"));
     let refused = place.refused(&[]);
     assert!(refused.contains(&format!("souk is up already (process {}", up.facts.souk.pid)), "{refused}");
 

@@ -84,7 +84,7 @@ async fn append(system: &System, routing_key: &str, stream: &StreamId, kinds: &[
     let run = system.stack.run_file()?;
     let region = Region(run.region_number);
     let log = LogId { region, partition: partition_of(routing_hash(routing_key), run.partitions) };
-    let config = |database: souk_devstack::DatabaseUrl| DatabaseConfig { name: database.name, url: database.url, max_connections: 2 };
+    let config = |database: souk_devstack::DatabaseUrl| DatabaseConfig::new(database.name, database.url, 2);
     let configs: Vec<_> = system.stack.write_databases().into_iter().map(config).collect();
     let store = PostgresStore::connect(&configs, region, run.partitions).await?;
     let database = store.database_of(log.partition).context("the log is placed")?.to_owned();

@@ -18,13 +18,23 @@ use crate::StoreError;
 pub struct DatabaseConfig {
     pub name: String,
     pub url: String,
+    /// The same database through a pooler in transaction mode, for all but migrations and the append.
+    pub pooled_url: Option<String>,
     /// Pool for everything but the append, which has a connection of its own.
     pub max_connections: u32,
+}
+
+impl DatabaseConfig {
+    /// A database without a pooler before it.
+    pub fn new(name: impl Into<String>, url: impl Into<String>, max_connections: u32) -> Self {
+        Self { name: name.into(), url: url.into(), pooled_url: None, max_connections }
+    }
 }
 
 pub(super) struct Database {
     pub(super) name: String,
     pub(super) pool: PgPool,
+    /// Of the append's own connection.
     options: PgConnectOptions,
 }
 
@@ -57,13 +67,16 @@ impl PostgresStore {
     pub async fn connect(configs: &[DatabaseConfig], region: Region, partitions: u16) -> Result<Self, StoreError> {
         let mut databases = Vec::with_capacity(configs.len());
         for config in configs {
-            let options = PgConnectOptions::from_str(&config.url)?.application_name("souk-write").disable_statement_logging();
+            let options = |url: &str| {
+                PgConnectOptions::from_str(url).map(|options| options.application_name("souk-write").disable_statement_logging())
+            };
+            let pooled = options(config.pooled_url.as_ref().unwrap_or(&config.url))?;
             let pool = PgPoolOptions::new()
                 .max_connections(config.max_connections)
                 .acquire_timeout(Duration::from_secs(5))
                 .test_before_acquire(false)
-                .connect_lazy_with(options.clone());
-            databases.push(Database { name: config.name.clone(), pool, options });
+                .connect_lazy_with(pooled);
+            databases.push(Database { name: config.name.clone(), pool, options: options(&config.url)? });
         }
         let first = databases.first().ok_or_else(|| StoreError::Setup("no write database is configured".into()))?;
         let installation = installation(&first.pool, partitions).await?;

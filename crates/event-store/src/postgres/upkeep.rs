@@ -61,11 +61,10 @@ impl PostgresStore {
             .fetch_all(pool)
             .await?;
             for name in names {
-                let mut connection = pool.acquire().await?;
-                sqlx::query("set lock_timeout = '2s'").execute(&mut *connection).await?;
-                let dropped = sqlx::query(sqlx::AssertSqlSafe(format!("drop table {name}"))).execute(&mut *connection).await;
-                sqlx::query("reset lock_timeout").execute(&mut *connection).await?;
-                dropped?;
+                let mut transaction = pool.begin().await?;
+                sqlx::query("set local lock_timeout = '2s'").execute(&mut *transaction).await?;
+                sqlx::query(sqlx::AssertSqlSafe(format!("drop table {name}"))).execute(&mut *transaction).await?;
+                transaction.commit().await?;
             }
         }
         Ok(())

@@ -58,7 +58,7 @@ async fn postgres_keeps_the_law() {
     let options = PostgresOptions { databases: vec!["store".into()], ..PostgresOptions::new(folder.path()) };
     let postgres = souk_devstack::Postgres::start(options).await.expect("postgres");
     let url = postgres.url("store");
-    let configs = [DatabaseConfig { name: "w1".into(), url, max_connections: 4 }];
+    let configs = [DatabaseConfig::new("w1", url, 4)];
     let (first, second) = tokio::join!(PostgresStore::migrate(&configs), PostgresStore::migrate(&configs));
     first.and(second).expect("two migrations at once");
     let store = PostgresStore::connect(&configs, souk_event_sourcing::Region(1), 16).await.expect("connect");

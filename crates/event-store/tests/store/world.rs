@@ -159,7 +159,7 @@ pub fn logs() -> impl Iterator<Item = LogId> {
 }
 
 fn configs(url: &str) -> [DatabaseConfig; 1] {
-    [DatabaseConfig { name: "w1".into(), url: url.into(), max_connections: 4 }]
+    [DatabaseConfig::new("w1", url, 4)]
 }
 
 /// The store of a test as another process sees it.

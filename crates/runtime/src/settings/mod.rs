@@ -189,8 +189,16 @@ section! {
 pub struct Database {
     /// Name in the placement table; stays when the url changes.
     pub name: String,
-    /// `postgres://user:password@host:port/database`
+    /// `postgres://user:password@host:port/database`. A read database may be reached through a pooler in transaction mode, such as
+    /// PgBouncer 1.21 or later with `max_prepared_statements` above zero and `ignore_startup_parameters = options,
+    /// extra_float_digits`; then give its role what the ignored options say: `enable_seqscan = off`, `jit = off` and, for the
+    /// projector, `synchronous_commit = off`. A write database is named here past any pooler.
     pub url: Secret,
+    /// A write database through such a pooler: all ordinary queries take this way. Migrations and each lane's append go past it by
+    /// `url`: a migration holds a lock for a session, and an append that lost its connection must find out what became of it
+    /// from the backend that had it.
+    #[serde(default)]
+    pub pooled_url: Option<Secret>,
     /// The same database on streaming standbys, which may lag: the query service reads from them what they have. The read side
     /// alone has them.
     #[serde(default)]

@@ -57,6 +57,10 @@ fn databases(side: &str, settings: &DatabasesSettings) -> Checked {
         if side == "write" && !database.replicas.is_empty() {
             return Err(problem(key("replicas"), "a write database is read on its primary alone"));
         }
+        if let Some(url) = &database.pooled_url {
+            postgres_url(&key("pooled_url"), url)?;
+            want(side == "write", &key("pooled_url"), format_args!("a second address"), "needed: give the pooler's as url")?;
+        }
         for (number, url) in database.replicas.iter().enumerate() {
             postgres_url(&format!("{}[{number}]", key("replicas")), url)?;
         }

@@ -52,7 +52,7 @@ pub(super) enum Fault {
 
 impl Shop {
     pub async fn open(url: &str) -> Arc<Self> {
-        let configs = [DatabaseConfig { name: "w1".into(), url: url.into(), max_connections: 4 }];
+        let configs = [DatabaseConfig::new("w1", url, 4)];
         PostgresStore::migrate(&configs).await.unwrap();
         let store = PostgresStore::connect(&configs, REGION, PARTITIONS).await.unwrap();
         let partitions: Vec<_> = (0..PARTITIONS).map(Partition).collect();

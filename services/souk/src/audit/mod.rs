@@ -125,11 +125,7 @@ impl Sources {
         let region = Region(settings.installation.region_number);
         let partitions = settings.installation.partitions;
         let write: Vec<_> = (settings.write.databases.iter())
-            .map(|database| souk_event_store::DatabaseConfig {
-                name: database.name.clone(),
-                url: database.url.to_string(),
-                max_connections: 4,
-            })
+            .map(|database| souk_event_store::DatabaseConfig::new(&database.name, &*database.url, 4))
             .collect();
         let write = PostgresStore::connect(&write, region, partitions).await.context("write store")?;
         let read: Vec<_> = (settings.read.databases.iter())

@@ -48,6 +48,9 @@ pub struct Args {
     /// Streaming standbys of the database server, for reads [default: none, or what the last start had]
     #[arg(long, value_name = "N")]
     read_replicas: Option<u16>,
+    /// Put PgBouncer before the databases, in transaction mode (`just setup-tests` gets it)
+    #[arg(long)]
+    pooler: bool,
     /// Partitions of the log, fixed with the first start [default: 64, or what the data has]
     #[arg(long, value_name = "N")]
     partitions: Option<u16>,
@@ -124,6 +127,7 @@ impl System {
         options.ports = ports;
         (options.partitions, options.write_shards, options.read_shards) = (args.partitions, args.write_shards, args.read_shards);
         options.read_replicas = args.read_replicas;
+        options.pooler = args.pooler;
         options.replicas = args.replicas.into_iter().collect();
         options.settings = args.settings;
         report.progress("starting Postgres and NATS");
