@@ -18,6 +18,12 @@ impl Watchers {
         if let Some(notify) = watched.get(stream).and_then(Weak::upgrade) {
             return notify;
         }
+        // Whoever waited for the last event of an entity is not told of another: forgotten here, before the table grows.
+        if watched.len() == watched.capacity() {
+            watched.retain(|_, notify| notify.strong_count() > 0);
+            let live = watched.len();
+            watched.reserve(live);
+        }
         let notify = Arc::new(Notify::new());
         watched.insert(stream.clone(), Arc::downgrade(&notify));
         notify
@@ -35,5 +41,21 @@ impl Watchers {
 
     fn watched(&self) -> MutexGuard<'_, HashMap<StreamId, Weak<Notify>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waiters_who_left_are_forgotten() {
+        let watchers = Watchers::default();
+        let stays = watchers.watch(&StreamId::new("order", "stays"));
+        for number in 0..10_000 {
+            watchers.watch(&StreamId::new("order", &number.to_string()));
+        }
+        assert!(watchers.watched().len() < 100, "{}", watchers.watched().len());
+        assert!(Arc::ptr_eq(&stays, &watchers.watch(&StreamId::new("order", "stays"))));
     }
 }
