@@ -4,6 +4,7 @@
 //! - [`System`]: the system under test, each service a process of its own
 //! - [`Shop`]: products, stock and orders with few words
 //! - [`Gate`]: a door before a service that counts calls and refuses some
+//! - [`open_loop`], [`closed_loop`]: load, and what became of it
 //! - [`PythonExample`]: the example of another language, with its packages
 //! - [`TraceReceiver`]: an OTLP receiver for the services' spans
 //! - [`Network`]: proxies between services and servers, for bad networks
@@ -12,6 +13,7 @@
 
 mod gate;
 mod ledger;
+mod load;
 mod network;
 mod plan;
 mod python;
@@ -21,6 +23,7 @@ mod traces;
 
 pub use gate::Gate;
 pub use ledger::Acknowledged;
+pub use load::{Outcome, closed_loop, open_loop};
 pub use network::Network;
 pub use plan::{fault_time, seed};
 pub use python::{PythonExample, repository};

@@ -7,6 +7,7 @@
 //! - `main_of`: the whole of a service's `main`
 //! - `grpc`: [`GrpcServer`], its layers, health and reflection
 //! - [`call`]: what a call brings along: [`caller`], [`token`], [`Deadline`]
+//! - `queue`: [`Queue`], a door that refuses whoever would wait too long
 //! - `failure`: [`Failure`] and [`Violations`], errors as callers read them
 //! - `health`: [`Health`], readiness by component
 //! - `telemetry`: logs and traces, trace context in metadata and stored events
@@ -21,6 +22,7 @@ pub mod metrics;
 pub mod ops;
 mod peer;
 mod process;
+mod queue;
 pub mod settings;
 pub mod telemetry;
 
@@ -31,5 +33,6 @@ pub use health::{Component, Health};
 pub use main_of::{install_tls_provider, main_of, run_service, termination};
 pub use peer::Peer;
 pub use process::{Listeners, Process, ServiceKind, bind};
+pub use queue::{Place, Queue, TooLong};
 pub use settings::{ConfigError, Database, Settings};
 pub use telemetry::Telemetry;

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use souk_domain::{Command, Entity, OrderId, OrderStatus};
 use souk_event_sourcing::{Etag, LogId, Region, RequestId, StreamId, TokenKey, UnixMillis, Version, partition_of};
 use souk_event_store::{Fingerprint, Retention};
+use souk_runtime::{Place, Queue};
 use tokio::sync::{mpsc, oneshot};
 use tonic::{Response, metadata::AsciiMetadataValue};
 
@@ -33,8 +34,16 @@ struct Inner {
     peers: Peers,
 }
 
-/// The queue of each log's lane.
-pub type Lanes = HashMap<LogId, mpsc::Sender<Work<Commerce>>>;
+/// The lane of each log.
+pub type Lanes = HashMap<LogId, LaneDoor>;
+
+/// Where work for a lane is put.
+#[derive(Clone)]
+pub struct LaneDoor {
+    pub queue: mpsc::Sender<Work<Commerce>>,
+    /// Who waits in it, but for the lane's own housekeeping.
+    pub waiting: Arc<Queue>,
+}
 
 /// A parsed call, ready to be decided.
 pub struct Call {
@@ -173,7 +182,7 @@ impl Gateway {
             respond: Box::new(respond),
             answer,
         };
-        self.submit(log, Work::Command(Box::new(job)))?;
+        self.submit(log, |place| Work::Command(Box::new(job), place))?;
         answered.await.unwrap_or(Err(CommandError::Unavailable))
     }
 
@@ -184,7 +193,7 @@ impl Gateway {
     pub async fn read(&self, routing_hash: u32, streams: Vec<StreamId>) -> Result<Seen<Commerce>, CommandError> {
         let log = self.log(routing_hash);
         let (reply, replied) = oneshot::channel();
-        self.submit(log, Work::Read { log, streams, reply })?;
+        self.submit(log, |place| Work::Read { log, streams, place, reply })?;
         replied.await.unwrap_or(Err(CommandError::Unavailable))
     }
 
@@ -214,9 +223,10 @@ impl Gateway {
         LogId { region: self.0.region, partition: partition_of(routing_hash, self.0.partitions) }
     }
 
-    fn submit(&self, log: LogId, work: Work<Commerce>) -> Result<(), CommandError> {
+    fn submit(&self, log: LogId, work: impl FnOnce(Place) -> Work<Commerce>) -> Result<(), CommandError> {
         let lane = self.0.lanes.get(&log).ok_or(CommandError::NotOwner(log))?;
-        lane.try_send(work).map_err(|error| match error {
+        let place = lane.waiting.enter()?;
+        lane.queue.try_send(work(place)).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => CommandError::Overloaded,
             mpsc::error::TrySendError::Closed(_) => CommandError::Unavailable,
         })

@@ -12,7 +12,7 @@ use souk_event_store::{Addresses, DatabaseConfig, PostgresStore, Retention, Stor
 use souk_proto::{
     cart::v1 as cart, catalog::v1 as catalog, internal::v1 as internal, log::v1 as log, orders::v1 as orders, stock::v1 as stock,
 };
-use souk_runtime::{GrpcServer, Listeners, Process, Settings, limited};
+use souk_runtime::{GrpcServer, Listeners, Process, Queue, Settings, limited};
 use tokio::{
     net::TcpListener,
     sync::{Semaphore, mpsc},
@@ -29,7 +29,7 @@ use crate::{
     },
     commerce::Commerce,
     committer::{Committer, Limits, Watchers, Work},
-    gateway::{Gateway, Lanes, Replicas, Site},
+    gateway::{Gateway, LaneDoor, Lanes, Replicas, Site},
     ownership::{Directory, Held, Owner, Peers},
     relay::{Relays, Tuning},
 };
@@ -181,8 +181,10 @@ fn spawn_lanes(
         let keep = Box::new(move |log, stream, snapshot| drop(sink.try_send((log, stream, snapshot))));
         let committer = Committer::new(lane, limits.clone(), watchers.clone(), keep, Box::new(move |log| lost.lost(log)));
         tasks.spawn(committer.run(work));
+        // One batch at a time.
+        let door = LaneDoor { queue, waiting: Queue::new(command.queue_wait, 1) };
         for partition in store.partitions_of(database) {
-            lanes.insert(souk_event_sourcing::LogId { region: store.region(), partition }, queue.clone());
+            lanes.insert(souk_event_sourcing::LogId { region: store.region(), partition }, door.clone());
         }
     }
     lanes

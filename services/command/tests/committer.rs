@@ -6,12 +6,14 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use bytes::Bytes;
 use souk_command::committer::{Answer, CommandError, Committer, DamagedHistory, Job, Limits, Model, Outlet, Request, Watchers, Work};
 use souk_event_sourcing::{Epoch, LogId, NewEvent, Partition, Position, RecordedEvent, Region, RequestId, StreamId, UnixMillis};
 use souk_event_store::{BatchOutcome, Belief, EventLog, Fingerprint, Lane, LogBatch, MemoryStore, StoreError, StoredStream, Taken};
+use souk_runtime::Queue;
 use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
 
@@ -140,10 +142,11 @@ async fn commit(store: &Store, commands: Vec<Count>) -> Vec<Result<String, Comma
         let taken = Taken { log: log(partition), belief: store.memory.take(log(partition), 1), written: Epoch(0) };
         queue.try_send(Work::Own { taken, outlet: Box::new(Nowhere) }).expect("room");
     }
+    let door = Queue::new(Duration::from_secs(60), 1);
     let mut answers = Vec::new();
     for command in commands {
         let (answer, answered) = oneshot::channel();
-        queue.try_send(Work::Command(Box::new(command.job(answer)))).expect("room");
+        queue.try_send(Work::Command(Box::new(command.job(answer)), door.enter().expect("short"))).expect("room");
         answers.push(answered);
     }
     drop(queue);

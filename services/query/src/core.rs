@@ -8,12 +8,16 @@ use souk_read_store::{AsOf, Demand, ReadStore};
 use souk_runtime::{Deadline, Failure, Settings};
 use souk_views::read::{Page, Routing, Scope};
 
-use crate::cache::{CacheLimits, Log, Mark, ReadError, Reader, RowCache, Wait, mark_of};
+use crate::{
+    cache::{CacheLimits, Log, Mark, ReadError, Reader, RowCache, Wait, mark_of},
+    doors::Doors,
+};
 
 /// What every query works with, once the read store is open.
 pub(crate) struct Core {
     pub store: Arc<ReadStore>,
     pub reader: Reader,
+    doors: Arc<Doors>,
     pub routing: Routing,
     pub token_key: TokenKey,
     pub settings: Arc<Settings>,
@@ -39,8 +43,10 @@ impl Core {
         };
         let cache = Arc::new(RowCache::new(store.logs(), limits));
         let installation = store.installation();
+        let doors = Arc::new(Doors::new(store.clone(), &settings));
         Self {
-            reader: Reader::new(cache, store.clone()),
+            reader: Reader::new(cache, doors.clone()),
+            doors,
             store,
             routing: Routing { region: installation.region, partitions: installation.partitions },
             token_key: settings.installation.token_key(),
@@ -72,7 +78,9 @@ impl Core {
             for (part, log) in named.iter().zip(&logs) {
                 wait.reach(log, Mark { epoch: part.epoch, position: part.position }).await?;
             }
+            let places = self.doors.enter(self.store.logs().filter(|log| scope.contains(*log)))?;
             let page = query(self.demand(scope, token)).await?;
+            drop(places);
             for as_of in &page.as_of {
                 let log = self.reader.log(as_of.position.log)?;
                 let contained = Mark { epoch: as_of.position.epoch, position: as_of.position.position };

@@ -36,6 +36,7 @@ impl From<ReadError> for Failure {
                 tracing::error!(%error, "the read store cannot be read");
                 Self::internal("STORE_DAMAGED", "the read store cannot be read")
             }
+            ReadError::TooLong(error) => error.into(),
             ReadError::Slow => Self::unavailable("STORE_UNAVAILABLE", text, RETRY_STORE),
             ReadError::Crashed(_) => {
                 tracing::error!("a load ended without a result");

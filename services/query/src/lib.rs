@@ -8,6 +8,7 @@
 //! - `api`: the RPCs of all contexts
 //! - `core`: what they work with; waiting lists and how fresh they are
 //! - `cache`: rows in memory, served only while provably fresh; waiting for tokens
+//! - `doors`: a queue before each read database
 //! - `feed`: the change feed on its way into the cache
 //! - `check`: requests checked whole; `page`: page tokens; `reply`: replies made of rows; `failure`: why there is none
 //! - `readiness`, `admin`: what operators see
@@ -17,6 +18,7 @@ mod api;
 mod cache;
 mod check;
 mod core;
+mod doors;
 mod failure;
 mod feed;
 mod page;

@@ -9,6 +9,7 @@ mod flash_sale;
 mod idempotency;
 mod one_order;
 mod other_languages;
+mod overload;
 mod parked;
 mod projector_replicas;
 mod replicas;

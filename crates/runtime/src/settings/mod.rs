@@ -295,7 +295,10 @@ section! {
 
 section! {
     CommandSettings {
-        /// Commands waiting per lane; more are refused with RESOURCE_EXHAUSTED.
+        /// A command that would wait longer in its lane's queue is refused with RESOURCE_EXHAUSTED.
+        #[serde(with = "humantime_serde")]
+        queue_wait: Duration = ms(500),
+        /// Commands waiting per lane at most, however fast it is: a bound of memory.
         queue_length: usize = 4096,
         /// Bounds of one batch.
         batch_commands: usize = 256,
@@ -339,6 +342,9 @@ section! {
         cache_bytes: u64 = 256 * MIB as u64,
         /// Buckets per partition that remember where the change feed last named a key.
         change_buckets: usize = 4096,
+        /// A query that would wait longer for a connection of its read database is refused with RESOURCE_EXHAUSTED.
+        #[serde(with = "humantime_serde")]
+        queue_wait: Duration = ms(500),
         /// Longest wait for a token.
         #[serde(with = "humantime_serde")]
         token_wait: Duration = seconds(5),

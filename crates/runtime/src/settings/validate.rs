@@ -143,6 +143,7 @@ fn command(settings: &Settings) -> Checked {
     // More publishes in flight starve consumers of one connection (async-nats issue 1285).
     within("command.relay_window", command.relay_window, 1..=1000)?;
     for (name, value) in [
+        ("queue_wait", command.queue_wait),
         ("relay_check_interval", command.relay_check_interval),
         ("head_interval", command.head_interval),
         ("payment_window", command.payment_window),
@@ -166,6 +167,7 @@ fn command(settings: &Settings) -> Checked {
 fn query(settings: &Settings) -> Checked {
     let query = &settings.query;
     within("query.change_buckets", query.change_buckets, 1..=1 << 20)?;
+    positive("query.queue_wait", query.queue_wait)?;
     positive("query.unproven_after", query.unproven_after)?;
     positive("query.watch_heartbeat", query.watch_heartbeat)
 }

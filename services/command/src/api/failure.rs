@@ -19,6 +19,7 @@ pub(super) fn failure(error: CommandError) -> Failure {
             Failure::unavailable("NOT_OWNER", "this process does not own the partition", RETRY_AFTER).with("partition", log.partition)
         }
         CommandError::Overloaded => Failure::exhausted("OVERLOADED", "too many commands are waiting", RETRY_AFTER),
+        CommandError::TooLong(error) => error.into(),
         CommandError::Unavailable => {
             Failure::unavailable("STORE_UNAVAILABLE", "the write store does not answer; repeat under the same request id", RETRY_AFTER)
         }

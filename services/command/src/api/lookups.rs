@@ -11,7 +11,7 @@ use souk_proto::{
 };
 use souk_runtime::Violations;
 use tokio::time::Instant;
-use tonic::{Request, Response, Status, metadata::MetadataMap};
+use tonic::{Code, Request, Response, Status, metadata::MetadataMap};
 
 use super::{convert, failure::failure, route::is_not_owner};
 use crate::{
@@ -143,6 +143,7 @@ where
     match gateway.peers().call(outgoing, message).await {
         Ok(response) => Ok(response.into_inner()),
         Err(status) if is_not_owner(&status) || unreached(&status) => Err(CommandError::NotOwner(log)),
+        Err(status) if status.code() == Code::ResourceExhausted => Err(CommandError::Overloaded),
         Err(status) => {
             tracing::warn!(to, method, %status, "a look-up failed");
             Err(CommandError::Unavailable)

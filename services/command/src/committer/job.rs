@@ -3,6 +3,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use souk_event_sourcing::{Etag, EventId, LogId, LogPosition, RequestId, StreamId, UnixMillis, Version};
 use souk_event_store::Fingerprint;
+use souk_runtime::TooLong;
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
@@ -90,9 +91,12 @@ pub enum CommandError {
     Conflict { attempts: u32 },
     #[error("this process does not own log {0}")]
     NotOwner(LogId),
-    /// Refused at the door.
+    /// Refused at the door: there is no room for more.
     #[error("the queue of this lane is full")]
     Overloaded,
+    /// Refused at the door: it would have waited too long.
+    #[error(transparent)]
+    TooLong(#[from] TooLong),
     /// Not carried out, or not known to be: repeat under the same id.
     #[error("write store unavailable")]
     Unavailable,

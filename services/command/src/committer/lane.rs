@@ -8,7 +8,7 @@ use std::{
 use metrics::{counter, gauge, histogram};
 use souk_event_sourcing::{Epoch, HlcClock, LogId, LogPosition, Position, RecordedEvent, StreamId, UnixMillis, Version};
 use souk_event_store::{BatchOutcome, Belief, Lane, LogBatch, StoreError, StoredReply, StoredSnapshot, Taken};
-use souk_runtime::telemetry;
+use souk_runtime::{Place, telemetry};
 use tokio::sync::{mpsc, oneshot};
 use tracing::{Instrument, error, info, info_span, warn};
 
@@ -34,11 +34,12 @@ pub type SnapshotSink = Box<dyn Fn(LogId, StreamId, StoredSnapshot) + Send>;
 
 /// What a lane is asked to do.
 pub enum Work<M: Model> {
-    Command(Box<Job<M>>),
+    Command(Box<Job<M>>, Place),
     /// The entities as of now, for look-ups and for callers who wait for an outcome.
     Read {
         log: LogId,
         streams: Vec<StreamId>,
+        place: Place,
         reply: oneshot::Sender<Result<Seen<M>, CommandError>>,
     },
     /// A log was taken over: commands on it are welcome from now on.
@@ -132,12 +133,16 @@ impl<M: Model, L: Lane> Committer<M, L> {
             let (mut count, mut bytes) = (0, 0);
             let mut next = Some(first);
             while let Some(work) = next {
+                // A place in the queue ends here: its work's turn has come.
                 match work {
-                    Work::Command(job) => {
+                    Work::Command(job, _place) => {
                         (count, bytes) = (count + 1, bytes + job.request.body.len());
                         commands.entry(job.log).or_default().push(Pending { job, repeats: Vec::new(), attempts: 0 });
                     }
-                    Work::Read { log, streams, reply } => reads.push((log, streams, reply)),
+                    Work::Read { log, streams, reply, .. } => {
+                        count += 1;
+                        reads.push((log, streams, reply));
+                    }
                     Work::Own { taken, outlet } => self.own(taken, outlet),
                     Work::Release { log, done } => releases.push((log, done)),
                 }

@@ -224,7 +224,7 @@ impl Owner {
         let outlet = Box::new(relay.ring.clone());
         let Some(lane) = self.lanes.get(&log) else { return stop.cancel() };
         // The lane first: whoever finds the log held may send it commands.
-        if lane.send(Work::Own { taken, outlet }).await.is_err() {
+        if lane.queue.send(Work::Own { taken, outlet }).await.is_err() {
             return stop.cancel();
         }
         self.held.insert(log, Holding { epoch, relay, stop });
@@ -276,7 +276,7 @@ impl Owner {
         for log in logs {
             let (done, released) = oneshot::channel();
             let Some(lane) = self.lanes.get(&log) else { continue };
-            if lane.send(Work::Release { log, done }).await.is_ok() {
+            if lane.queue.send(Work::Release { log, done }).await.is_ok() {
                 finished.push(released);
             }
         }

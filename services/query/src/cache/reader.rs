@@ -9,7 +9,7 @@ use std::{
 use async_trait::async_trait;
 use futures::future::join_all;
 use souk_event_sourcing::{LogId, Token};
-use souk_read_store::{Demand, Parked, ReadStore, ReadStoreError, RowRead};
+use souk_read_store::{Demand, Parked, RowRead};
 use tokio::time::timeout;
 
 use super::{
@@ -29,21 +29,10 @@ const LOAD_LIMIT: Duration = Duration::from_secs(10);
 #[async_trait]
 pub(crate) trait RowSource: Send + Sync + 'static {
     /// The row of `key` and the checkpoint of its log, in one snapshot.
-    async fn read_row(&self, view: View, log: LogId, key: &str, demand: &Demand) -> Result<RowRead, ReadStoreError>;
+    async fn read_row(&self, view: View, log: LogId, key: &str, demand: &Demand) -> Result<RowRead, ReadError>;
 
     /// Several rows of one view in the order asked for.
-    async fn read_rows(&self, view: View, keys: &[(LogId, &str)], demand: &Demand) -> Result<Vec<RowRead>, ReadStoreError>;
-}
-
-#[async_trait]
-impl RowSource for ReadStore {
-    async fn read_row(&self, view: View, log: LogId, key: &str, demand: &Demand) -> Result<RowRead, ReadStoreError> {
-        ReadStore::read_row(self, view.table(), log, key, demand).await
-    }
-
-    async fn read_rows(&self, view: View, keys: &[(LogId, &str)], demand: &Demand) -> Result<Vec<RowRead>, ReadStoreError> {
-        ReadStore::read_rows(self, view.table(), keys, demand).await
-    }
+    async fn read_rows(&self, view: View, keys: &[(LogId, &str)], demand: &Demand) -> Result<Vec<RowRead>, ReadError>;
 }
 
 /// Reads rows from the cache or the store, as fresh as a token asks for.

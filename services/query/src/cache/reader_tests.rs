@@ -69,7 +69,7 @@ impl Shelf {
 
 #[async_trait]
 impl RowSource for Shelf {
-    async fn read_row(&self, _: View, log: LogId, key: &str, _: &Demand) -> Result<RowRead, ReadStoreError> {
+    async fn read_row(&self, _: View, log: LogId, key: &str, _: &Demand) -> Result<RowRead, ReadError> {
         self.reads.fetch_add(1, Ordering::SeqCst);
         let (position, row) = {
             let state = self.state.lock().unwrap();
@@ -77,7 +77,7 @@ impl RowSource for Shelf {
         };
         self.released.acquire().await.expect("never closed").forget();
         if self.away.load(Ordering::SeqCst) {
-            return Err(ReadStoreError::NotInstalled("shelf".into()));
+            return Err(souk_read_store::ReadStoreError::NotInstalled("shelf".into()).into());
         }
         let parked = self.parked.lock().unwrap().get(key).copied();
         let row = row.map(|row| ViewRow {
@@ -92,7 +92,7 @@ impl RowSource for Shelf {
         Ok(RowRead { row, parked, as_of: AsOf { position, written: UnixMillis(0), revision: 1, repaired: UnixMillis(0) } })
     }
 
-    async fn read_rows(&self, view: View, keys: &[(LogId, &str)], demand: &Demand) -> Result<Vec<RowRead>, ReadStoreError> {
+    async fn read_rows(&self, view: View, keys: &[(LogId, &str)], demand: &Demand) -> Result<Vec<RowRead>, ReadError> {
         join_all(keys.iter().map(|(log, key)| self.read_row(view, *log, key, demand))).await.into_iter().collect()
     }
 }

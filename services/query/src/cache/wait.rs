@@ -5,6 +5,7 @@ use std::{
 
 use souk_event_sourcing::{LogId, Position, Token};
 use souk_read_store::ReadStoreError;
+use souk_runtime::TooLong;
 use tokio::time::{sleep, timeout_at};
 
 use super::{
@@ -29,6 +30,9 @@ pub(crate) enum ReadError {
     UnknownLog(LogId),
     #[error(transparent)]
     Store(Arc<ReadStoreError>),
+    /// Refused at the door of a read database.
+    #[error(transparent)]
+    TooLong(#[from] TooLong),
     #[error("the read store did not answer in time")]
     Slow,
     #[error(transparent)]
