@@ -6,6 +6,7 @@
 //! - [`Gate`]: a door before a service that counts calls and refuses some
 //! - [`open_loop`], [`closed_loop`]: load, and what became of it
 //! - [`PythonExample`]: the example of another language, with its packages
+//! - [`raw_http2`]: HTTP/2 as no client would speak it
 //! - [`TraceReceiver`]: an OTLP receiver for the services' spans
 //! - [`Network`]: proxies between services and servers, for bad networks
 //! - `plan`: the seed of a test, and how long it stays with a fault
@@ -17,6 +18,7 @@ mod load;
 mod network;
 mod plan;
 mod python;
+pub mod raw_http2;
 mod shop;
 mod system;
 mod traces;

@@ -388,6 +388,27 @@ async fn connections_grow_old_and_calls_in_flight_finish() {
 }
 
 #[tokio::test]
+async fn a_connection_that_hangs_in_its_handshake_is_closed_in_time_and_delays_no_drain() {
+    let hanging = async |server: &Running| {
+        let mut socket = TcpStream::connect(server.url.strip_prefix("http://").unwrap()).await.unwrap();
+        socket.write_all(b"PRI * HTTP/2.0").await.unwrap();
+        socket
+    };
+    let server = Running::start("first_request_timeout = \"200ms\"").await;
+    let mut socket = hanging(&server).await;
+    let mut said = Vec::new();
+    let closed = tokio::time::timeout(Duration::from_secs(10), socket.read_to_end(&mut said)).await;
+    assert!(closed.is_ok(), "still open, and it said {said:?}");
+    server.drain().await;
+
+    let server = Running::start("").await;
+    let _socket = hanging(&server).await;
+    // Accepted after it.
+    server.catalog().await.list_products(catalog::ListProductsRequest::default()).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(5), server.drain()).await.expect("not for the whole grace");
+}
+
+#[tokio::test]
 async fn the_ops_port_tells_readiness_with_reasons_and_metrics() {
     let server = Running::start("").await;
     let mut client = server.catalog().await;

@@ -6,6 +6,7 @@ mod bad_input;
 mod command_replicas;
 mod faults;
 mod flash_sale;
+mod hostile_connections;
 mod idempotency;
 mod one_order;
 mod other_languages;

@@ -78,7 +78,10 @@ where
             permit => permit.ok(),
         };
         let called = pin!(call(shared, request));
-        let response = within(deadline, called).await?;
+        // A request that trickles in must not hold a stream's permit for ever.
+        let latest = Instant::now() + shared.settings.max_deadline;
+        let opened = Deadline::at(deadline.instant().map_or(latest, |at| at.min(latest)));
+        let response = within(opened, called).await?;
         Ok((response, deadline, permit))
     });
     let response = match catching_panics(method, opening).await {

@@ -1,7 +1,15 @@
-use std::{convert::Infallible, pin::pin, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use hyper::{server::conn::http2, service::service_fn};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     net::{TcpListener, TcpStream},
     task::JoinSet,
@@ -9,7 +17,11 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Shared, answer::answer};
+use super::{
+    Shared,
+    answer::answer,
+    untaken::{Reply, StreamTasks},
+};
 use crate::settings::GrpcSettings;
 
 /// Accepts until `shutdown`, then closes the listener, asks every connection to finish, and cuts off after `grace`.
@@ -49,40 +61,77 @@ async fn accept_all(listener: TcpListener, shared: &Arc<Shared>, connections: &m
     }
 }
 
-fn limits(settings: &GrpcSettings) -> http2::Builder<TokioExecutor> {
-    let mut builder = http2::Builder::new(TokioExecutor::new());
+/// What a peer may send unread per stream and per connection, and what may lie unsent per stream.
+const STREAM_WINDOW: u32 = 128 * 1024;
+const CONNECTION_WINDOW: u32 = 1024 * 1024;
+const SEND_BUFFER: usize = 64 * 1024;
+const FRAME: u32 = 16 * 1024;
+/// Streams that the peer reset before they were looked at (rapid reset, CVE-2023-44487); h2's own default.
+const PENDING_RESETS: usize = 20;
+
+/// Every limit there is, rather than hyper's defaults of the day.
+fn limits(settings: &GrpcSettings) -> http2::Builder<StreamTasks> {
+    let mut builder = http2::Builder::new(StreamTasks);
     builder
         .timer(TokioTimer::new())
         .max_concurrent_streams(settings.max_concurrent_streams)
+        .max_pending_accept_reset_streams(PENDING_RESETS)
         .max_local_error_reset_streams(settings.max_local_error_resets)
         .max_header_list_size(settings.max_header_list_bytes)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_send_buf_size(SEND_BUFFER)
+        .max_frame_size(FRAME)
         .keep_alive_interval(settings.keepalive_interval)
         .keep_alive_timeout(settings.keepalive_timeout)
         .auto_date_header(false);
     builder
 }
 
-async fn connection(stream: TcpStream, limits: http2::Builder<TokioExecutor>, shared: Arc<Shared>) {
+async fn connection(stream: TcpStream, limits: http2::Builder<StreamTasks>, shared: Arc<Shared>) {
     // Replies are small and must not wait for the caller's delayed acknowledgement.
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "cannot set TCP_NODELAY");
     }
     let age = connection_age(&shared.settings);
     let closing = shared.closing.clone();
+    let asked = Arc::new(AtomicBool::new(false));
+    let idle = unasked(asked.clone(), shared.settings.first_request_timeout);
+    let patience = shared.settings.reply_patience;
+    let asking = asked.clone();
     let service = service_fn(move |request| {
+        asking.store(true, Ordering::Relaxed);
         let shared = shared.clone();
-        async move { Ok::<_, Infallible>(answer(shared, request).await) }
+        async move { Ok::<_, Infallible>(Reply::of(answer(shared, request).await, patience)) }
     });
     let mut connection = pin!(limits.serve_connection(TokioIo::new(stream), service));
     let ended = tokio::select! {
         ended = &mut connection => ended,
-        () = async { tokio::select! { () = sleep(age) => {}, () = closing.cancelled() => {} } } => {
+        () = async { tokio::select! { () = idle => {}, () = sleep(age) => {}, () = closing.cancelled() => {} } } => {
             connection.as_mut().graceful_shutdown();
-            connection.await
+            match timeout(FAREWELL, connection.as_mut()).await {
+                Ok(ended) => ended,
+                Err(_) if asked.load(Ordering::Relaxed) => connection.await,
+                Err(_) => {
+                    metrics::counter!("souk_rpc_connections_unasked_total").increment(1);
+                    Ok(())
+                }
+            }
         }
     };
     if let Err(error) = ended {
         tracing::debug!(%error, "connection ended");
+    }
+}
+
+/// Time to say goodbye to a connection that asked for nothing: one that hangs in its handshake is not waited for.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// Resolves when nothing was asked for so long; never once something was.
+async fn unasked(asked: Arc<AtomicBool>, patience: Duration) {
+    sleep(patience).await;
+    if asked.load(Ordering::Relaxed) {
+        std::future::pending().await
     }
 }
 

@@ -9,6 +9,7 @@ mod explain;
 mod health;
 mod methods;
 mod stream;
+mod untaken;
 
 use std::{convert::Infallible, sync::Arc};
 
@@ -20,6 +21,7 @@ use tower::Service;
 use crate::{Process, metrics, settings::GrpcSettings};
 use methods::Methods;
 pub use methods::code_name;
+pub use untaken::ReplyPatience;
 
 /// A server being put together: services are added, then it serves one listener.
 ///

@@ -235,6 +235,12 @@ section! {
         /// Per message, both ways.
         max_message_bytes: usize = MIB,
         max_header_list_bytes: u32 = 16 * KIB as u32,
+        /// A connection is closed that has not come as far as the head of a first request by then.
+        #[serde(with = "humantime_serde")]
+        first_request_timeout: Duration = seconds(10),
+        /// A reply that its reader leaves untaken for this long is cut off: the stream is reset.
+        #[serde(with = "humantime_serde")]
+        reply_patience: Duration = seconds(30),
         #[serde(with = "humantime_serde")]
         keepalive_interval: Duration = seconds(20),
         #[serde(with = "humantime_serde")]

@@ -112,6 +112,8 @@ fn grpc(settings: &Settings) -> Checked {
     within("grpc.max_open_streams", grpc.max_open_streams, 1..=1_000_000)?;
     within("grpc.connection_age_jitter", grpc.connection_age_jitter, 0.0..=0.9)?;
     for (name, value) in [
+        ("first_request_timeout", grpc.first_request_timeout),
+        ("reply_patience", grpc.reply_patience),
         ("keepalive_interval", grpc.keepalive_interval),
         ("keepalive_timeout", grpc.keepalive_timeout),
         ("max_connection_age", grpc.max_connection_age),
