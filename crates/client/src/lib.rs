@@ -19,7 +19,7 @@
 //! - `owners`: which replica carries a command out without forwarding it
 //! - `rpc`: [`Command`] and [`Query`], implemented for every request message by one table
 //! - `retry`: what is repeated, and after how long
-//! - `watch`: [`Session::watch_order`], resumed after a broken connection
+//! - `watch`: [`Session::watch_order`], [`Session::watch_cart`], resumed after a broken connection
 //! - `error`: [`Error`], with reason, figures and bad fields
 
 mod endpoints;

@@ -17,3 +17,4 @@ mod replicas;
 mod sessions;
 mod shards;
 mod trace;
+mod watch;

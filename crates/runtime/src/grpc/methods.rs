@@ -109,6 +109,7 @@ mod tests {
         let place = methods.of("/souk.orders.v1.CommandService/PlaceOrder");
         assert_eq!((place.service.as_str(), place.name.as_str(), place.streaming), ("souk.orders.v1.CommandService", "PlaceOrder", false));
         assert!(methods.of("/souk.orders.v1.QueryService/WatchOrder").streaming);
+        assert!(methods.of("/souk.cart.v1.QueryService/WatchCart").streaming);
         assert!(methods.of("/grpc.health.v1.Health/Check").vital);
         assert!(methods.of("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo").vital);
         assert_eq!(methods.of("/made/up").name, "unknown");

@@ -363,6 +363,9 @@ section! {
         /// A watch says that it lives when nothing changed for this long.
         #[serde(with = "humantime_serde")]
         watch_heartbeat: Duration = seconds(10),
+        /// A watch whose reader leaves a reply untaken for this long is cut off; it resumes with its last token.
+        #[serde(with = "humantime_serde")]
+        watch_patience: Duration = seconds(30),
     }
 }
 

@@ -171,6 +171,7 @@ fn query(settings: &Settings) -> Checked {
     within("query.change_buckets", query.change_buckets, 1..=1 << 20)?;
     positive("query.queue_wait", query.queue_wait)?;
     positive("query.unproven_after", query.unproven_after)?;
+    positive("query.watch_patience", query.watch_patience)?;
     positive("query.watch_heartbeat", query.watch_heartbeat)
 }
 

@@ -27,7 +27,7 @@ pub(crate) struct Batch {
 
 impl View {
     /// The request's field with the entity's id.
-    fn id_field(self) -> &'static str {
+    pub(super) fn id_field(self) -> &'static str {
         match self {
             Self::Product | Self::Availability => "product_id",
             Self::Cart => "customer_id",
@@ -36,7 +36,7 @@ impl View {
     }
 
     /// The log of the entity with this id.
-    fn log(self, routing: &Routing, id: &str) -> Result<LogId, InvalidId> {
+    pub(super) fn log(self, routing: &Routing, id: &str) -> Result<LogId, InvalidId> {
         match self {
             Self::Product | Self::Availability => routing.product(id),
             Self::Cart => routing.customer(id),

@@ -3,7 +3,8 @@
 //! # Layout
 //! - `entity`: reads of one entity and of several, alike for all
 //! - `bytes`: replies about one entity pass to the wire as they lie in the cache
-//! - `catalog`, `stock`, `cart`, `orders`: one service each; `sales`, `watch`: the longer RPCs of orders
+//! - `catalog`, `stock`, `cart`, `orders`: one service each; `sales`: the longer RPC of orders
+//! - `watch`: an entity as it is now and after every change, alike for all views
 //! - `list`: what lists have in common
 
 mod bytes;

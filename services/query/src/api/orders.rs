@@ -1,9 +1,13 @@
 use bytes::Bytes;
 use prost::Message;
 use souk_event_sourcing::{LogId, UnixMillis};
-use souk_proto::orders::v1::{
-    GetOrderRequest, GetOrderResponse, GetOrderTimelineRequest, GetOrderTimelineResponse, GetSalesSummaryRequest, GetSalesSummaryResponse,
-    ListOrdersRequest, ListOrdersResponse, TimelineEntry, WatchOrderRequest, query_service_server::QueryService,
+use souk_proto::{
+    common::v1::AsOf,
+    orders::v1::{
+        GetOrderRequest, GetOrderResponse, GetOrderTimelineRequest, GetOrderTimelineResponse, GetSalesSummaryRequest,
+        GetSalesSummaryResponse, ListOrdersRequest, ListOrdersResponse, Order, OrderState, TimelineEntry, WatchOrderRequest,
+        WatchOrderResponse, query_service_server::QueryService,
+    },
 };
 use souk_runtime::{Deadline, Failure};
 use souk_views::read::{OrderCursor, OrderFilter, Scope, TimelineRow, list_orders, order_timeline};
@@ -14,7 +18,7 @@ use super::{
     bytes::ByteRpc,
     entity::{freshness, stored},
     sales,
-    watch::{self, Watching},
+    watch::{self, Watched, Watching},
 };
 use crate::{
     cache::{ReadError, RowRef, View},
@@ -37,9 +41,25 @@ impl ByteRpc for GetOrder {
     }
 }
 
+struct WatchedOrder;
+
+impl Watched for WatchedOrder {
+    const VIEW: View = View::Order;
+    type Row = Order;
+    type Reply = WatchOrderResponse;
+
+    fn reply(order: Option<Order>, as_of: AsOf) -> WatchOrderResponse {
+        WatchOrderResponse { order, as_of: Some(as_of) }
+    }
+
+    fn has_ended(order: &Order) -> bool {
+        matches!(order.state(), OrderState::Delivered | OrderState::Rejected | OrderState::Cancelled)
+    }
+}
+
 #[tonic::async_trait]
 impl QueryService for Queries {
-    type WatchOrderStream = Watching;
+    type WatchOrderStream = Watching<WatchOrderResponse>;
 
     async fn get_order(&self, request: Request<GetOrderRequest>) -> Result<Response<GetOrderResponse>, Status> {
         Ok(Response::new(stored(&GetOrder::reply(self, request).await?)?))
@@ -106,8 +126,9 @@ impl QueryService for Queries {
         }))
     }
 
-    async fn watch_order(&self, request: Request<WatchOrderRequest>) -> Result<Response<Watching>, Status> {
-        Ok(Response::new(watch::begin(self.0.core()?.clone(), request).await?))
+    async fn watch_order(&self, request: Request<WatchOrderRequest>) -> Result<Response<Self::WatchOrderStream>, Status> {
+        let WatchOrderRequest { order_id, token } = request.get_ref();
+        Ok(watch::begin::<WatchedOrder, _>(self.0.core()?, order_id, token, &request).await?)
     }
 
     async fn get_sales_summary(&self, request: Request<GetSalesSummaryRequest>) -> Result<Response<GetSalesSummaryResponse>, Status> {

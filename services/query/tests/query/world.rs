@@ -79,6 +79,7 @@ pub fn installation() -> Installation {
 pub struct Service {
     pub channel: Channel,
     pub health: Health,
+    pub address: String,
     internal: String,
     shutdown: CancellationToken,
     running: JoinHandle<anyhow::Result<()>>,
@@ -92,8 +93,8 @@ impl Service {
         let address = |listener: &TcpListener| format!("http://{}", listener.local_addr().unwrap());
         let (public_address, internal_address) = (address(&public), address(&internal));
         let running = tokio::spawn(souk_query::run(process, Listeners { public: Some(public), internal }));
-        let channel = Channel::from_shared(public_address).unwrap().connect().await.unwrap();
-        Self { channel, health, internal: internal_address, shutdown, running }
+        let channel = Channel::from_shared(public_address.clone()).unwrap().connect().await.unwrap();
+        Self { channel, health, address: public_address, internal: internal_address, shutdown, running }
     }
 
     pub async fn ready(&self) {
