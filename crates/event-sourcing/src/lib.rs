@@ -3,7 +3,7 @@
 //!
 //! # Layout
 //! - `log`: where an event lies: [`Region`], [`Partition`], [`Position`], [`Epoch`], the running [`LogHash`]
-//! - `rendezvous`: [`rendezvous`], which replica a log falls to
+//! - `rendezvous`: [`rendezvous`], which replica a log falls to; `sharing`: what follows for one of them, [`Share`] and [`Patience`]
 //! - `stream`: one entity's events: [`StreamId`], [`Version`], [`Etag`]
 //! - `event`: [`NewEvent`] before, [`RecordedEvent`] after it was stored
 //! - `request`: [`RequestId`], the key of idempotency; `minted_id`: [`MintedId`], an id that follows from one
@@ -21,6 +21,7 @@ mod log;
 mod minted_id;
 mod rendezvous;
 mod request;
+mod sharing;
 mod stream;
 mod token;
 
@@ -33,5 +34,6 @@ pub use log::{Epoch, LogHash, LogId, LogPosition, Partition, Position, Region, p
 pub use minted_id::{InvalidMintedId, MintedId};
 pub use rendezvous::rendezvous;
 pub use request::{InvalidRequestId, RequestId};
+pub use sharing::{Holding, Patience, Share};
 pub use stream::{Etag, InvalidEtag, InvalidStreamId, StreamId, Version};
 pub use token::{InvalidToken, Token, TokenKey};

@@ -1,11 +1,11 @@
 use std::time::Duration;
 
 use metrics::{counter, gauge};
-use souk_event_sourcing::{LogId, rendezvous};
+use souk_event_sourcing::{Holding, LogId, Patience, Share};
 use souk_read_store::{ReadStoreError, Replica};
 use tokio::time::Instant;
 
-use crate::shard::{Held, Shard, now};
+use crate::shard::{Held, Progress, Shard, now};
 
 /// A replica's place among those that share the logs of one database. Every one of them works out by itself whose each log
 /// is; what they believe decides who waits for whom, the fence alone decides who writes (law 6).
@@ -14,8 +14,7 @@ pub(crate) struct Seat {
     pub replica: Replica,
     /// When to tell again that we live, and to see who else does.
     pub next: Instant,
-    /// Since when the database has answered every time.
-    present_since: Option<Instant>,
+    patience: Patience,
     /// Whether others live.
     shared: bool,
     leaving: bool,
@@ -25,12 +24,10 @@ pub(crate) struct Seat {
 const ASKS: u32 = 10;
 /// How long the last words about a log may hold up who takes it over.
 const LAST_WORDS: Duration = Duration::from_millis(200);
-/// Longer than any replica is away: claims what nobody holds, whoever seems dead.
-const NEVER: Duration = Duration::from_secs(24 * 60 * 60);
 
 impl Seat {
-    pub(crate) fn new(replica: Replica) -> Self {
-        Self { replica, next: Instant::now(), present_since: None, shared: false, leaving: false }
+    pub(crate) fn new(replica: Replica, lease_ttl: Duration) -> Self {
+        Self { replica, next: Instant::now(), patience: Patience::new(lease_ttl), shared: false, leaving: false }
     }
 }
 
@@ -43,35 +40,27 @@ impl Shard {
         }
         let outcome = self.share().await;
         if outcome.is_err() {
-            self.seat.present_since = None;
+            self.seat.patience.unanswered();
         }
         outcome
     }
 
     async fn share(&mut self) -> Result<(), ReadStoreError> {
-        let (me, ttl) = (self.seat.replica.id.clone(), self.config.lease_ttl);
+        let me = self.seat.replica.id.as_str();
         self.store.heartbeat(&self.seat.replica).await?;
-        let members = self.store.members(ttl).await?;
-        let present_since = *self.seat.present_since.get_or_insert_with(Instant::now);
-        self.seat.shared = members.live.iter().any(|replica| replica.id != me);
-        let mut wanted = Vec::new();
-        let mut foreign = Vec::new();
-        for (log, progress) in &self.logs {
-            let ours = rendezvous(*log, members.live.iter().map(|replica| replica.id.as_str())) == Some(me.as_str());
-            let named = members.holders.get(log).is_some_and(|holder| *holder == me);
-            match progress.held {
-                Held::Others if ours => wanted.push(*log),
-                Held::Us(_) if !ours => foreign.push(*log),
-                // A crash took back that we gave it up.
-                Held::Others if named => foreign.push(*log),
-                Held::Others | Held::Us(_) => {}
-            }
-        }
-        self.give_up(&foreign).await?;
-        // After an outage everybody seems dead who did not come back first.
-        let patience = if present_since.elapsed() >= ttl { ttl } else { NEVER };
-        let claimed = self.claim(&wanted, patience).await?;
-        if claimed < wanted.len() {
+        let members = self.store.members(self.config.lease_ttl).await?;
+        let patience = self.seat.patience.answered(Instant::now().into_std());
+        let live: Vec<_> = members.live.iter().map(|replica| replica.id.as_str()).collect();
+        self.seat.shared = live.iter().any(|id| *id != me);
+        let holding = |(log, progress): (&LogId, &Progress)| match progress.held {
+            Held::Us(_) => (*log, Holding::Yes),
+            Held::Others if members.holders.get(log).is_some_and(|holder| holder == me) => (*log, Holding::Named),
+            Held::Others => (*log, Holding::No),
+        };
+        let share = Share::of(me, &live, self.logs.iter().map(holding));
+        self.give_up(&share.foreign).await?;
+        let claimed = self.claim(&share.wanted, patience).await?;
+        if claimed < share.wanted.len() {
             self.seat.next = Instant::now() + self.config.heartbeat_interval / ASKS;
         }
         gauge!("souk_projector_partitions", "database" => self.database.clone()).set(self.held_logs().len() as f64);

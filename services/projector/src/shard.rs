@@ -131,7 +131,7 @@ impl Shard {
             store,
             folder: Folder::new((config.row_cache_entries / 2).max(1)),
             unsynced: BTreeSet::new(),
-            seat: Seat::new(replica),
+            seat: Seat::new(replica, config.lease_ttl),
             logs,
             ports,
             backoff: Backoff::new(config.retry_backoff, config.retry_backoff_max),
