@@ -5,7 +5,7 @@ use std::{
 };
 
 use futures::StreamExt;
-use metrics::gauge;
+use metrics::{counter, gauge};
 use souk_bus::Feed;
 use souk_event_sourcing::{Epoch, LogId, Partition, Position, Region};
 use souk_proto::log::v1::HeadAnnouncement;
@@ -19,6 +19,7 @@ pub(crate) struct Board(Arc<Mutex<Inner>>);
 struct Inner {
     logs: BTreeMap<LogId, Progress>,
     steps: BTreeMap<String, usize>,
+    restarts: u64,
 }
 
 /// One log on the board.
@@ -30,6 +31,8 @@ pub(crate) struct Progress {
     pub epoch: Epoch,
     /// Since when the checkpoint has been behind the head.
     pub behind_since: Option<Instant>,
+    /// When the checkpoint last moved, or reading began.
+    pub moved: Option<Instant>,
     /// Why the log is not applied any further.
     pub blocked: Option<String>,
 }
@@ -41,6 +44,12 @@ impl Progress {
 
     pub fn lag_seconds(&self) -> f64 {
         self.behind_since.map_or(0.0, |since| since.elapsed().as_secs_f64())
+    }
+
+    /// Whether the log is behind and its checkpoint stays where it is, both for that long, and nobody knows why.
+    fn hangs(&self, after: Duration) -> bool {
+        let for_long = |since: Option<Instant>| since.is_some_and(|since| since.elapsed() >= after);
+        self.blocked.is_none() && for_long(self.behind_since) && for_long(self.moved)
     }
 
     fn update_lag(&mut self) {
@@ -66,16 +75,20 @@ impl Board {
     pub fn hold(&self, log: LogId, epoch: Epoch, checkpoint: Position) {
         self.update(log, |progress| {
             let head = progress.head.max(checkpoint);
-            *progress = Progress { head, checkpoint, epoch, ..Progress::default() };
+            *progress = Progress { head, checkpoint, epoch, moved: Some(Instant::now()), ..Progress::default() };
         });
     }
 
     pub fn lose(&self, log: LogId) {
         self.update(log, |progress| *progress = Progress { head: progress.head, ..Progress::default() });
+        measure(log, &Progress::default());
     }
 
     pub fn advance(&self, log: LogId, checkpoint: Position) {
         self.update(log, |progress| {
+            if checkpoint > progress.checkpoint {
+                progress.moved = Some(Instant::now());
+            }
             progress.checkpoint = checkpoint;
             progress.head = progress.head.max(checkpoint);
         });
@@ -83,6 +96,20 @@ impl Board {
 
     pub fn block(&self, log: LogId, why: String) {
         self.update(log, |progress| progress.blocked = Some(why));
+    }
+
+    pub fn hangs(&self, log: LogId, after: Duration) -> bool {
+        self.lock().logs.get(&log).is_some_and(|progress| progress.hangs(after))
+    }
+
+    /// Something hung and was started anew.
+    pub fn restarted(&self) {
+        counter!("souk_watchdog_restarts_total").increment(1);
+        self.lock().restarts += 1;
+    }
+
+    pub fn restarts(&self) -> u64 {
+        self.lock().restarts
     }
 
     /// Steps in the outbox of one write database.
@@ -102,9 +129,7 @@ impl Board {
     /// Publishes lag as metrics.
     pub fn measure(&self) {
         for (log, progress) in self.all().into_iter().filter(|(_, progress)| progress.epoch != Epoch(0)) {
-            let partition = log.partition.to_string();
-            gauge!("souk_saga_lag_events", "partition" => partition.clone()).set(progress.lag() as f64);
-            gauge!("souk_saga_lag_seconds", "partition" => partition).set(progress.lag_seconds());
+            measure(log, &progress);
         }
     }
 
@@ -139,6 +164,12 @@ impl Board {
     }
 }
 
+fn measure(log: LogId, progress: &Progress) {
+    let partition = log.partition.to_string();
+    gauge!("souk_saga_lag_events", "partition" => partition.clone()).set(progress.lag() as f64);
+    gauge!("souk_saga_lag_seconds", "partition" => partition).set(progress.lag_seconds());
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -157,5 +188,29 @@ mod tests {
         assert_eq!((progress().lag(), progress().lag_seconds(), board.head(LOG)), (0, 0.0, Position(6)));
         board.lose(LOG);
         assert_eq!(progress().epoch, Epoch(0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_log_hangs_when_it_is_behind_and_does_not_move_for_long() {
+        const LONG: Duration = Duration::from_secs(30);
+        let board = Board::default();
+        let after = async |seconds| {
+            tokio::time::advance(Duration::from_secs(seconds)).await;
+            board.hangs(LOG, LONG)
+        };
+        board.hold(LOG, Epoch(5), Position(3));
+        assert!(!after(60).await, "it is at its end");
+        board.announce(LOG, Position(5));
+        assert!(!after(29).await, "it has not been behind for long");
+        board.advance(LOG, Position(4));
+        assert!(!after(29).await, "it moves");
+        board.advance(LOG, Position(4));
+        assert!(after(1).await);
+        board.block(LOG, "unreadable".into());
+        assert!(!after(60).await, "it stands still for a reason");
+        board.hold(LOG, Epoch(6), Position(4));
+        assert!(!after(29).await && after(1).await);
+        board.lose(LOG);
+        assert!(!after(60).await, "it is another's");
     }
 }

@@ -10,6 +10,7 @@
 //! - `store`: the tables; `truth`, `reader`: the log, from the bus and where it is true
 //! - `commands`: what is sent to the command service; `worker`: carrying one step out
 //! - `shard`, `session`: everything in one write database: read, fold, write, then send
+//! - `membership`: sharing the logs of a database with other replicas; `watchdog`: starting anew what hangs
 //! - `board`, `status`: heads and checkpoints for metrics and `souk status`; `backoff`
 //! - `service`: [`run`], which puts it together
 
@@ -18,6 +19,7 @@ mod board;
 mod changes;
 mod commands;
 mod fold;
+mod membership;
 mod reader;
 mod service;
 mod session;
@@ -26,6 +28,7 @@ mod status;
 mod step;
 mod store;
 mod truth;
+mod watchdog;
 mod worker;
 
 #[cfg(test)]

@@ -3,7 +3,7 @@ use std::{sync::Arc, time::Duration};
 use futures::StreamExt;
 use metrics::counter;
 use souk_bus::{EventSource, Events};
-use souk_event_sourcing::{LogId, Position, RecordedEvent};
+use souk_event_sourcing::{Epoch, LogId, Position, RecordedEvent};
 use tokio::{
     sync::mpsc,
     time::{Instant, sleep, sleep_until},
@@ -29,9 +29,18 @@ pub(crate) struct Sources {
 /// (law 5), whatever the bus delivers.
 pub(crate) struct Reader {
     pub log: LogId,
+    /// Under which this process holds the log.
+    pub epoch: Epoch,
     pub tail: Tail,
     pub sources: Sources,
-    pub outbox: mpsc::Sender<RecordedEvent>,
+    pub outbox: mpsc::Sender<Arrival>,
+}
+
+/// An event, and under which epoch its log was held when reading began: what an earlier reader sent is stale.
+#[derive(Debug)]
+pub(crate) struct Arrival {
+    pub epoch: Epoch,
+    pub event: RecordedEvent,
 }
 
 /// Why a reader stopped what it was doing.
@@ -180,7 +189,7 @@ impl Reader {
 
     async fn send(&mut self, event: RecordedEvent) -> Result<(), Stop> {
         let tail = Tail::after(&event);
-        self.outbox.send(event).await.map_err(|_| Stop::Closed)?;
+        self.outbox.send(Arrival { epoch: self.epoch, event }).await.map_err(|_| Stop::Closed)?;
         self.tail = tail;
         Ok(())
     }

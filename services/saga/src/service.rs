@@ -1,4 +1,4 @@
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc};
 
 use anyhow::Context;
 use souk_bus::JetStreamBus;
@@ -18,9 +18,6 @@ use crate::{
     truth::GrpcTruth,
     worker::Worker,
 };
-
-/// How long logs stay ours without a sign of life.
-const LEASE: Duration = Duration::from_secs(6);
 
 /// Runs the process manager until `process.shutdown`, then drains.
 ///
@@ -47,7 +44,9 @@ pub async fn run(process: Process, listeners: Listeners) -> anyhow::Result<()> {
         step_deadline: settings.saga.step_deadline,
         backoff,
         timer_interval: settings.saga.timer_interval,
-        lease: LEASE,
+        lease_ttl: settings.saga.lease_ttl,
+        heartbeat_interval: settings.saga.heartbeat_interval,
+        watchdog_after: settings.saga.watchdog_after,
     };
 
     let mut shards = JoinSet::new();
@@ -57,7 +56,7 @@ pub async fn run(process: Process, listeners: Listeners) -> anyhow::Result<()> {
             region,
             partitions: placement.partitions_of(&database.name),
             store: SagaStore::connect(&database.url, region)?,
-            owner: process.replica.clone(),
+            replica: process.replica.clone(),
             sources: sources.clone(),
             worker: worker.clone(),
             config: config.clone(),

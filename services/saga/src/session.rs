@@ -7,16 +7,19 @@ use souk_event_store::StoreError;
 use tokio::{
     sync::mpsc,
     task::{JoinError, JoinSet},
-    time::{MissedTickBehavior, interval, sleep, timeout},
+    time::{Instant, Interval, MissedTickBehavior, interval, sleep, sleep_until, timeout},
 };
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
     backoff::Backoff,
     changes::{Advance, Changes, OrderKey, Tail},
     fold::{Effect, effects, is_relevant},
-    reader::Reader,
+    membership::Seat,
+    reader::{Arrival, Reader},
     shard::Shard,
     step::{Step, Subject, Timer},
+    store::Taken,
     worker::{Outcome, Task},
 };
 
@@ -24,21 +27,24 @@ use crate::{
 const MAX_OPEN_STEPS: usize = 10_000;
 /// Timers turned into steps at a time.
 const TIMER_PAGE: u32 = 500;
-/// Leases are renewed this often while they last.
-const RENEWALS_PER_LEASE: u32 = 3;
 
-/// From taking logs over until they are lost: what this process knows of one write database, all of it read from there.
+/// What this process knows of one write database, all of it read from there, until something goes wrong with all of it.
+///
+/// Three files: this one (read, fold, write, send), `membership` (which logs are this replica's), `watchdog` (what hangs).
 pub(crate) struct Session<'a> {
-    shard: &'a Shard,
+    pub(crate) shard: &'a Shard,
+    pub(crate) seat: &'a mut Seat,
     held: BTreeMap<LogId, Held>,
-    inbox: mpsc::Receiver<RecordedEvent>,
-    _readers: JoinSet<()>,
-    /// Steps under way and, behind each, those about the same subject that wait for it.
-    queues: HashMap<(LogId, Subject), VecDeque<Step>>,
+    inbox: mpsc::Receiver<Arrival>,
+    outbox: mpsc::Sender<Arrival>,
+    timers: Interval,
     tasks: JoinSet<(Task, Outcome)>,
     /// Tasks waiting for their next attempt.
     pauses: JoinSet<Task>,
+    /// Steps of all logs held.
     open: usize,
+    /// Since when events are read and not left waiting.
+    pub(crate) reading_since: Instant,
 }
 
 /// A log and how far it was applied.
@@ -48,129 +54,165 @@ struct Held {
     checkpoint: Tail,
     /// An event could not be read: nothing behind it is applied.
     blocked: bool,
+    /// Steps under way and, behind each, those about the same subject that wait for it.
+    queues: HashMap<Subject, VecDeque<Step>>,
+    _reader: AbortOnDropHandle<()>,
+}
+
+/// What a session does next.
+pub(crate) enum Turn {
+    /// Shares the logs with others.
+    Sit,
+    /// Turns timers that are due into steps.
+    Fire,
+    /// Writes what has come in.
+    Commit(Incoming),
 }
 
 /// Why a session ended.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum End {
     Shutdown,
-    /// A write was refused: another process holds logs of this one, or a log lacks an event that the bus delivered.
-    Fenced,
-    /// Logs that another process held are free.
-    Free,
+    /// The database did not answer for long.
+    Hung,
     /// A task panicked; its step is still in the outbox.
     Panicked,
 }
 
 /// What has come in since the last transaction.
 #[derive(Default)]
-struct Incoming {
-    events: Vec<RecordedEvent>,
+pub(crate) struct Incoming {
+    events: Vec<Arrival>,
     results: Vec<(Task, Outcome)>,
     timers: Vec<Timer>,
 }
 
 impl<'a> Session<'a> {
-    /// Takes logs over, reads what is due, starts to read them on.
-    pub async fn start(shard: &'a Shard, forced: bool) -> Result<Self, StoreError> {
-        let taken = shard.store.take(&shard.partitions, &shard.owner, shard.config.lease, forced).await?;
-        let partitions: Vec<_> = taken.iter().map(|taken| taken.log.partition).collect();
-        let steps = shard.store.steps(&partitions).await?;
-        tracing::info!(database = shard.database, logs = taken.len(), of = shard.partitions.len(), steps = steps.len(), "logs taken over");
+    /// Holds nothing yet.
+    pub fn new(shard: &'a Shard, seat: &'a mut Seat) -> Self {
         let (outbox, inbox) = mpsc::channel(shard.config.batch_events.max(1));
-        let mut readers = JoinSet::new();
-        let mut held = BTreeMap::new();
-        for taken in taken {
-            let (log, tail, epoch) = (taken.log, taken.tail, taken.epoch);
-            shard.sources.board.hold(log, epoch, tail.position);
-            readers.spawn(Reader { log, tail, sources: shard.sources.clone(), outbox: outbox.clone() }.run());
-            held.insert(log, Held { epoch, checkpoint: tail, blocked: false });
-        }
-        let (queues, tasks, pauses) = (HashMap::new(), JoinSet::new(), JoinSet::new());
-        let mut session = Self { shard, held, inbox, _readers: readers, queues, tasks, pauses, open: 0 };
-        steps.into_iter().for_each(|step| session.enqueue(step));
-        Ok(session)
+        let mut timers = interval(shard.config.timer_interval);
+        timers.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let (held, tasks, pauses) = (BTreeMap::new(), JoinSet::new(), JoinSet::new());
+        seat.next = Instant::now();
+        Self { shard, seat, held, inbox, outbox, timers, tasks, pauses, open: 0, reading_since: Instant::now() }
     }
 
     pub fn logs(&self) -> impl Iterator<Item = LogId> {
         self.held.keys().copied()
     }
 
-    /// Works until shutdown, loss or an error of the database.
+    /// Under which this process holds a log.
+    pub(crate) fn epoch(&self, log: LogId) -> Option<Epoch> {
+        self.held.get(&log).map(|held| held.epoch)
+    }
+
+    pub(crate) fn is_full(&self) -> bool {
+        self.open >= MAX_OPEN_STEPS
+    }
+
+    /// Works until shutdown, or an error of the database.
     pub async fn run(&mut self, backoff: &mut Backoff) -> Result<End, StoreError> {
-        let config = &self.shard.config;
-        let mut timers = interval(config.timer_interval);
-        timers.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut leases = interval(config.lease / RENEWALS_PER_LEASE);
-        leases.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let mut incoming = Incoming::default();
-            tokio::select! {
+            let turn = tokio::select! {
                 () = self.shard.shutdown.cancelled() => return self.drain().await,
-                Some(event) = self.inbox.recv(), if self.open < MAX_OPEN_STEPS => incoming.events.push(event),
+                () = sleep_until(self.seat.next) => Turn::Sit,
+                _ = self.timers.tick(), if !self.is_full() => Turn::Fire,
+                Some(arrival) = self.inbox.recv(), if !self.is_full() => {
+                    incoming.events.push(arrival);
+                    Turn::Commit(incoming)
+                }
                 Some(result) = self.tasks.join_next() => match result {
-                    Ok(result) => incoming.results.push(result),
+                    Ok(result) => {
+                        incoming.results.push(result);
+                        Turn::Commit(incoming)
+                    }
                     Err(_) => return Ok(End::Panicked),
                 },
-                Some(Ok(task)) = self.pauses.join_next() => self.spawn(task),
-                _ = timers.tick(), if self.open < MAX_OPEN_STEPS => {
-                    incoming.timers = self.due().await?;
-                    if incoming.timers.len() >= TIMER_PAGE as usize {
-                        timers.reset_immediately();
-                    }
+                Some(Ok(task)) = self.pauses.join_next() => {
+                    self.spawn(task);
+                    continue;
                 }
-                _ = leases.tick() => {
-                    if let Some(end) = self.renew().await? {
-                        return Ok(end);
-                    }
-                }
-            }
-            if self.gather(&mut incoming).is_err() {
-                return Ok(End::Panicked);
-            }
-            if !self.commit(incoming).await? {
-                return Ok(End::Fenced);
+            };
+            let Ok(turn) = self.gather(turn) else { return Ok(End::Panicked) };
+            if let Some(end) = self.watched(turn).await? {
+                return Ok(end);
             }
             backoff.reset();
         }
     }
 
     /// Adds what has come in besides, so that one transaction serves all of it.
-    fn gather(&mut self, incoming: &mut Incoming) -> Result<(), JoinError> {
-        while incoming.events.len() < self.shard.config.batch_events && self.open < MAX_OPEN_STEPS {
-            let Ok(event) = self.inbox.try_recv() else { break };
-            incoming.events.push(event);
+    fn gather(&mut self, turn: Turn) -> Result<Turn, JoinError> {
+        let Turn::Commit(mut incoming) = turn else { return Ok(turn) };
+        while incoming.events.len() < self.shard.config.batch_events && !self.is_full() {
+            let Ok(arrival) = self.inbox.try_recv() else { break };
+            incoming.events.push(arrival);
         }
         while let Some(result) = self.tasks.try_join_next() {
             incoming.results.push(result?);
         }
+        Ok(Turn::Commit(incoming))
+    }
+
+    /// Does one thing; all there is to do in the database goes through here.
+    pub(crate) async fn take(&mut self, turn: Turn) -> Result<(), StoreError> {
+        match turn {
+            Turn::Sit => self.sit().await,
+            Turn::Fire => self.fire().await,
+            Turn::Commit(incoming) => self.commit(incoming).await,
+        }
+    }
+
+    async fn fire(&mut self) -> Result<(), StoreError> {
+        let partitions: Vec<_> = self.held.keys().map(|log| log.partition).collect();
+        let timers = self.shard.store.due(&partitions, UnixMillis::now(), TIMER_PAGE).await?;
+        if timers.len() >= TIMER_PAGE as usize {
+            self.timers.reset_immediately();
+        }
+        self.commit(Incoming { timers, ..Incoming::default() }).await
+    }
+
+    /// Reads on from where logs just taken over were left, and does what is due in them.
+    pub(crate) async fn begin(&mut self, taken: Vec<Taken>) -> Result<(), StoreError> {
+        let partitions: Vec<Partition> = taken.iter().map(|taken| taken.log.partition).collect();
+        // After the claim, never before: an older owner may have written until then.
+        let steps = self.shard.store.steps(&partitions).await?;
+        if !taken.is_empty() {
+            tracing::info!(database = self.shard.database, logs = taken.len(), steps = steps.len(), "logs claimed");
+        }
+        for Taken { log, epoch, tail } in taken {
+            self.shard.sources.board.hold(log, epoch, tail.position);
+            let reader = Reader { log, epoch, tail, sources: self.shard.sources.clone(), outbox: self.outbox.clone() };
+            let reader = AbortOnDropHandle::new(tokio::spawn(reader.run()));
+            self.held.insert(log, Held { epoch, checkpoint: tail, blocked: false, queues: HashMap::new(), _reader: reader });
+        }
+        steps.into_iter().for_each(|step| self.enqueue(step));
         Ok(())
     }
 
-    async fn due(&self) -> Result<Vec<Timer>, StoreError> {
-        let partitions = self.partitions();
-        self.shard.store.due(&partitions, UnixMillis::now(), TIMER_PAGE).await
-    }
-
-    fn partitions(&self) -> Vec<Partition> {
-        self.held.keys().map(|log| log.partition).collect()
-    }
-
-    /// A sign of life; also looks for logs that others have left.
-    async fn renew(&self) -> Result<Option<End>, StoreError> {
-        self.shard.sources.board.measure();
-        let held: Vec<_> = self.held.iter().map(|(log, held)| (log.partition, held.epoch)).collect();
-        if !self.shard.store.renew(&held, self.shard.config.lease).await? {
-            return Ok(Some(End::Fenced));
+    /// The log is not this replica's any more: what was read of it and what is under way means nothing from here on.
+    pub(crate) fn let_go(&mut self, log: LogId) {
+        if let Some(held) = self.held.remove(&log) {
+            self.open -= held.queues.values().map(|waiting| 1 + waiting.len()).sum::<usize>();
+            self.shard.sources.board.lose(log);
         }
-        let others: Vec<_> =
-            self.shard.partitions.iter().filter(|partition| !self.held.contains_key(&self.shard.log(**partition))).copied().collect();
-        let free = !others.is_empty() && self.shard.store.any_free(&others).await?;
-        Ok(free.then_some(End::Free))
     }
 
-    /// Folds what came in, writes it, and only then sends what it leads to. Returns false when the write was fenced.
-    async fn commit(&mut self, incoming: Incoming) -> Result<bool, StoreError> {
+    /// Tells metrics and readiness how things are.
+    pub(crate) fn report(&self) {
+        self.shard.sources.board.measure();
+        self.shard.sources.board.steps(&self.shard.database, self.open);
+        if self.held.values().any(|held| held.blocked) {
+            self.shard.ready.not_ready("a log stands still at an event that cannot be applied");
+        } else {
+            self.shard.ready.ready();
+        }
+    }
+
+    /// Folds what came in, writes it, and only then sends what it leads to. Logs whose write was refused are lost.
+    async fn commit(&mut self, incoming: Incoming) -> Result<(), StoreError> {
         let Incoming { events, results, timers } = incoming;
         let mut changes = self.fold(events).await?;
         timers.into_iter().for_each(|timer| changes.fire(timer));
@@ -181,27 +223,28 @@ impl<'a> Session<'a> {
         self.fence(&mut changes);
         if !changes.is_empty() {
             let applied = self.shard.store.apply(&changes).await?;
-            if applied.len() < changes.advances.len() {
-                return Ok(false);
-            }
+            let lost: Vec<_> = changes.advances.keys().filter(|log| !applied.contains(log)).copied().collect();
+            self.lose(&lost);
         }
+        // From here on only what is still held is followed up.
         for (log, advance) in &changes.advances {
             if let Some(held) = self.held.get_mut(log) {
                 held.checkpoint = advance.to;
                 self.shard.sources.board.advance(*log, advance.to.position);
             }
         }
-        self.open -= changes.done.len();
-        freed.into_iter().for_each(|key| self.next(key));
-        changes.renewed.into_iter().for_each(|step| self.spawn(Task::new(step, self.shard.config.backoff.clone())));
+        freed.into_iter().for_each(|(log, subject)| self.next(log, subject));
+        changes.renewed.into_iter().for_each(|step| self.send(step));
         changes.due.into_iter().for_each(|step| self.enqueue(step));
         self.shard.sources.board.steps(&self.shard.database, self.open);
-        Ok(true)
+        Ok(())
     }
 
     /// The changes that events lead to, with the advance of their logs.
-    async fn fold(&mut self, events: Vec<RecordedEvent>) -> Result<Changes, StoreError> {
+    async fn fold(&mut self, arrivals: Vec<Arrival>) -> Result<Changes, StoreError> {
         let mut changes = Changes::default();
+        let ours = arrivals.into_iter().filter(|arrival| self.epoch(arrival.event.log) == Some(arrival.epoch));
+        let events: Vec<_> = ours.map(|arrival| arrival.event).collect();
         if events.is_empty() {
             return Ok(changes);
         }
@@ -233,6 +276,9 @@ impl<'a> Session<'a> {
     }
 
     fn settle(&mut self, task: Task, outcome: Outcome, changes: &mut Changes, freed: &mut Vec<(LogId, Subject)>) {
+        if self.epoch(task.step.origin.log) != Some(task.epoch) {
+            return;
+        }
         let key = (task.step.origin.log, task.step.subject.clone());
         match outcome {
             Outcome::Finished => {
@@ -272,33 +318,45 @@ impl<'a> Session<'a> {
     }
 
     fn enqueue(&mut self, step: Step) {
+        let Some(held) = self.held.get_mut(&step.origin.log) else { return };
         self.open += 1;
-        let key = (step.origin.log, step.subject.clone());
-        match self.queues.get_mut(&key) {
+        match held.queues.get_mut(&step.subject) {
             Some(queue) => queue.push_back(step),
             None => {
-                self.queues.insert(key, VecDeque::new());
-                self.spawn(Task::new(step, self.shard.config.backoff.clone()));
+                held.queues.insert(step.subject.clone(), VecDeque::new());
+                self.send(step);
             }
         }
     }
 
     /// The step before is done: the next about the same subject goes out.
-    fn next(&mut self, key: (LogId, Subject)) {
-        match self.queues.get_mut(&key).and_then(VecDeque::pop_front) {
-            Some(step) => self.spawn(Task::new(step, self.shard.config.backoff.clone())),
-            None => {
-                self.queues.remove(&key);
-            }
+    fn next(&mut self, log: LogId, subject: Subject) {
+        let Some(held) = self.held.get_mut(&log) else { return };
+        self.open -= 1;
+        match held.queues.get_mut(&subject).and_then(VecDeque::pop_front) {
+            Some(step) => self.send(step),
+            None => drop(held.queues.remove(&subject)),
+        }
+    }
+
+    fn send(&mut self, step: Step) {
+        if let Some(epoch) = self.epoch(step.origin.log) {
+            self.spawn(Task::new(step, epoch, self.shard.config.backoff.clone()));
         }
     }
 
     fn spawn(&mut self, task: Task) {
-        self.tasks.spawn(self.shard.worker.clone().work(task));
+        if self.epoch(task.step.origin.log) == Some(task.epoch) {
+            self.tasks.spawn(self.shard.worker.clone().work(task));
+        }
     }
 
-    /// Reads no more, lets what is under way end, and keeps what came of it.
+    /// Reads no more, lets what is under way end, and keeps what came of it. The others need not wait for that: what they
+    /// take is fenced here, and repeated there under the same ids.
     async fn drain(&mut self) -> Result<End, StoreError> {
+        if let Err(error) = self.shard.store.leave(&self.shard.replica).await {
+            tracing::warn!(database = self.shard.database, %error, "the others do not know that we leave");
+        }
         self.shard.worker.permits.close();
         self.inbox.close();
         let mut incoming = Incoming::default();

@@ -1,9 +1,8 @@
-//! Everything in one write database: its logs are read, folded and checkpointed here, its steps sent from here. One task,
-//! so that nothing is decided twice.
+//! Everything in one write database: its logs that fall to this replica are read, folded and checkpointed here, their steps
+//! sent from here. One task, so that nothing is decided twice.
 
 use std::{sync::Arc, time::Duration};
 
-use metrics::counter;
 use souk_event_sourcing::{LogId, Partition, Region};
 use souk_event_store::StoreError;
 use souk_runtime::Component;
@@ -12,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     backoff::Backoff,
+    membership::Seat,
     reader::Sources,
     session::{End, Session},
     store::SagaStore,
@@ -27,8 +27,10 @@ pub(crate) struct Config {
     /// Pauses between attempts at a step, and at the database.
     pub backoff: Backoff,
     pub timer_interval: Duration,
-    /// How long logs stay ours without a sign of life. Safety is the epoch alone.
-    pub lease: Duration,
+    /// How long logs stay a replica's without a sign of life. Safety is the epoch alone.
+    pub lease_ttl: Duration,
+    pub heartbeat_interval: Duration,
+    pub watchdog_after: Duration,
 }
 
 /// One write database and what works on it.
@@ -37,8 +39,8 @@ pub(crate) struct Shard {
     pub region: Region,
     pub partitions: Vec<Partition>,
     pub store: SagaStore,
-    /// Name of this process among its replicas.
-    pub owner: String,
+    /// Name of this process among its replicas, its alone while it runs.
+    pub replica: String,
     pub sources: Sources,
     pub worker: Worker,
     pub config: Config,
@@ -49,25 +51,17 @@ pub(crate) struct Shard {
 impl Shard {
     /// Works until shutdown. Whatever goes wrong, the answer is to begin anew from what is stored.
     pub async fn run(self: Arc<Self>) {
-        // The newest process takes everything at once, also from one that was killed and left its leases; after that only
-        // what nobody holds, so that two processes do not take from each other for ever.
-        let mut forced = true;
         let mut backoff = self.config.backoff.clone();
+        let mut seat = Seat::new(self.config.lease_ttl);
         while !self.shutdown.is_cancelled() {
-            match self.session(&mut forced, &mut backoff).await {
+            match self.session(&mut seat, &mut backoff).await {
                 Ok(End::Shutdown) => break,
-                Ok(End::Free) => continue,
-                Ok(End::Fenced) => {
-                    counter!("souk_saga_fenced_total").increment(1);
-                    tracing::warn!(
-                        database = self.database,
-                        "another process applies logs of this one, or the bus is ahead of a log; reading anew"
-                    );
-                }
+                Ok(End::Hung) => self.ready.not_ready("the write database does not answer"),
                 Ok(End::Panicked) => tracing::error!(database = self.database, "a step panicked; reading anew"),
                 Err(error) => {
                     tracing::warn!(database = self.database, %error, "the write database failed; beginning anew from what it holds");
                     self.ready.not_ready("the write database does not answer");
+                    seat.patience.unanswered();
                 }
             }
             tokio::select! {
@@ -75,19 +69,22 @@ impl Shard {
                 () = self.shutdown.cancelled() => {}
             }
         }
-        if let Err(error) = self.store.release(&self.owner).await {
-            tracing::warn!(database = self.database, %error, "leases could not be released; they run out");
+        if let Err(error) = self.give_all_up().await {
+            tracing::warn!(database = self.database, %error, "logs were not given up; others take them when we count as dead");
         }
         self.store.close().await;
     }
 
-    async fn session(&self, forced: &mut bool, backoff: &mut Backoff) -> Result<End, StoreError> {
-        let mut session = Session::start(self, *forced).await?;
-        *forced = false;
-        self.ready.ready();
+    async fn session(&self, seat: &mut Seat, backoff: &mut Backoff) -> Result<End, StoreError> {
+        let mut session = Session::new(self, seat);
         let ended = session.run(backoff).await;
         session.logs().for_each(|log| self.sources.board.lose(log));
         ended
+    }
+
+    async fn give_all_up(&self) -> Result<(), StoreError> {
+        self.store.leave(&self.replica).await?;
+        self.store.release(&self.partitions, &self.replica).await
     }
 
     pub fn log(&self, partition: Partition) -> LogId {

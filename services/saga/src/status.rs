@@ -33,8 +33,12 @@ impl AdminService for Admin {
         };
         let partitions: Vec<_> = held.map(status).collect();
         let lag: u64 = all.iter().filter(|(_, progress)| progress.epoch != Epoch(0)).map(|(_, progress)| progress.lag()).sum();
-        let figures =
-            [("outbox_steps", self.board.all_steps() as f64), ("lag_events", lag as f64), ("partitions_held", partitions.len() as f64)];
+        let figures = [
+            ("outbox_steps", self.board.all_steps() as f64),
+            ("lag_events", lag as f64),
+            ("partitions_owned", partitions.len() as f64),
+            ("watchdog_restarts", self.board.restarts() as f64),
+        ];
         Ok(Response::new(GetStatusResponse {
             service: "saga".into(),
             replica: self.replica.clone(),

@@ -6,11 +6,14 @@
 
 mod migration;
 mod rows;
+mod sharing;
+
+pub(crate) use sharing::{Members, Taken};
 
 use std::{collections::BTreeMap, str::FromStr, time::Duration};
 
 use souk_domain::order::Placed;
-use souk_event_sourcing::{Epoch, LogHash, LogId, Partition, Position, Region, UnixMillis};
+use souk_event_sourcing::{LogHash, LogId, Partition, Region, UnixMillis};
 use souk_event_store::{StoreError, migrate_guarded};
 use sqlx::{
     ConnectOptions, PgPool, Row,
@@ -18,17 +21,9 @@ use sqlx::{
 };
 
 use crate::{
-    changes::{Changes, OrderKey, Tail},
+    changes::{Changes, OrderKey},
     step::{Step, Timer},
 };
-
-/// A log this process applies from now on: no older owner can write any more.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Taken {
-    pub log: LogId,
-    pub epoch: Epoch,
-    pub tail: Tail,
-}
 
 /// The tables in one write database.
 #[derive(Debug, Clone)]
@@ -37,8 +32,8 @@ pub(crate) struct SagaStore {
     region: Region,
 }
 
-/// Connections: one for the shard's writes, one for leases.
-const CONNECTIONS: u32 = 2;
+/// One is used at a time; the others stand in for those that hang until TCP gives them up.
+const CONNECTIONS: u32 = 4;
 
 impl SagaStore {
     /// Brings the tables up to date; harmless when two processes do it at once.
@@ -74,76 +69,6 @@ impl SagaStore {
         .bind(LogHash::EMPTY.0.as_slice())
         .execute(&self.pool)
         .await?;
-        Ok(())
-    }
-
-    /// Takes logs over: those without a living owner, or all when `forced`, as the newest process of all.
-    pub async fn take(&self, partitions: &[Partition], owner: &str, lease: Duration, forced: bool) -> Result<Vec<Taken>, StoreError> {
-        let mut transaction = self.pool.begin().await?;
-        // An epoch must not be handed out twice, whatever crashes: this one does wait for the disk.
-        sqlx::query("set local synchronous_commit = on").execute(&mut *transaction).await?;
-        let rows = sqlx::query(include_str!("store/take.sql"))
-            .bind(self.region.0 as i16)
-            .bind(numbers(partitions))
-            .bind(owner)
-            .bind(lease.as_secs_f64())
-            .bind(UnixMillis::now().0)
-            .bind(forced)
-            .fetch_all(&mut *transaction)
-            .await?;
-        transaction.commit().await?;
-        rows.iter().map(|row| self.taken(row)).collect()
-    }
-
-    fn taken(&self, row: &PgRow) -> Result<Taken, StoreError> {
-        let hash: &[u8] = row.try_get("hash")?;
-        let hash = LogHash::from_slice(hash).ok_or_else(|| StoreError::Corrupt("a running hash of a saga checkpoint".into()))?;
-        Ok(Taken {
-            log: self.log(row.try_get("partition")?),
-            epoch: Epoch(row.try_get::<i64, _>("epoch")? as u64),
-            tail: Tail {
-                epoch: Epoch(row.try_get::<i64, _>("log_epoch")? as u64),
-                position: Position(row.try_get::<i64, _>("position")? as u64),
-                hash,
-            },
-        })
-    }
-
-    /// Prolongs the leases of logs held; returns whether all of them are still held.
-    pub async fn renew(&self, held: &[(Partition, Epoch)], lease: Duration) -> Result<bool, StoreError> {
-        let renewed = sqlx::query(
-            "update saga_checkpoint c set lease_until = clock_timestamp() + make_interval(secs => $4) \
-             from unnest($2::int[], $3::bigint[]) i(partition, epoch) \
-             where c.region = $1 and c.partition = i.partition and c.epoch = i.epoch",
-        )
-        .bind(self.region.0 as i16)
-        .bind(held.iter().map(|(partition, _)| i32::from(partition.0)).collect::<Vec<_>>())
-        .bind(held.iter().map(|(_, epoch)| epoch.0 as i64).collect::<Vec<_>>())
-        .bind(lease.as_secs_f64())
-        .execute(&self.pool)
-        .await?;
-        Ok(renewed.rows_affected() == held.len() as u64)
-    }
-
-    /// Whether any of `partitions` has no living owner.
-    pub async fn any_free(&self, partitions: &[Partition]) -> Result<bool, StoreError> {
-        let free = sqlx::query_scalar(
-            "select exists (select from saga_checkpoint where region = $1 and partition = any($2) and lease_until < clock_timestamp())",
-        )
-        .bind(self.region.0 as i16)
-        .bind(numbers(partitions))
-        .fetch_one(&self.pool)
-        .await?;
-        Ok(free)
-    }
-
-    /// Gives the leases up, so that a successor need not wait.
-    pub async fn release(&self, owner: &str) -> Result<(), StoreError> {
-        sqlx::query("update saga_checkpoint set lease_until = '-infinity', owner = '' where region = $1 and owner = $2")
-            .bind(self.region.0 as i16)
-            .bind(owner)
-            .execute(&self.pool)
-            .await?;
         Ok(())
     }
 

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use futures::{StreamExt, stream};
 use metrics::{counter, histogram};
 use souk_domain::order::{Line, Placed, Refusal};
-use souk_event_sourcing::UnixMillis;
+use souk_event_sourcing::{Epoch, UnixMillis};
 use souk_runtime::telemetry;
 use tokio::{sync::Semaphore, time::Instant};
 use tracing::Instrument;
@@ -29,6 +29,8 @@ const KEPT_MS: i64 = 24 * 3600 * 1000;
 #[derive(Debug)]
 pub(crate) struct Task {
     pub step: Step,
+    /// Under which the log was held when the step went out: the outcome of an earlier one is stale.
+    pub epoch: Epoch,
     /// Answers by line, as far as there are any; kept between attempts, lost in a crash, since asking again is harmless.
     pub answers: Vec<Option<Answer>>,
     pub backoff: Backoff,
@@ -56,8 +58,8 @@ pub(crate) struct Worker {
 }
 
 impl Task {
-    pub fn new(step: Step, backoff: Backoff) -> Self {
-        Self { step, answers: Vec::new(), backoff, since: Instant::now() }
+    pub fn new(step: Step, epoch: Epoch, backoff: Backoff) -> Self {
+        Self { step, epoch, answers: Vec::new(), backoff, since: Instant::now() }
     }
 }
 

@@ -14,6 +14,7 @@ mod overload;
 mod parked;
 mod projector_replicas;
 mod replicas;
+mod saga_replicas;
 mod sessions;
 mod shards;
 mod trace;

@@ -223,6 +223,10 @@ mod tests {
         assert_eq!(line, "SOUK_installation__partitions: 0 is not in 1..=4096");
         let line = refusal(&format!("{}[command]\nlease_ttl = \"1s\"\n", minimal()), &[]);
         assert_eq!(line, "souk.toml: command.lease_ttl: 1s is not at least twice the heartbeat_interval of 2s");
+        let line = refusal(&format!("{}[saga]\nlease_ttl = \"1s\"\n", minimal()), &[]);
+        assert_eq!(line, "souk.toml: saga.lease_ttl: 1s is not at least twice the heartbeat_interval of 1s");
+        let line = refusal(&format!("{}[saga]\nheartbeat_interval = \"0s\"\n", minimal()), &[]);
+        assert_eq!(line, "souk.toml: saga.heartbeat_interval: 0s is not longer than zero");
     }
 
     #[test]

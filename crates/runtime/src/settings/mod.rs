@@ -413,6 +413,15 @@ section! {
         retry_backoff: Duration = ms(100),
         #[serde(with = "humantime_serde")]
         retry_backoff_max: Duration = seconds(10),
+        /// A replica that did not tell for this long that it lives loses its partitions to the others.
+        #[serde(with = "humantime_serde")]
+        lease_ttl: Duration = seconds(6),
+        #[serde(with = "humantime_serde")]
+        heartbeat_interval: Duration = seconds(1),
+        /// What makes no progress for this long although there is some to make is started anew: a partition that lags, or all of
+        /// a write database that does not answer.
+        #[serde(with = "humantime_serde")]
+        watchdog_after: Duration = seconds(30),
         /// How often due timers are looked for.
         #[serde(with = "humantime_serde")]
         timer_interval: Duration = ms(500),

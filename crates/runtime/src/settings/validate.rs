@@ -149,7 +149,6 @@ fn command(settings: &Settings) -> Checked {
         ("relay_check_interval", command.relay_check_interval),
         ("head_interval", command.head_interval),
         ("payment_window", command.payment_window),
-        ("heartbeat_interval", command.heartbeat_interval),
         ("takeover_wait", command.takeover_wait),
         ("ledger_retention", command.ledger_retention),
         ("upkeep_interval", command.upkeep_interval),
@@ -162,8 +161,7 @@ fn command(settings: &Settings) -> Checked {
         format_args!("{}", shown(command.payment_window)),
         &format!("at most {}", shown(LONGEST_PAYMENT_WINDOW)),
     )?;
-    let heartbeat = format!("at least twice the heartbeat_interval of {}", shown(command.heartbeat_interval));
-    want(command.lease_ttl >= command.heartbeat_interval * 2, "command.lease_ttl", format_args!("{}", shown(command.lease_ttl)), &heartbeat)
+    lease("command", command.lease_ttl, command.heartbeat_interval)
 }
 
 fn query(settings: &Settings) -> Checked {
@@ -181,17 +179,22 @@ fn projector_and_saga(settings: &Settings) -> Checked {
     within("projector.parked_events_max", settings.projector.parked_events_max, 1..=1_000_000)?;
     positive("projector.feed_interval", settings.projector.feed_interval)?;
     positive("projector.retry_backoff", settings.projector.retry_backoff)?;
-    positive("projector.heartbeat_interval", settings.projector.heartbeat_interval)?;
     positive("projector.watchdog_after", settings.projector.watchdog_after)?;
-    let projector = &settings.projector;
-    let heartbeat = format!("at least twice the heartbeat_interval of {}", shown(projector.heartbeat_interval));
-    let fine = projector.lease_ttl >= projector.heartbeat_interval * 2;
-    want(fine, "projector.lease_ttl", format_args!("{}", shown(projector.lease_ttl)), &heartbeat)?;
+    lease("projector", settings.projector.lease_ttl, settings.projector.heartbeat_interval)?;
     within("saga.parallel_orders", settings.saga.parallel_orders, 1..=100_000)?;
     within("saga.batch_events", settings.saga.batch_events, 1..=100_000)?;
     positive("saga.step_deadline", settings.saga.step_deadline)?;
     positive("saga.retry_backoff", settings.saga.retry_backoff)?;
+    positive("saga.watchdog_after", settings.saga.watchdog_after)?;
+    lease("saga", settings.saga.lease_ttl, settings.saga.heartbeat_interval)?;
     positive("saga.timer_interval", settings.saga.timer_interval)
+}
+
+/// Who misses one heartbeat is not dead.
+fn lease(section: &str, lease_ttl: Duration, heartbeat_interval: Duration) -> Checked {
+    positive(&format!("{section}.heartbeat_interval"), heartbeat_interval)?;
+    let wanted = format!("at least twice the heartbeat_interval of {}", shown(heartbeat_interval));
+    want(lease_ttl >= heartbeat_interval * 2, &format!("{section}.lease_ttl"), format_args!("{}", shown(lease_ttl)), &wanted)
 }
 
 fn label(text: &str) -> bool {

@@ -2,7 +2,7 @@ use std::sync::Mutex;
 
 use async_trait::async_trait;
 use souk_bus::{BusError, MalformedEvent, MemoryBus};
-use souk_event_sourcing::{Epoch, Hlc, LogHash, Version};
+use souk_event_sourcing::{Hlc, LogHash, Version};
 
 use super::*;
 use crate::testing::{LOG, origin};
@@ -68,7 +68,7 @@ struct World {
     bus: MemoryBus,
     log: Arc<Log>,
     board: Board,
-    inbox: mpsc::Receiver<RecordedEvent>,
+    inbox: mpsc::Receiver<Arrival>,
 }
 
 impl World {
@@ -79,7 +79,7 @@ impl World {
         let backoff = Backoff::new(Duration::from_millis(1), Duration::from_millis(10));
         let sources = Sources { bus: Arc::new(bus.clone()), truth: log.clone(), board: board.clone(), backoff };
         let (outbox, inbox) = mpsc::channel(4);
-        tokio::spawn(Reader { log: LOG, tail, sources, outbox }.run());
+        tokio::spawn(Reader { log: LOG, epoch: Epoch(7), tail, sources, outbox }.run());
         Self { bus, log, board, inbox }
     }
 
@@ -89,14 +89,15 @@ impl World {
         let backoff = Backoff::new(Duration::from_millis(1), Duration::from_millis(10));
         let sources = Sources { bus: Arc::new(Broken(fault)), truth: log.clone(), board: board.clone(), backoff };
         let (outbox, inbox) = mpsc::channel(4);
-        tokio::spawn(Reader { log: LOG, tail: START, sources, outbox }.run());
+        tokio::spawn(Reader { log: LOG, epoch: Epoch(7), tail: START, sources, outbox }.run());
         Self { bus, log, board, inbox }
     }
 
     async fn expect(&mut self, events: &[RecordedEvent]) {
         for event in events {
             let got = tokio::time::timeout(Duration::from_secs(20), self.inbox.recv()).await;
-            assert_eq!(got.expect("an event in time").as_ref(), Some(event));
+            let Arrival { epoch, event: got } = got.expect("an event in time").expect("a reader");
+            assert_eq!((epoch, &got), (Epoch(7), event));
         }
     }
 

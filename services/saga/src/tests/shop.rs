@@ -19,7 +19,7 @@ use tokio::sync::Mutex;
 use uuid::Uuid;
 
 pub(super) const REGION: Region = Region(1);
-pub(super) const PARTITIONS: u16 = 4;
+pub(super) const PARTITIONS: u16 = 8;
 
 /// A write side over one database.
 pub(super) struct Shop {

@@ -52,7 +52,7 @@ fn task(kind: StepKind) -> Task {
         _ => Subject::Order(order_id(1)),
     };
     let step = Step { kind, subject, origin: origin(7), placed: Some(placed()) };
-    Task::new(step, Backoff::new(Duration::from_millis(100), Duration::from_secs(10)))
+    Task::new(step, Epoch(1), Backoff::new(Duration::from_millis(100), Duration::from_secs(10)))
 }
 
 fn unavailable() -> Result<Answer, Trouble> {
