@@ -9,11 +9,13 @@
 //! - [`raw_http2`]: HTTP/2 as no client would speak it
 //! - [`TraceReceiver`]: an OTLP receiver for the services' spans
 //! - [`Network`]: proxies between services and servers, for bad networks
-//! - `plan`: the seed of a test, and how long it stays with a fault
 //! - `ledger`: acknowledged commands, proved by SQL alone
+//! - [`linearizability`]: whether one order of operations explains what concurrent callers saw
+//! - `plan`: the seed of a test, and how long it stays with a fault
 
 mod gate;
 mod ledger;
+pub mod linearizability;
 mod load;
 mod network;
 mod plan;

@@ -8,6 +8,7 @@ mod faults;
 mod flash_sale;
 mod hostile_connections;
 mod idempotency;
+mod linearizability;
 mod one_order;
 mod other_languages;
 mod overload;
