@@ -11,6 +11,7 @@
 //! - [`Network`]: proxies between services and servers, for bad networks
 //! - `ledger`: acknowledged commands, proved by SQL alone
 //! - [`linearizability`]: whether one order of operations explains what concurrent callers saw
+//! - [`SmallDisk`]: a file system that gets full
 //! - `plan`: the seed of a test, and how long it stays with a fault
 
 mod gate;
@@ -22,6 +23,7 @@ mod plan;
 mod python;
 pub mod raw_http2;
 mod shop;
+mod small_disk;
 mod system;
 mod traces;
 
@@ -32,5 +34,6 @@ pub use network::Network;
 pub use plan::{fault_time, seed};
 pub use python::{PythonExample, repository};
 pub use shop::{Shop, eur};
+pub use small_disk::SmallDisk;
 pub use system::{System, until};
 pub use traces::{Recorded, TraceReceiver};

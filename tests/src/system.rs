@@ -158,6 +158,17 @@ impl System {
         self.stack.resume_replica(replica)
     }
 
+    /// Resident memory of a replica, in bytes.
+    ///
+    /// # Errors
+    /// When it does not run, or the machine does not say.
+    pub fn memory(&self, replica: impl Into<Replica>) -> Result<u64> {
+        let pid = self.stack.service(replica)?.identity().pid;
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+        Ok(line.trim().trim_end_matches("kB").trim().parse::<u64>()? * 1024)
+    }
+
     /// Runs a `souk` command against this system.
     ///
     /// # Errors

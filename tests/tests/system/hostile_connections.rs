@@ -1,5 +1,4 @@
 use std::{
-    fs,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -40,7 +39,6 @@ const HEALTH: &str = "/grpc.health.v1.Health/Check";
 struct Fort {
     system: System,
     address: String,
-    pid: u32,
     session: Session,
 }
 
@@ -55,18 +53,10 @@ impl Fort {
         })
         .await?;
         let address = system.stack.endpoint("query").trim_start_matches("http://").to_owned();
-        let pid = system.stack.service(Service::Query)?.identity().pid;
         let session = system.session()?;
         Shop(session.clone()).sell("p-1", 100, 1).await?;
         session.query(GetProductRequest { product_id: "p-1".into(), ..Default::default() }).await?;
-        Ok(Self { system, address, pid, session })
-    }
-
-    /// Resident memory of the service, in bytes.
-    fn memory(&self) -> Result<u64> {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.pid))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
-        Ok(line.trim().trim_end_matches("kB").trim().parse::<u64>()? * 1024)
+        Ok(Self { system, address, session })
     }
 
     /// Attacks while a good caller goes on; bounds what that costs.
@@ -82,12 +72,12 @@ impl Fort {
             let mut client = client.clone();
             async move { client.get_product(GetProductRequest { product_id: "p-1".into(), ..Default::default() }).await.map(drop) }
         };
-        let before = self.memory()?;
+        let before = self.system.memory(Service::Query)?;
         let (mut peak, mut all) = (before, Vec::<Outcome>::new());
         let attack = tokio::spawn(attack);
         while !attack.is_finished() {
             all.push(open_loop(GOOD_CALLS_PER_SECOND, Duration::from_millis(500), call.clone()).await);
-            peak = peak.max(self.memory()?);
+            peak = peak.max(self.system.memory(Service::Query)?);
         }
         let seen = attack.await??;
         let mut took: Vec<_> = all.iter().flat_map(|outcome| outcome.accepted.iter().copied()).collect();

@@ -2,6 +2,7 @@
 
 mod architecture;
 mod audit;
+mod away;
 mod bad_input;
 mod command_replicas;
 mod faults;
