@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use metrics::{counter, gauge};
 use souk_event_sourcing::{Holding, LogId, Partition, Patience, Share};
 use souk_event_store::StoreError;
@@ -17,7 +19,7 @@ pub(crate) struct Seat {
 const ASKS: u32 = 10;
 
 impl Seat {
-    pub fn new(lease_ttl: std::time::Duration) -> Self {
+    pub fn new(lease_ttl: Duration) -> Self {
         Self { next: Instant::now(), patience: Patience::new(lease_ttl) }
     }
 }
@@ -66,12 +68,12 @@ impl Session<'_> {
 
     /// Writes to these logs were refused: another replica has taken them, or they lack an event that the bus delivered.
     pub(crate) fn lose(&mut self, logs: &[LogId]) {
-        for log in logs {
-            tracing::warn!(%log, "another replica applies this log, or the bus is ahead of it; reading anew what falls to us");
-            counter!("souk_saga_fenced_total").increment(1);
-            self.let_go(*log);
-            self.ask_again();
-        }
+        let Some(first) = logs.first() else { return };
+        let (database, logs_lost) = (&self.shard.database, logs.len());
+        tracing::warn!(database, logs_lost, %first, "others apply these logs, or the bus is ahead of them; reading anew what falls to us");
+        counter!("souk_saga_fenced_total").increment(logs.len() as u64);
+        logs.iter().for_each(|log| self.let_go(*log));
+        self.ask_again();
     }
 
     /// Between two batches. What is under way is repeated by whoever takes the log over, under the same request ids.
