@@ -29,7 +29,7 @@ drill *ARGS: setup _build
 souk *ARGS: setup _build
     @target/debug/souk "$@"
 
-# Run all tests, against real servers and processes (20 minutes on a warm build)
+# Run all tests, against real servers and processes (half an hour on a warm build)
 test: setup-tests _build
     cargo test --workspace
 
@@ -40,7 +40,7 @@ test-long: setup-tests _build
 # Run the unit tests, and the whole system once (under 2 minutes on a warm build)
 test-quick: setup-tests _build
     cargo test --workspace --lib --bins
-    cargo test -p souk --test up one_process
+    cargo test --workspace --test up one_process
 
 # Check format, lints, contracts and dependencies
 check: setup

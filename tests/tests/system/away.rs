@@ -49,6 +49,7 @@ async fn without_postgres_commands_are_refused_with_a_time_to_come_back_and_what
     let shop = Shop(system.session()?);
     shop.sell("p-1", 100, 5).await?;
     let hasty = hasty(&system)?;
+    hasty.0.merge_token(&shop.0.token());
     hasty.0.query(get("p-1")).await?;
     system.stack.postgres.kill9().await?;
     let died = Instant::now();

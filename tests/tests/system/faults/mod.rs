@@ -10,7 +10,7 @@ use anyhow::Result;
 use rand::{Rng, SeedableRng, rngs::SmallRng};
 use souk_devstack::{Replica, Service, StackOptions};
 use souk_tests::{Network, System, fault_time, seed};
-use tokio::time::sleep;
+use tokio::time::{sleep, sleep_until};
 
 pub(super) use load::{Load, loaded_system};
 use streams::Damage;
@@ -106,10 +106,12 @@ async fn killed_and_paused_services_lose_and_double_nothing() -> Result<()> {
         while clock.goes_on() {
             let replica = trouble.one_of(service);
             trouble.system.pause(replica)?;
-            sleep(PAST_THE_LEASE).await;
-            // Another has taken over; the one that wakes finds itself fenced.
-            trouble.system.resume(replica)?;
+            let past_the_lease = Instant::now() + PAST_THE_LEASE;
+            // Others take over meanwhile, and the one that wakes finds itself fenced.
             trouble.heal().await?;
+            sleep_until(past_the_lease.into()).await;
+            trouble.system.resume(replica)?;
+            trouble.load.all_answered().await?;
         }
         trouble.prove(&format!("{} paused past its lease", service.name())).await?;
     }
