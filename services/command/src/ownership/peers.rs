@@ -60,7 +60,7 @@ impl Peers {
     /// Tells a replica to look at the leases now. Nothing depends on its arrival.
     pub async fn nudge(&self, to: &str) {
         const PATIENCE: Duration = Duration::from_millis(500);
-        let outgoing = Outgoing { to, method: "souk.internal.v1.AdminService/Nudge", metadata: MetadataMap::new(), patience: PATIENCE };
+        let outgoing = Outgoing { to, method: "souk.internal.v1.OwnershipService/Nudge", metadata: MetadataMap::new(), patience: PATIENCE };
         if let Err(status) = self.call::<_, souk_proto::internal::v1::NudgeResponse>(outgoing, NudgeRequest {}).await {
             tracing::debug!(to, %status, "a replica was not nudged");
         }
@@ -87,4 +87,27 @@ impl Peers {
 /// Whether a call never got an answer from the other replica: the connection was refused or broke.
 pub fn unreached(status: &Status) -> bool {
     status.source().is_some()
+}
+
+#[cfg(test)]
+mod tests {
+    use souk_proto::internal::v1::ownership_service_server::OwnershipServiceServer;
+    use tokio::{net::TcpListener, time::timeout};
+    use tokio_stream::wrappers::TcpListenerStream;
+    use tonic::transport::Server;
+
+    use super::*;
+    use crate::{api::Nudges, ownership::Directory};
+
+    #[tokio::test]
+    #[expect(clippy::disallowed_methods, reason = "one call of one test needs no limits")]
+    async fn a_nudge_asks_the_other_replica_to_read_the_leases() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let directory = Directory::default();
+        let server = Server::builder().add_service(OwnershipServiceServer::new(Nudges(directory.clone())));
+        tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
+        Peers::default().nudge(&address).await;
+        timeout(Duration::from_secs(10), directory.asked()).await.expect("asked to read the leases");
+    }
 }
