@@ -155,6 +155,9 @@ async fn what_is_appended_is_read_back_dense<A: Adapter>(adapter: &A) {
     let head = adapter.log().head(log).await.expect("head");
     assert_eq!((head.position, head.hash, head.epoch), (end.0, end.1, first.belief.epoch));
     assert_eq!(adapter.log().read(log, Position(3), 1).await.expect("read"), written[2..3]);
+    for beyond in [1_000, i64::MAX.cast_unsigned(), u64::MAX - 10, u64::MAX] {
+        assert_eq!(adapter.log().read(log, Position(beyond), 100).await.expect("read"), [], "from {beyond}");
+    }
     assert_eq!(lane.heads(&[log]).await.expect("heads"), [(log, after(&second))]);
 }
 

@@ -11,12 +11,13 @@ impl EventLog for PostgresStore {
             "select {} from event e where e.region = $1 and e.partition = $2 and e.position >= $3 and e.position < $4 order by e.position",
             row::COLUMNS
         );
-        let end = from.0.saturating_add(limit as u64);
+        // Positions beyond what the table can hold are asked for, too: nothing lies there.
+        let stored = |position: u64| i64::try_from(position).unwrap_or(i64::MAX);
         let rows = sqlx::query(AssertSqlSafe(sql))
             .bind(log.region.0 as i16)
             .bind(i32::from(log.partition.0))
-            .bind(from.0 as i64)
-            .bind(end.min(i64::MAX as u64) as i64)
+            .bind(stored(from.0))
+            .bind(stored(from.0.saturating_add(limit as u64)))
             .fetch_all(self.pool(log)?)
             .await?;
         rows.iter().map(row::event).collect()
