@@ -65,13 +65,14 @@ pub(super) fn changes(
     Some(changes)
 }
 
+/// The parsed parts of a list. Each is looked at, where collecting an `Option` would stop at the first bad one.
+pub(super) fn all<T>(parsed: impl Iterator<Item = Option<T>>) -> Option<Vec<T>> {
+    parsed.collect::<Vec<_>>().into_iter().collect()
+}
+
 fn tags(sent: &[String], bad: &mut Violations) -> Option<Tags> {
-    let tags: Option<Vec<Tag>> = sent
-        .iter()
-        .enumerate()
-        .take(Tags::MAX + 1)
-        .map(|(index, tag)| bad.check(format!("details.tags[{index}]"), Tag::new(tag)))
-        .collect();
+    let parsed = sent.iter().enumerate().take(Tags::MAX + 1);
+    let tags = all(parsed.map(|(index, tag)| bad.check(format!("details.tags[{index}]"), Tag::new(tag))));
     if sent.len() > Tags::MAX + 1 {
         bad.add("details.tags", format!("want at most {} tags", Tags::MAX));
         return None;

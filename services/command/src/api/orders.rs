@@ -147,7 +147,8 @@ impl CommandRpc for RecordReservationRequest {
     fn draft(&self, _: &Context<'_>, bad: &mut Violations) -> Option<Draft> {
         let order = bad.check("order_id", self.order_id.parse::<OrderId>());
         bad.require(self.refusals.len() <= cart::MAX_LINES, "refusals", "want at most one per line");
-        let refusals: Option<Vec<_>> = self.refusals.iter().take(cart::MAX_LINES).map(|sent| refusal(sent, bad)).collect();
+        let sent = self.refusals.iter().enumerate().take(cart::MAX_LINES);
+        let refusals = convert::all(sent.map(|(index, sent)| refusal(index, sent, bad)));
         let (order, refusals) = (order?, refusals?);
         Some(Draft::ready(order, Command::RecordReservation { order, refusals }))
     }
@@ -168,24 +169,22 @@ impl CommandRpc for ExpirePaymentRequest {
 }
 
 fn lines(sent: &[PlaceOrderLine], bad: &mut Violations) -> Option<OrderLines> {
-    let lines: Option<Vec<_>> = (sent.iter().enumerate().take(cart::MAX_LINES + 1))
-        .map(|(index, line)| {
-            let product = bad.check(format!("lines[{index}].product_id"), ProductId::new(&line.product_id));
-            let quantity = bad.check(format!("lines[{index}].quantity"), Quantity::new(line.quantity));
-            Some(cart::Line { product: product?, quantity: quantity? })
-        })
-        .collect();
+    let lines = convert::all((sent.iter().enumerate().take(cart::MAX_LINES + 1)).map(|(index, line)| {
+        let product = bad.check(format!("lines[{index}].product_id"), ProductId::new(&line.product_id));
+        let quantity = bad.check(format!("lines[{index}].quantity"), Quantity::new(line.quantity));
+        Some(cart::Line { product: product?, quantity: quantity? })
+    }));
     bad.check("lines", OrderLines::new(lines?))
 }
 
-fn refusal(sent: &LineRefusal, bad: &mut Violations) -> Option<Refusal> {
-    let product = bad.check("refusals.product_id", ProductId::new(&sent.product_id))?;
+fn refusal(index: usize, sent: &LineRefusal, bad: &mut Violations) -> Option<Refusal> {
+    let product = bad.check(format!("refusals[{index}].product_id"), ProductId::new(&sent.product_id));
     bad.require(
         !sent.reason.is_empty() && sent.reason.len() <= 64 && !sent.reason.contains('\0'),
-        "refusals.reason",
+        format!("refusals[{index}].reason"),
         "want 1–64 characters",
     );
-    Some(Refusal { product, reason: sent.reason.clone(), available: sent.available })
+    Some(Refusal { product: product?, reason: sent.reason.clone(), available: sent.available })
 }
 
 /// The commands on orders.
