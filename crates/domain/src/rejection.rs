@@ -146,7 +146,7 @@ impl Rejection {
     pub fn message(&self) -> String {
         match self {
             Self::ProductNotFound { products } if products.is_empty() => "no such product".into(),
-            Self::ProductNotFound { products } => format!("no such product: {}", list(products)),
+            Self::ProductNotFound { products } => format!("no such product: {}", in_words(products)),
             Self::ProductAlreadyExists => "the product id is taken".into(),
             Self::TitleRequired => "the product needs a title".into(),
             Self::PriceRequired => "the product needs a price".into(),
@@ -165,7 +165,7 @@ impl Rejection {
             Self::ItemNotInCart => "the product is not in the cart".into(),
             Self::OrderNotFound => "no such order".into(),
             Self::OrderAlreadyExists => "the order was placed before".into(),
-            Self::ProductNotForSale { products } => format!("not for sale: {}", list(products)),
+            Self::ProductNotForSale { products } => format!("not for sale: {}", in_words(products)),
             Self::CurrencyMismatch => "the products are priced in different currencies".into(),
             Self::TotalOutOfRange => "the total is too large".into(),
             Self::TotalChanged { total } => format!("the total is now {total}"),
@@ -214,8 +214,21 @@ impl fmt::Display for Rejection {
 
 impl std::error::Error for Rejection {}
 
+/// Most products a rejection names: it travels in headers, of which many peers take no more than 8 KiB.
+const MOST_LISTED: usize = 32;
+/// Most of them in its sentence.
+const MOST_IN_WORDS: usize = 3;
+
 fn list(products: &[ProductId]) -> String {
-    products.iter().map(ProductId::as_str).collect::<Vec<_>>().join(", ")
+    products.iter().take(MOST_LISTED).map(ProductId::as_str).collect::<Vec<_>>().join(", ")
+}
+
+fn in_words(products: &[ProductId]) -> String {
+    let named = list(&products[..products.len().min(MOST_IN_WORDS)]);
+    match products.len().saturating_sub(MOST_IN_WORDS) {
+        0 => named,
+        more => format!("{named} and {more} more"),
+    }
 }
 
 #[cfg(test)]
@@ -230,6 +243,9 @@ mod tests {
         assert_eq!(changed.metadata(), [("total_minor_units", "1234".to_owned()), ("total_currency", "EUR".to_owned())]);
         let missing = Rejection::ProductNotFound { products: vec!["p-1".parse().unwrap(), "p-2".parse().unwrap()] };
         assert_eq!((missing.class(), missing.to_string()), (Class::NotFound, "no such product: p-1, p-2".to_owned()));
+        let many = (0..100).map(|number| format!("{number:064}").parse().unwrap()).collect();
+        let many = Rejection::ProductNotForSale { products: many };
+        assert!(many.message().ends_with(" and 97 more") && many.message().len() + many.metadata()[0].1.len() < 2_500, "{many}");
         assert_eq!(Rejection::OrderAlreadyExists.class(), Class::AlreadyExists);
         assert_eq!(Rejection::LookUpIncomplete { products: vec![] }.class(), Class::Conflict);
         assert_eq!(Rejection::InsufficientStock { available: 3 }.metadata(), [("available", "3".to_owned())]);

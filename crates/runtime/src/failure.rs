@@ -134,9 +134,17 @@ impl fmt::Display for Failure {
 
 impl std::error::Error for Failure {}
 
-/// Collects all bad fields of a request, so that the caller learns of them at once.
+/// Collects the bad fields of a request, so that the caller learns of them at once: of all, or of the first ones and how
+/// many more there are.
 #[derive(Debug, Default)]
-pub struct Violations(Vec<(String, String)>);
+pub struct Violations {
+    told: Vec<(String, String)>,
+    bytes: usize,
+    more: usize,
+}
+
+/// Most that is told of bad fields. It travels in headers, of which many peers take no more than 8 KiB.
+const TOLD_BYTES: usize = 4 * 1024;
 
 impl Violations {
     pub fn new() -> Self {
@@ -144,7 +152,13 @@ impl Violations {
     }
 
     pub fn add(&mut self, field: impl Into<String>, description: impl Into<String>) {
-        self.0.push((field.into(), description.into()));
+        let (field, description) = (field.into(), description.into());
+        self.bytes += field.len() + description.len();
+        if self.bytes <= TOLD_BYTES || self.told.is_empty() {
+            self.told.push((field, description));
+        } else {
+            self.more += 1;
+        }
     }
 
     /// Adds the violation unless `fine`.
@@ -166,19 +180,22 @@ impl Violations {
     }
 
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.told.is_empty()
     }
 
     /// # Errors
     /// INVALID_ARGUMENT (INVALID_FIELDS) with all of them when there is any.
     pub fn finish(self) -> Result<(), Failure> {
-        if self.0.is_empty() {
+        if self.told.is_empty() {
             return Ok(());
         }
-        let listed: Vec<_> = self.0.iter().take(3).map(|(field, description)| format!("{field}: {description}")).collect();
-        let more = if self.0.len() > listed.len() { format!(" (and {} more)", self.0.len() - listed.len()) } else { String::new() };
+        let listed: Vec<_> = self.told.iter().take(3).map(|(field, description)| format!("{field}: {description}")).collect();
+        let more = match self.told.len() + self.more - listed.len() {
+            0 => String::new(),
+            more => format!(" (and {more} more)"),
+        };
         let mut failure = Failure::invalid("INVALID_FIELDS", format!("{}{more}", listed.join("; ")));
-        failure.field_violations = self.0;
+        failure.field_violations = self.told;
         Err(failure)
     }
 }
@@ -216,5 +233,19 @@ mod tests {
         let fields: Vec<_> = details.bad_request().unwrap().field_violations.iter().map(|violation| violation.field.as_str()).collect();
         assert_eq!(fields, ["lines[0].quantity", "title"]);
         assert!(Violations::new().finish().is_ok());
+    }
+
+    #[test]
+    fn countless_bad_fields_still_fit_into_headers() {
+        let mut violations = Violations::new();
+        for index in 0..100_000 {
+            violations.add(format!("ids[{index}]"), "want 1–64 letters, digits, '-' or '_', beginning with a letter or digit");
+        }
+        let failure = violations.finish().unwrap_err();
+        assert!(failure.message.ends_with("(and 99997 more)") && failure.field_violations[0].0 == "ids[0]", "{}", failure.message);
+        let mut headers = http::HeaderMap::new();
+        Status::from(failure).add_header(&mut headers).unwrap();
+        let bytes: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+        assert!((2_000..8_000).contains(&bytes), "{bytes} bytes of headers");
     }
 }
