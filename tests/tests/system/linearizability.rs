@@ -438,6 +438,12 @@ fn explain(begun: Vec<State>, histories: Vec<Vec<Operation>>, load: &Load) -> Re
     let (mut operations, mut unknown) = (0, 0);
     for (key, (state, history)) in begun.into_iter().zip(histories).enumerate() {
         let (count, open) = (history.len(), history.iter().filter(|operation| operation.answer.is_none()).count());
+        // The search would have noticed a lost change.
+        let mut without = history.clone();
+        without.sort_by_key(|operation| operation.sent);
+        let first = without.iter().position(|operation| matches!(operation.answer, Some((_, Told::Version(_))))).context("no change")?;
+        without.remove(first);
+        ensure!(linearizability::check::<Stock>(state.clone(), without).is_err(), "p-{key} is explained without a change it had");
         let Ok(configurations) = linearizability::check::<Stock>(state, history).map_err(|wrong| println!("p-{key}: {wrong}")) else {
             bail!("the history of p-{key} has no explanation");
         };
