@@ -7,7 +7,8 @@
 //!
 //! - `stack`, started by `options`: Postgres, NATS and services together, with the settings file; what `souk up` and the tests start
 //! - `service`: one service as a process of its own, killed, paused, restarted, waited for; `replica`: which process of it, at which ports
-//! - `postgres`, over `cluster` (the data folder: initdb, crash clean-up); `standby`: a Postgres that follows another; `nats`
+//! - `postgres`, over `cluster` (the data folder: initdb, crash clean-up); `backup`: physical copies of it; `standby`: a Postgres that
+//!   follows another; `nats`
 //! - `pooler`: PgBouncer before it
 //! - `proxy`: a TCP connection that is slow, stalls or breaks when a test says so
 //! - `run_file`: `.souk/run.json`, by which commands find the running system
@@ -16,6 +17,7 @@
 //! - `child`, `identity`: processes that end with this one, told apart from later ones with the same pid; `ports`; `tools`: the programs
 
 mod account;
+mod backup;
 mod child;
 mod cluster;
 mod folder;

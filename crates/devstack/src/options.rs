@@ -77,6 +77,9 @@ pub struct StackOptions {
     pub read_replicas: Option<u16>,
     /// Whether services reach their databases through a pooler in transaction mode, as far as they may.
     pub pooler: bool,
+    /// Whether the first write database has a server to itself, so that it can be lost or restored alone; all others share a second server
+    /// then.
+    pub first_write_apart: bool,
     /// Processes of a service, where that is not one.
     pub replicas: BTreeMap<Service, u16>,
     /// Settings of the services beside addresses, by dotted key.
@@ -98,6 +101,7 @@ impl StackOptions {
             read_shards: None,
             read_replicas: None,
             pooler: false,
+            first_write_apart: false,
             replicas: BTreeMap::new(),
             settings: Vec::new(),
             postgres_settings: Vec::new(),

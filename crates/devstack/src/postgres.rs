@@ -11,6 +11,7 @@ use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions, Connection, PgConnection};
 
 use crate::account::{Account, make_room, remove_room};
+use crate::backup::BaseBackup;
 use crate::child::{Child, Launch};
 use crate::cluster::{self, Cluster};
 use crate::folder::TemporaryFolder;
@@ -249,6 +250,33 @@ impl Postgres {
     /// If one cannot be signalled.
     pub fn resume(&self) -> Result<()> {
         self.cluster.signal_all(Signal::SIGCONT)
+    }
+
+    /// Copies the running server, all its databases, as they are when this returns, into a new folder.
+    ///
+    /// # Errors
+    /// If it does not run, or the folder holds something.
+    pub async fn back_up(&self, folder: &Path) -> Result<()> {
+        BaseBackup::of(self).take_to(folder).await.map(drop)
+    }
+
+    /// Puts a server that does not run back to a copy made by [`Postgres::back_up`], which is used up by that. What was committed since is
+    /// gone after [`Postgres::start_again`].
+    ///
+    /// # Errors
+    /// If it runs, or the files cannot be moved.
+    pub fn restore(&mut self, backup: &Path) -> Result<()> {
+        ensure!(!self.is_running(), "Postgres is running");
+        self.cluster.clean_up()?;
+        let (data, copy) = (self.cluster.folder().join("cluster"), fs::canonicalize(backup)?.join("cluster"));
+        fs::remove_dir_all(&data).with_context(|| format!("cannot remove {}", data.display()))?;
+        fs::rename(&copy, &data).with_context(|| format!("cannot put {} in place", copy.display()))
+    }
+
+    /// Lets the server listen at another port from the next start on.
+    pub(crate) fn move_to(&mut self, port: u16) {
+        self.port = port;
+        self.options.port = Port::Fixed(port);
     }
 
     /// Stops the server in order: open transactions are rolled back, a checkpoint is written.

@@ -9,7 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use toml::{Table, Value};
 
 use crate::folder::{FolderLock, TemporaryFolder};
@@ -64,6 +64,8 @@ pub struct Stack {
     pub standbys: Vec<Standby>,
     /// The database server; tests kill it and start it again.
     pub postgres: Postgres,
+    /// The server of all databases but the first write database, if that has one to itself.
+    pub second_postgres: Option<Postgres>,
     installation: Installation,
     ports: StackPorts,
     own_settings: Vec<(String, Value)>,
@@ -110,16 +112,22 @@ impl Stack {
         let databases = [("write", installation.write_shards), ("read", installation.read_shards)];
         let databases =
             databases.into_iter().flat_map(|(side, shards)| Installation::databases(side, shards)).map(|(_, database)| database);
-        let postgres = Postgres::start(PostgresOptions {
-            folder: data.join("postgres"),
-            log: logs.join("postgres.log"),
-            port: ports.postgres,
-            databases: databases.collect(),
-            settings: options.postgres_settings.clone(),
-        });
+        let mut databases: Vec<_> = databases.collect();
+        // The first write database is the first of all.
+        let others = if options.first_write_apart { databases.split_off(1) } else { Vec::new() };
+        let server = |name: &str, port, databases| {
+            let (folder, log, settings) = (data.join(name), logs.join(format!("{name}.log")), options.postgres_settings.clone());
+            Postgres::start(PostgresOptions { folder, log, port, databases, settings })
+        };
+        let second = async {
+            match others.is_empty() {
+                true => Ok(None),
+                false => server("postgres-2", Port::Free, others).await.map(Some),
+            }
+        };
         let nats = Nats::start(NatsOptions { folder: data.join("nats"), log: logs.join("nats.log"), port: ports.nats });
-        let (postgres, nats) = tokio::join!(postgres, nats);
-        let (postgres, nats) = (postgres?, nats?);
+        let (postgres, second, nats) = tokio::join!(server("postgres", ports.postgres, databases), second, nats);
+        let (postgres, second_postgres, nats) = (postgres?, second?, nats?);
         standby::remove_beyond(installation.read_replicas, &data, &postgres).await?;
         let standbys = (1..=installation.read_replicas).map(|index| {
             let port = ports.postgres.choose_for(index + 1);
@@ -139,6 +147,7 @@ impl Stack {
             nats,
             standbys,
             postgres,
+            second_postgres,
             installation,
             ports,
             own_settings: options.settings,
@@ -216,11 +225,12 @@ impl Stack {
 
     fn database_urls(&self, side: &str, shards: u16) -> Vec<DatabaseUrl> {
         let databases = Installation::databases(side, shards).into_iter();
-        let replicas = |database: &str| match side {
-            "read" => self.standbys.iter().map(|standby| standby.server.url(database)).collect(),
+        let replicas = |database: &str| match (side, &self.second_postgres) {
+            ("read", None) => self.standbys.iter().map(|standby| standby.server.url(database)).collect(),
             _ => Vec::new(),
         };
-        databases.map(|(name, database)| DatabaseUrl { name, url: self.postgres.url(&database), replicas: replicas(&database) }).collect()
+        let server = |name: &str| self.second_postgres.as_ref().filter(|_| name != "write-1").unwrap_or(&self.postgres);
+        databases.map(|(name, database)| DatabaseUrl { url: server(&name).url(&database), replicas: replicas(&database), name }).collect()
     }
 
     /// The settings file of all services.
@@ -250,6 +260,24 @@ impl Stack {
 
     fn standby_mut(&mut self, index: u16) -> Result<&mut Standby> {
         self.standbys.iter_mut().find(|standby| standby.index() == index).with_context(|| format!("there is no standby {index}"))
+    }
+
+    /// Promotes a standby and gives it the address of the database server, which must not run any more: services reach it as if the old one
+    /// were back. What the standby had not received is gone.
+    ///
+    /// # Errors
+    /// If there is no such standby, the server runs still, or the standby cannot be promoted.
+    pub async fn fail_over_to(&mut self, index: u16) -> Result<()> {
+        ensure!(!self.postgres.is_running(), "the database server runs");
+        let place = self.standbys.iter().position(|standby| standby.index() == index);
+        let standby = self.standbys.remove(place.with_context(|| format!("there is no standby {index}"))?);
+        standby.promote().await?;
+        let mut promoted = standby.server;
+        promoted.stop().await?;
+        promoted.move_to(self.postgres.port());
+        promoted.start_again().await?;
+        self.postgres = promoted;
+        self.write_settings()
     }
 
     /// Waits until something ends by itself, and tells of it with the last lines of its log.
@@ -296,6 +324,9 @@ impl Stack {
         self.nats.stop().await?;
         for standby in &mut self.standbys {
             standby.server.stop().await?;
+        }
+        if let Some(second) = &mut self.second_postgres {
+            second.stop().await?;
         }
         self.postgres.stop().await
     }

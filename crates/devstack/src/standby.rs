@@ -1,20 +1,14 @@
 //! Streaming standbys of a Postgres server: read replicas for development and tests.
 
-use std::fs::{self, File, Permissions};
-use std::os::unix::fs::PermissionsExt;
-use std::os::unix::process::CommandExt;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use nix::sys::signal::Signal;
 use sqlx::{Connection, PgConnection};
 
-use crate::account::make_room;
-use crate::child;
+use crate::backup::BaseBackup;
 use crate::cluster::{self, Cluster};
-use crate::folder::TemporaryFolder;
 use crate::ports::Port;
 use crate::postgres::{Postgres, PostgresOptions};
 
@@ -59,9 +53,8 @@ impl Standby {
             Postgres::remove(&folder)?;
             drop_slot(&mut connection, &slot).await?;
             sqlx::query("select pg_create_physical_replication_slot($1, true)").bind(&slot).execute(&mut connection).await?;
-            let source = Source::of(primary, slot.clone());
-            let target = folder.clone();
-            tokio::task::spawn_blocking(move || source.copy_to(&target)).await?.with_context(|| format!("cannot make standby {index}"))?;
+            let copy = BaseBackup::of(primary).through(slot.clone()).take_to(&folder).await;
+            File::create(copy.with_context(|| format!("cannot make standby {index}"))?.join("standby.signal"))?;
         }
         connection.close().await?;
 
@@ -181,51 +174,4 @@ async fn until(connection: &mut PgConnection, question: &str, what: &str) -> Res
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     Ok(())
-}
-
-/// The primary, as `pg_basebackup` is told of it.
-struct Source {
-    tools: crate::tools::PostgresTools,
-    account: Option<crate::account::Account>,
-    port: u16,
-    password: String,
-    slot: String,
-}
-
-impl Source {
-    fn of(primary: &Postgres, slot: String) -> Self {
-        let cluster = primary.cluster();
-        let (tools, account) = (cluster.tools().clone(), cluster.account().cloned());
-        Self { tools, account, port: primary.port(), password: cluster.password().to_owned(), slot }
-    }
-
-    /// Copies the server into a new folder, from which it starts as a standby.
-    fn copy_to(&self, folder: &Path) -> Result<()> {
-        let room = fs::canonicalize(make_room(folder, self.account.as_ref())?)?;
-        // Under another name until it is whole.
-        let unfinished = room.join("unfinished");
-        let mut command = self.tools.program("pg_basebackup");
-        command.arg("-D").arg(&unfinished).args(["--host=127.0.0.1", "--no-password", "--checkpoint=fast", "--wal-method=stream"]);
-        command.args([format!("--port={}", self.port), format!("--username={}", cluster::USER), format!("--slot={}", self.slot)]);
-        if TemporaryFolder::holds(folder) {
-            command.arg("--no-sync");
-        }
-        command.env("PGPASSWORD", &self.password).current_dir(&room).stdin(Stdio::null());
-        if let Some(account) = &self.account {
-            command.uid(account.uid).gid(account.gid);
-        }
-        child::die_with_parent(&mut command, Signal::SIGKILL);
-        let output = command.output().with_context(|| format!("cannot run {:?}", command.get_program()))?;
-        ensure!(output.status.success(), "pg_basebackup failed:\n{}", String::from_utf8_lossy(&output.stderr));
-        File::create(unfinished.join("standby.signal"))?;
-        self.write_secret(&room.join("password"), &self.password)?;
-        self.write_secret(&room.join("pgpass"), &format!("*:*:*:{}:{}\n", cluster::USER, self.password))?;
-        fs::rename(&unfinished, room.join("cluster")).context("cannot put the new cluster in its place")
-    }
-
-    fn write_secret(&self, file: &Path, text: &str) -> Result<()> {
-        fs::write(file, text).with_context(|| format!("cannot write {}", file.display()))?;
-        fs::set_permissions(file, Permissions::from_mode(0o600))?;
-        self.account.as_ref().map_or(Ok(()), |account| account.give(file))
-    }
 }
