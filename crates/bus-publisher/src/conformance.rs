@@ -33,6 +33,7 @@ pub struct History {
     log: LogId,
     last: Position,
     hash: LogHash,
+    pub epoch: Epoch,
     /// Goes into every event, so that histories with different ones are different.
     pub name: &'static str,
     pub traceparent: &'static str,
@@ -40,7 +41,7 @@ pub struct History {
 
 impl History {
     pub const fn of(log: LogId, name: &'static str) -> Self {
-        Self { log, last: Position(0), hash: LogHash::EMPTY, name, traceparent: "" }
+        Self { log, last: Position(0), hash: LogHash::EMPTY, epoch: Epoch(1), name, traceparent: "" }
     }
 
     pub const fn log(&self) -> LogId {
@@ -53,7 +54,7 @@ impl History {
         let mut event = RecordedEvent {
             log: self.log,
             position,
-            epoch: Epoch(1),
+            epoch: self.epoch,
             hash: LogHash::EMPTY,
             stream: "thing-1".parse().expect("a stream name"),
             version: Version(position.0),
@@ -231,7 +232,14 @@ async fn the_largest_event_passes<B: EventSource>(publisher: &impl LogPublisher,
 }
 
 async fn announcements_reach_the_readers_of_their_region<B: Feed>(bus: &B) {
-    let head = |region, position| HeadAnnouncement { region, partition: 8, epoch: 3, position, hash: vec![7; 16].into() };
+    let head = |region, position| HeadAnnouncement {
+        region,
+        partition: 8,
+        epoch: 3,
+        position,
+        hash: vec![7; 16].into(),
+        ..HeadAnnouncement::default()
+    };
     let change = |region, position| ChangeFeed { region, partition: 9, epoch: 3, position, ..ChangeFeed::default() };
     let mut heads = bus.subscribe_heads(Region(1)).await.expect("subscribes");
     let mut changes = bus.subscribe_changes(Region(1)).await.expect("subscribes");

@@ -16,6 +16,17 @@ pub struct Belief {
     pub hash: LogHash,
 }
 
+impl Belief {
+    /// Whether a log that was known to end at `known`, and now ends here, went back in between (law 13). It can be told
+    /// for certain only as long as nobody has written anew beyond `known`.
+    pub fn went_back_from(&self, known: &Self) -> bool {
+        self.epoch < known.epoch
+            || self.position < known.position
+            || (self.position == known.position && self.hash != known.hash)
+            || (self.epoch == known.epoch && self.batch < known.batch)
+    }
+}
+
 /// One log's part of an append: all of it is written or nothing.
 #[derive(Debug, Clone)]
 pub struct LogBatch {

@@ -4,6 +4,7 @@
 //! - `batch`: the [`Lane`] port through which a committer appends and loads, and what goes in and out of it
 //! - `log`: the [`EventLog`] port through which everybody else reads
 //! - `ledger`: how long request ids are remembered and where ([`Retention`])
+//! - `restored`: what was lost when a log went back ([`Restored`])
 //! - `postgres`: both ports on Postgres, with migrations, placement and ownership ([`PostgresStore`])
 //! - `memory`: both ports in memory ([`MemoryStore`])
 //! - `conformance`: the law of the ports as tests that every adapter runs
@@ -14,6 +15,7 @@ mod ledger;
 mod log;
 mod memory;
 mod postgres;
+mod restored;
 
 #[cfg(feature = "conformance")]
 pub mod conformance;
@@ -24,3 +26,4 @@ pub use ledger::{Bucket, Retention, UntimelyRequestId};
 pub use log::{EpochStart, EventLog, Head};
 pub use memory::MemoryStore;
 pub use postgres::{Addresses, DatabaseConfig, Lease, Ownership, PostgresLane, PostgresStore, Replica, Survey, Taken, migrate_guarded};
+pub use restored::{Lost, Restored};

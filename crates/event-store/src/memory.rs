@@ -11,7 +11,7 @@ use crate::{BatchOutcome, Belief, EpochStart, EventLog, Head, Lane, LogBatch, St
 #[derive(Debug, Clone, Default)]
 pub struct MemoryStore(Arc<Mutex<HashMap<LogId, Log>>>);
 
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct Log {
     belief: Option<Belief>,
     epochs: Vec<EpochStart>,
@@ -66,6 +66,12 @@ impl MemoryStore {
         log.epochs.push(EpochStart { epoch: belief.epoch, first: belief.position.next() });
         log.belief = Some(belief);
         belief
+    }
+
+    /// A backup: what is there now, apart from what comes.
+    #[must_use]
+    pub fn back_up(&self) -> Self {
+        Self(Arc::new(Mutex::new(self.logs().clone())))
     }
 
     fn logs(&self) -> MutexGuard<'_, HashMap<LogId, Log>> {

@@ -7,7 +7,7 @@ use std::{
 
 use souk_bus::JetStreamBus;
 use souk_bus_publisher::{JetStreamPublisher, StreamLimits};
-use souk_event_sourcing::Region;
+use souk_event_sourcing::{Epoch, Region};
 use souk_event_store::{Addresses, DatabaseConfig, PostgresStore, Retention, StoreError};
 use souk_proto::{
     cart::v1 as cart, catalog::v1 as catalog, internal::v1 as internal, log::v1 as log, orders::v1 as orders, stock::v1 as stock,
@@ -71,6 +71,7 @@ pub async fn run(process: Process, listeners: Listeners) -> anyhow::Result<()> {
         suspect_ttl: settings.command.heartbeat_interval.mul_f64(1.5),
         retention,
         seen: HashMap::new(),
+        highest: Epoch(0),
     };
     let name = process.replica.clone();
     let replicas = Replicas { name, public_address: addresses.public.parse()?, held: held.clone(), directory, peers };
@@ -164,11 +165,11 @@ fn spawn_lanes(
         cached_entities: NonZeroUsize::new(command.entity_cache_entries as usize).unwrap_or(NonZeroUsize::MIN),
         snapshot_every: command.snapshot_every.max(1),
     };
-    let (snapshots, mut kept) = mpsc::channel::<(souk_event_sourcing::LogId, _, souk_event_store::StoredSnapshot)>(SNAPSHOT_QUEUE);
+    let (snapshots, mut kept) = mpsc::channel::<(souk_event_sourcing::LogId, _, _, souk_event_store::StoredSnapshot)>(SNAPSHOT_QUEUE);
     let keeper = store.clone();
     tasks.spawn(async move {
-        while let Some((log, stream, snapshot)) = kept.recv().await {
-            if let Err(error) = keeper.keep_snapshot(log, &stream, &snapshot).await {
+        while let Some((log, epoch, stream, snapshot)) = kept.recv().await {
+            if let Err(error) = keeper.keep_snapshot(log, epoch, &stream, &snapshot).await {
                 warn!(%error, "a snapshot was not kept");
             }
         }
@@ -178,7 +179,7 @@ fn spawn_lanes(
         let (queue, work) = mpsc::channel::<Work<Commerce>>(command.queue_length);
         let lane = store.lane(database).expect("the store named it").with_retention(retention);
         let (sink, lost) = (snapshots.clone(), held.clone());
-        let keep = Box::new(move |log, stream, snapshot| drop(sink.try_send((log, stream, snapshot))));
+        let keep = Box::new(move |log, epoch, stream, snapshot| drop(sink.try_send((log, epoch, stream, snapshot))));
         let committer = Committer::new(lane, limits.clone(), watchers.clone(), keep, Box::new(move |log| lost.lost(log)));
         tasks.spawn(committer.run(work));
         // One batch at a time.

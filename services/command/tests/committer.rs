@@ -3,14 +3,16 @@
 use std::{
     num::NonZeroUsize,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
 use bytes::Bytes;
-use souk_command::committer::{Answer, CommandError, Committer, DamagedHistory, Job, Limits, Model, Outlet, Request, Watchers, Work};
+use souk_command::committer::{
+    Answer, CommandError, Committer, DamagedHistory, Job, Limits, LostOwnership, Model, Outlet, Request, Watchers, Work,
+};
 use souk_event_sourcing::{Epoch, LogId, NewEvent, Partition, Position, RecordedEvent, Region, RequestId, StreamId, UnixMillis};
 use souk_event_store::{BatchOutcome, Belief, EventLog, Fingerprint, Lane, LogBatch, MemoryStore, StoreError, StoredStream, Taken};
 use souk_runtime::Queue;
@@ -83,6 +85,14 @@ impl Lane for Store {
     }
 }
 
+const LIMITS: Limits = Limits {
+    batch_commands: 256,
+    batch_bytes: 1 << 20,
+    attempts: 5,
+    cached_entities: NonZeroUsize::new(100).expect("not nought"),
+    snapshot_every: 1_000,
+};
+
 struct Nowhere;
 
 impl Outlet for Nowhere {
@@ -150,14 +160,7 @@ async fn commit(store: &Store, commands: Vec<Count>) -> Vec<Result<String, Comma
         answers.push(answered);
     }
     drop(queue);
-    let limits = Limits {
-        batch_commands: 256,
-        batch_bytes: 1 << 20,
-        attempts: 5,
-        cached_entities: NonZeroUsize::new(100).expect("not nought"),
-        snapshot_every: 1_000,
-    };
-    let committer = Committer::new(store.clone(), limits, Arc::<Watchers>::default(), Box::new(|_, _, _| {}), Box::new(|_| {}));
+    let committer = Committer::new(store.clone(), LIMITS, Arc::<Watchers>::default(), Box::new(|_, _, _, _| {}), Box::new(|_| {}));
     committer.run(work).await;
     let mut told = Vec::new();
     for answer in answers {
@@ -211,4 +214,64 @@ async fn a_command_in_doubt_is_carried_out_once() {
         assert_eq!(counts(commit(&store, vec![Count::up(1, "a"), Count::up(2, "b")]).await), ["1", "1"], "{unanswered}");
         assert_eq!((events(&store, 1).await, events(&store, 2).await), (1, 1));
     }
+}
+
+/// A store that can be replaced by its backup while a committer works on it.
+#[derive(Clone, Default)]
+struct Restorable(Arc<Mutex<MemoryStore>>);
+
+impl Restorable {
+    fn now(&self) -> MemoryStore {
+        self.0.lock().expect("not poisoned").clone()
+    }
+}
+
+#[async_trait::async_trait]
+impl Lane for Restorable {
+    async fn append(&mut self, batches: &[LogBatch]) -> Result<Vec<BatchOutcome>, StoreError> {
+        self.now().append(batches).await
+    }
+
+    async fn heads(&mut self, logs: &[LogId]) -> Result<Vec<(LogId, Belief)>, StoreError> {
+        self.now().heads(logs).await
+    }
+
+    async fn load(&mut self, streams: &[(LogId, StreamId)], fold_version: u32) -> Result<Vec<StoredStream>, StoreError> {
+        self.now().load(streams, fold_version).await
+    }
+}
+
+#[tokio::test]
+async fn a_log_that_went_back_is_given_up_before_anything_is_answered() {
+    let store = Restorable::default();
+    let (queue, work) = mpsc::channel::<Work<Counter>>(8);
+    let belief = store.now().take(log(1), 1);
+    let taken = Taken { log: log(1), belief, written: Epoch(0) };
+    queue.send(Work::Own { taken, outlet: Box::new(Nowhere) }).await.expect("room");
+    let (told, mut lost) = mpsc::unbounded_channel();
+    let tell = Box::new(move |lost| told.send(lost).expect("listened to"));
+    let watchers = Arc::<Watchers>::default();
+    let committing = tokio::spawn(Committer::new(store.clone(), LIMITS, watchers, Box::new(|_, _, _, _| {}), tell).run(work));
+    let send = async |command: Job<Counter>| queue.send(Work::Command(Box::new(command))).await.expect("room");
+    let count = async || {
+        let (answer, answered) = oneshot::channel();
+        send(Count::up(1, "a").job(answer)).await;
+        answered.await.expect("an answer")
+    };
+    assert!(count().await.is_ok());
+    let backup = store.now().back_up();
+    assert!(count().await.is_ok());
+    *store.0.lock().expect("not poisoned") = backup;
+
+    // Satisfied already, if the lost part counted: no event would meet the fence.
+    let (answer, answered) = oneshot::channel();
+    send(Job { decide: Box::new(|_| Ok(vec![])), ..Count::up(1, "a").job(answer) }).await;
+    let answered = answered.await.expect("an answer");
+    assert!(matches!(&answered, Err(CommandError::NotOwner(_))), "{answered:?}");
+    let known = LostOwnership { log: log(1), epoch: belief.epoch, went_back_from: Some(Position(2)) };
+    assert_eq!(lost.recv().await, Some(known));
+    let again = count().await;
+    assert!(matches!(&again, Err(CommandError::NotOwner(_))), "not written under an epoch that the lost part used: {again:?}");
+    drop(queue);
+    committing.await.expect("ended");
 }

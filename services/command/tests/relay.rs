@@ -13,7 +13,7 @@ use souk_bus::{Feed, to_wire};
 use souk_bus_publisher::conformance::{History, log, within};
 use souk_command::relay::{Head, Tuning};
 use souk_event_sourcing::{MAX_PAYLOAD_BYTES, Position, Region};
-use souk_event_store::EventLog;
+use souk_event_store::{EventLog, MemoryStore};
 use tokio::time::Instant;
 
 use world::{LOG, Owned, TUNING, World};
@@ -201,10 +201,12 @@ async fn a_log_that_went_back_takes_its_stream_along() {
     let mut owned = world.own(history());
     owned.commit(100).await;
     owned.copied().await;
-    world.relays.store.restore_nothing();
+    world.relays.store.restore(MemoryStore::default());
     let mut restored = world.own(History::of(LOG, "after the restore"));
     restored.commit(40).await;
     restored.copied().await;
+    let lost: Vec<_> = world.relays.store.lost.lock().expect("not poisoned").iter().map(|event| event.position.0).collect();
+    assert_eq!(lost, (1..=100).collect::<Vec<_>>(), "written down before the stream was deleted");
     restored.commit(100).await;
     restored.copied().await;
     drop(owned);
@@ -389,4 +391,31 @@ async fn messages_carry_the_trace_of_their_command() {
     assert!(with.get("Nats-Msg-Id").is_none());
     let without = stream.get_raw_message(2).await.expect("there").headers;
     assert!(without.get("traceparent").is_none());
+}
+
+#[tokio::test]
+async fn a_log_that_went_back_under_its_owners_own_epoch_keeps_its_stream_until_it_is_taken_anew() {
+    let world = World::new().await;
+    let truth = &world.relays.store;
+    let belief = truth.take(LOG);
+    let mut history = history();
+    history.epoch = belief.epoch;
+    let mut owned = world.relay(belief, history);
+    owned.commit(40).await;
+    let (backup, belief, mut history) = (truth.back_up(), owned.belief, owned.history.clone());
+    owned.commit(60).await;
+    owned.copied().await;
+    let created = world.created().await;
+    owned.stop().await;
+    truth.restore(backup);
+    // The owner has not noticed: its relay, which looks at least once before it ends, finds its own stream ahead.
+    world.relay(belief, history.clone()).stop().await;
+    assert_eq!(world.created().await, created, "deleted, it would not be known any more what is lost");
+    let belief = truth.take(LOG);
+    (history.epoch, history.name) = (belief.epoch, "after the restore");
+    let mut aware = world.relay(belief, history);
+    aware.commit(5).await;
+    aware.copied().await;
+    let lost: Vec<_> = truth.lost.lock().expect("not poisoned").iter().map(|event| event.position.0).collect();
+    assert_eq!(lost, (41..=100).collect::<Vec<_>>());
 }

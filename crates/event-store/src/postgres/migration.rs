@@ -14,7 +14,7 @@ pub(super) struct Migrator;
 #[async_trait::async_trait]
 impl MigratorTrait for Migrator {
     fn migrations() -> Vec<Box<dyn MigrationTrait>> {
-        vec![Box::new(Log)]
+        vec![Box::new(Log), Box::new(Restored)]
     }
 
     fn migration_table_name() -> DynIden {
@@ -34,6 +34,21 @@ impl MigrationName for Log {
 impl MigrationTrait for Log {
     async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
         manager.get_connection().execute_unprepared(include_str!("migration/m0001_log.sql")).await.map(drop)
+    }
+}
+
+struct Restored;
+
+impl MigrationName for Restored {
+    fn name(&self) -> &str {
+        "m0002_restored"
+    }
+}
+
+#[async_trait::async_trait]
+impl MigrationTrait for Restored {
+    async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        manager.get_connection().execute_unprepared(include_str!("migration/m0002_restored.sql")).await.map(drop)
     }
 }
 

@@ -5,6 +5,7 @@
 //! - `load`: histories of streams; `reader`: the event log; `row`: event rows
 //! - `setup`: connecting, migrations, installation and placement
 //! - `ownership`: taking logs over, heartbeats and leases
+//! - `restored`: what was lost when a log went back
 //! - `upkeep`: children of partitioned tables, snapshots
 
 mod lane;
@@ -12,6 +13,7 @@ mod load;
 mod migration;
 mod ownership;
 mod reader;
+mod restored;
 mod row;
 mod setup;
 mod upkeep;

@@ -1,4 +1,4 @@
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 
 use souk_event_sourcing::{Epoch, LogId, Partition, UnixMillis};
 use sqlx::{PgPool, Row, postgres::PgRow};
@@ -13,6 +13,7 @@ pub struct Ownership<'a> {
     replica: &'a str,
     suspects: &'a [String],
     suspect_ttl: Duration,
+    above: Epoch,
 }
 
 /// A replica as its database row tells it.
@@ -43,11 +44,12 @@ pub struct Lease {
     pub epoch: Epoch,
 }
 
-/// Replicas and leases of one database, read at one moment.
+/// Replicas, leases and heads of logs of one database, read at one moment.
 #[derive(Debug, Clone, Default)]
 pub struct Survey {
     pub replicas: Vec<Replica>,
     pub leases: Vec<Lease>,
+    pub heads: HashMap<LogId, Belief>,
 }
 
 /// A log this replica has just taken over. Entities are loaded after this, never before.
@@ -62,7 +64,7 @@ pub struct Taken {
 impl PostgresStore {
     /// Ownership as `replica`, a name that is this replica's alone while it runs.
     pub const fn ownership<'a>(&'a self, replica: &'a str) -> Ownership<'a> {
-        Ownership { store: self, replica, suspects: &[], suspect_ttl: Duration::ZERO }
+        Ownership { store: self, replica, suspects: &[], suspect_ttl: Duration::ZERO, above: Epoch(0) }
     }
 
     /// Whether `epoch` is still the head's epoch.
@@ -84,6 +86,13 @@ impl<'a> Ownership<'a> {
     #[must_use]
     pub const fn suspecting(self, suspects: &'a [String], ttl: Duration) -> Self {
         Self { suspects, suspect_ttl: ttl, ..self }
+    }
+
+    /// Takes logs under epochs above this one only: the highest that this replica knows to have been used. After a restore
+    /// the database may not know it, and clocks differ.
+    #[must_use]
+    pub const fn above(self, epoch: Epoch) -> Self {
+        Self { above: epoch, ..self }
     }
 
     /// Tells a database that this replica lives, where it is reached, and whether it wants logs.
@@ -120,6 +129,14 @@ impl<'a> Ownership<'a> {
         .await?;
         let leases =
             sqlx::query("select partition, owner, epoch from lease where region = $1").bind(region.0 as i16).fetch_all(pool).await?;
+        let heads = sqlx::query("select partition, epoch, batch, position, hash from partition_head where region = $1")
+            .bind(region.0 as i16)
+            .fetch_all(pool)
+            .await?;
+        let head = |row: &PgRow| {
+            let partition = Partition(row.try_get::<i32, _>("partition")? as u16);
+            Ok((LogId { region, partition }, lane::belief(row)?))
+        };
         let replica = |row: &PgRow| {
             let addresses = Addresses { internal: row.try_get("internal_address")?, public: row.try_get("public_address")? };
             let silence = Duration::from_secs_f64(row.try_get::<f64, _>("silence")?.max(0.0));
@@ -132,6 +149,7 @@ impl<'a> Ownership<'a> {
         Ok(Survey {
             replicas: replicas.iter().map(replica).collect::<Result<_, StoreError>>()?,
             leases: leases.iter().map(lease).collect::<Result<_, StoreError>>()?,
+            heads: heads.iter().map(head).collect::<Result<_, StoreError>>()?,
         })
     }
 
@@ -183,7 +201,7 @@ impl<'a> Ownership<'a> {
         .bind(&partitions)
         .bind(self.replica)
         .bind(lease_ttl.as_secs_f64())
-        .bind(UnixMillis::now().0)
+        .bind(UnixMillis::now().0.max(self.above.0 as i64 + 1))
         .bind(self.suspects)
         .bind(self.suspect_ttl.as_secs_f64())
         .fetch_all(pool)

@@ -1,4 +1,4 @@
-use souk_event_sourcing::{LogId, Position, StreamId, UnixMillis};
+use souk_event_sourcing::{Epoch, LogId, Position, StreamId, UnixMillis};
 
 use super::PostgresStore;
 use crate::{Retention, StoreError, StoredSnapshot};
@@ -70,13 +70,16 @@ impl PostgresStore {
         Ok(())
     }
 
-    /// Keeps a snapshot unless a later one is there.
+    /// Keeps a snapshot unless a later one is there. `epoch` is the one its maker owns the log under: a snapshot of events
+    /// that a restore took back since is not kept, or a later history would be loaded on top of it (law 13).
     ///
     /// # Errors
     /// When the database cannot be reached; snapshots are disposable, so the caller may ignore it.
-    pub async fn keep_snapshot(&self, log: LogId, stream: &StreamId, snapshot: &StoredSnapshot) -> Result<(), StoreError> {
+    pub async fn keep_snapshot(&self, log: LogId, epoch: Epoch, stream: &StreamId, snapshot: &StoredSnapshot) -> Result<(), StoreError> {
         sqlx::query(
-            "insert into snapshot as s (region, partition, stream, version, position, fold_version, state) values ($1, $2, $3, $4, $5, $6, $7) \
+            "insert into snapshot as s (region, partition, stream, version, position, fold_version, state) \
+             select $1, $2, $3, $4, $5, $6, $7 from partition_head h \
+             where h.region = $1 and h.partition = $2 and h.epoch = $8 and h.position >= $5 \
              on conflict (region, partition, stream) do update set version = excluded.version, position = excluded.position, \
              fold_version = excluded.fold_version, state = excluded.state where (excluded.fold_version, excluded.version) > (s.fold_version, s.version)",
         )
@@ -87,6 +90,7 @@ impl PostgresStore {
         .bind(snapshot.position.0 as i64)
         .bind(snapshot.fold_version as i32)
         .bind(snapshot.state.as_ref())
+        .bind(epoch.0 as i64)
         .execute(self.pool(log)?)
         .await?;
         Ok(())

@@ -4,11 +4,13 @@
 //! - `world`: one server for all tests, a database for each
 //! - `adapters`: both adapters against the conformance suite
 //! - `fence`, `outcomes`, `tables`: single interleavings and failures, each of which broke an earlier append
+//! - `restored`: logs that went back
 //! - `attack`: owners in several processes against each other, with kills, while readers watch
 
 mod adapters;
 mod attack;
 mod fence;
 mod outcomes;
+mod restored;
 mod tables;
 mod world;

@@ -27,10 +27,20 @@ pub trait Outlet: Send {
     /// The log ends here, and what lies between was not pushed: the outcome of an append was unknown.
     fn ends_at(&self, head: &Belief);
 }
-/// Told of a log that another replica took over; must not block.
-pub type LostLog = Box<dyn Fn(LogId) + Send>;
-/// Takes snapshots to be kept; must not block.
-pub type SnapshotSink = Box<dyn Fn(LogId, StreamId, StoredSnapshot) + Send>;
+/// Told of a log that this lane must not append to any more; must not block.
+pub type LostLog = Box<dyn Fn(LostOwnership) + Send>;
+/// Takes snapshots to be kept, each made under an epoch; must not block.
+pub type SnapshotSink = Box<dyn Fn(LogId, Epoch, StreamId, StoredSnapshot) + Send>;
+
+/// A log that another replica took over, or that went back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LostOwnership {
+    pub log: LogId,
+    /// The epoch it was owned under.
+    pub epoch: Epoch,
+    /// Where it was known to end, if it went back behind that (law 13).
+    pub went_back_from: Option<Position>,
+}
 
 /// What a lane is asked to do.
 pub enum Work<M: Model> {
@@ -114,14 +124,18 @@ pub struct Committer<M: Model, L: Lane> {
     watchers: Arc<Watchers>,
     snapshots: SnapshotSink,
     lost: LostLog,
-    /// The heads must be read before the next append: a statement's outcome is unknown.
+    /// The heads must be read before the next append or look-up: a statement's outcome is unknown, or the connection was
+    /// lost, and the database may have gone back meanwhile.
     unsure: bool,
+    /// When the database last confirmed what is believed.
+    confirmed: Instant,
 }
 
 impl<M: Model, L: Lane> Committer<M, L> {
     pub fn new(store: L, limits: Limits, watchers: Arc<Watchers>, snapshots: SnapshotSink, lost: LostLog) -> Self {
         let entities = Entities::new(limits.cached_entities);
-        Self { store, limits, entities, owned: HashMap::new(), clock: HlcClock::default(), watchers, snapshots, lost, unsure: false }
+        let (owned, clock) = (HashMap::new(), HlcClock::default());
+        Self { store, limits, entities, owned, clock, watchers, snapshots, lost, unsure: false, confirmed: Instant::now() }
     }
 
     /// Works until every sender of `queue` is gone and what it held is answered.
@@ -168,13 +182,21 @@ impl<M: Model, L: Lane> Committer<M, L> {
         self.owned.insert(taken.log, Owned { belief: taken.belief, written: taken.written, outlet });
     }
 
-    fn disown(&mut self, log: LogId) {
+    /// Gives a log up whose stored head is another one than this lane's. One that went back is taken again under a new
+    /// epoch, like any other: what follows must be told from what is lost.
+    fn disown(&mut self, log: LogId, stored: &Belief) {
         self.entities.forget_log(log);
-        if self.owned.remove(&log).is_some() {
+        let Some(Owned { belief, outlet, .. }) = self.owned.remove(&log) else { return };
+        let went_back = stored.went_back_from(&belief);
+        if went_back {
+            warn!(%log, known = %belief.position, stored = %stored.position, "the log went back");
+            // Nothing of the lost part must reach the bus any more.
+            outlet.ends_at(stored);
+        } else {
             warn!(%log, "another replica took this log over");
             counter!("souk_leases_lost_total").increment(1);
-            (self.lost)(log);
         }
+        (self.lost)(LostOwnership { log, epoch: belief.epoch, went_back_from: went_back.then_some(belief.position) });
     }
 
     /// Brings every command of the queue to an answer.
@@ -187,6 +209,7 @@ impl<M: Model, L: Lane> Committer<M, L> {
             self.drop_foreign(&mut queue);
             if let Err(error) = self.load(&mut queue).await {
                 warn!(%error, "loading entities failed");
+                self.unsure = true;
                 return answer_all(queue, &CommandError::Unavailable);
             }
             let (batches, plans) = self.decide(&mut queue);
@@ -229,14 +252,14 @@ impl<M: Model, L: Lane> Committer<M, L> {
         for (log, belief) in heads {
             self.adopt_head(log, belief);
         }
-        self.unsure = false;
+        (self.unsure, self.confirmed) = (false, Instant::now());
         true
     }
 
     fn adopt_head(&mut self, log: LogId, stored: Belief) {
         let Some(owned) = self.owned.get_mut(&log) else { return };
-        if stored.epoch != owned.belief.epoch {
-            return self.disown(log);
+        if stored.epoch != owned.belief.epoch || stored.went_back_from(&owned.belief) {
+            return self.disown(log, &stored);
         }
         if stored != owned.belief {
             if stored.position > owned.belief.position {
@@ -326,6 +349,9 @@ impl<M: Model, L: Lane> Committer<M, L> {
         telemetry::set_parents(&span, plans.iter().flat_map(Plan::traceparents));
         let started = Instant::now();
         let outcomes = self.store.append(batches).instrument(span).await;
+        if outcomes.is_ok() {
+            self.confirmed = Instant::now();
+        }
         histogram!("souk_commit_seconds").record(started.elapsed());
         histogram!("souk_commit_batch_commands").record(commands as f64);
         outcomes
@@ -364,7 +390,7 @@ impl<M: Model, L: Lane> Committer<M, L> {
         let (entities, planned) = plan.into_parts();
         for (stream, entity, before) in entities {
             if entity.version.0 / self.limits.snapshot_every > before.0 / self.limits.snapshot_every {
-                self.snapshot(batch.log, &stream, &entity, owned_position(&batch, &stream));
+                self.snapshot(&batch, &stream, &entity);
             }
             self.watchers.notify(&stream);
             self.entities.put(batch.log, stream, entity);
@@ -374,9 +400,10 @@ impl<M: Model, L: Lane> Committer<M, L> {
         }
     }
 
-    fn snapshot(&self, log: LogId, stream: &StreamId, entity: &Entity<M::Entity>, position: Position) {
-        let state = M::encode_snapshot(&entity.state);
-        (self.snapshots)(log, stream.clone(), StoredSnapshot { version: entity.version, position, fold_version: M::FOLD_VERSION, state });
+    fn snapshot(&self, batch: &LogBatch, stream: &StreamId, entity: &Entity<M::Entity>) {
+        let (position, state) = (owned_position(batch, stream), M::encode_snapshot(&entity.state));
+        let snapshot = StoredSnapshot { version: entity.version, position, fold_version: M::FOLD_VERSION, state };
+        (self.snapshots)(batch.log, batch.belief.epoch, stream.clone(), snapshot);
     }
 
     /// Puts the commands of a refused part back, but for those whose earlier reply is known.
@@ -426,11 +453,17 @@ impl<M: Model, L: Lane> Committer<M, L> {
     }
 
     async fn read(&mut self, log: LogId, streams: &[StreamId]) -> Result<Seen<M>, CommandError> {
+        let doubtful = self.unsure || self.confirmed.elapsed() > LOOK_UP_AGE;
+        // The second attempt is for a connection that broke while idle.
+        if doubtful && !self.refresh().await && !self.refresh().await {
+            return Err(CommandError::Unavailable);
+        }
         let head = self.owned.get(&log).ok_or(CommandError::NotOwner(log))?.head(log);
         let missing =
             streams.iter().filter(|stream| self.entities.get(log, stream).is_none()).map(|stream| (log, stream.clone())).collect();
         let damaged = self.fetch(missing).await.map_err(|error| {
             warn!(%error, "loading entities failed");
+            self.unsure = true;
             CommandError::Unavailable
         })?;
         if let Some((_, error)) = damaged.into_iter().next() {
@@ -453,5 +486,7 @@ fn answer_all<M: Model>(queue: Queue<M>, error: &CommandError) {
     }
 }
 
+/// A look-up passes no fence: what it answers was true no longer ago than this, whatever became of the log.
+const LOOK_UP_AGE: Duration = Duration::from_secs(1);
 /// How long a caller should wait before it repeats a command that met [`CommandError::Unavailable`].
 pub const RETRY_AFTER: Duration = Duration::from_millis(500);

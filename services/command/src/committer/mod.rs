@@ -16,6 +16,6 @@ mod replies;
 mod watchers;
 
 pub use job::{Answer, CommandError, Job, Refusal, RefusalClass, Request};
-pub use lane::{Committer, Limits, LostLog, Outlet, RETRY_AFTER, Seen, SnapshotSink, Work};
+pub use lane::{Committer, Limits, LostLog, LostOwnership, Outlet, RETRY_AFTER, Seen, SnapshotSink, Work};
 pub use model::{DamagedHistory, Model};
 pub use watchers::Watchers;

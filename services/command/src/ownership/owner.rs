@@ -4,17 +4,18 @@ use std::{
     time::Duration,
 };
 
+use prost::Message;
 use souk_bus::JetStreamBus;
 use souk_bus_publisher::JetStreamPublisher;
 use souk_event_sourcing::{Epoch, LogId, Partition, Position, RecordedEvent, UnixMillis, rendezvous};
-use souk_event_store::{Addresses, Belief, EventLog, PostgresStore, Replica, Retention, StoreError, Survey, Taken};
+use souk_event_store::{Addresses, Belief, EventLog, Lost, PostgresStore, Replica, Retention, StoreError, Survey, Taken};
 use tokio::{sync::oneshot, task::JoinSet, time::timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::{Directory, Held, Holding, Peers};
 use crate::{
-    committer::{Outlet, Work},
+    committer::{LostOwnership, Outlet, Work},
     gateway::Lanes,
     relay::{self, OwnedLog, Relays, Ring},
 };
@@ -44,6 +45,8 @@ pub struct Owner {
     pub retention: Retention,
     /// How often in a row each other replica was seen alive, per database.
     pub seen: HashMap<(String, String), u32>,
+    /// The highest epoch this replica ever owned a log under. A restored database may not know of it.
+    pub highest: Epoch,
 }
 
 impl Owner {
@@ -73,12 +76,14 @@ impl Owner {
 
     async fn beat_on(&mut self, database: &str, suspects: &[String]) -> Result<(), StoreError> {
         let (store, name) = (self.store.clone(), self.replica.clone());
-        let ownership = store.ownership(&name).suspecting(suspects, self.suspect_ttl);
+        let ownership = store.ownership(&name).suspecting(suspects, self.suspect_ttl).above(self.highest);
         ownership.heartbeat(database, &self.addresses, false).await?;
+        // Before the heads are read: only a log that went back is behind it then.
+        let known = self.known();
         let survey = ownership.survey(database).await?;
         let logs = self.logs_of(database);
         self.directory.learn(logs.iter().copied(), &survey);
-        self.release_lost(&survey).await;
+        self.release_lost(&survey, known).await;
 
         let live = self.live(database, &survey, suspects);
         let heir = |log: LogId| rendezvous(log, live.iter().map(|replica| replica.id.as_str()));
@@ -88,6 +93,7 @@ impl Owner {
             let taken = ownership.take(database, &wanted, self.lease_ttl).await?;
             self.own_all(database, taken).await?;
         }
+        self.record_restored().await?;
 
         // Held here, or leased to this replica's name and not held: both fall to others.
         let leased = survey.leases.iter().filter(|lease| lease.owner == self.replica).map(|lease| lease.log);
@@ -187,27 +193,56 @@ impl Owner {
         self.seen.get(&(database.to_owned(), replica.to_owned())).is_some_and(|count| *count >= SETTLED)
     }
 
-    /// Stops work on logs that another replica has taken, before a command meets the fence.
-    async fn release_lost(&self, survey: &Survey) {
-        let lost: Vec<LogId> = (survey.leases.iter())
-            .filter(|lease| self.held.epoch(lease.log).is_some_and(|epoch| epoch < lease.epoch))
-            .map(|lease| lease.log)
-            .collect();
-        for log in &lost {
-            warn!(%log, "another replica took this log over");
-            metrics::counter!("souk_leases_lost_total").increment(1);
-            self.held.lost(*log);
+    /// What is known of the logs held here. Batches are not: a log that went back by answers alone is noticed by its lane.
+    fn known(&self) -> Vec<(LogId, Belief, Arc<Ring>)> {
+        self.held.each(|log, holding| {
+            let relay::Head { position, hash } = holding.relay.ring.head();
+            (log, Belief { epoch: holding.epoch, batch: 0, position, hash }, holding.relay.ring.clone())
+        })
+    }
+
+    /// Stops work on logs that another replica has taken, or that went back, before a command meets the fence.
+    async fn release_lost(&self, survey: &Survey, known: Vec<(LogId, Belief, Arc<Ring>)>) {
+        let mut lost = Vec::new();
+        for (log, known, ring) in known {
+            let Some(stored) = survey.heads.get(&log) else { continue };
+            let went_back = stored.went_back_from(&known);
+            if went_back {
+                warn!(%log, known = %known.position, stored = %stored.position, "the log went back");
+                // Nothing of the lost part must reach the bus any more.
+                Outlet::ends_at(&ring, stored);
+            } else if stored.epoch != known.epoch {
+                warn!(%log, "another replica took this log over");
+                metrics::counter!("souk_leases_lost_total").increment(1);
+            } else {
+                continue;
+            }
+            self.held.lost(LostOwnership { log, epoch: known.epoch, went_back_from: went_back.then_some(known.position) });
+            lost.push(log);
         }
         self.release(lost).await;
     }
 
-    async fn own_all(&self, database: &str, taken: Vec<Taken>) -> Result<(), StoreError> {
+    /// Writes down how far the logs reached that went back, as soon as somebody owns them again.
+    async fn record_restored(&self) -> Result<(), StoreError> {
+        for (log, known) in self.held.take_went_back() {
+            metrics::counter!("souk_logs_restored_total").increment(1);
+            if let Err(error) = self.store.record_restored(log, known, &format!("owner {}", self.replica)).await {
+                self.held.still_went_back(log, known);
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    async fn own_all(&mut self, database: &str, taken: Vec<Taken>) -> Result<(), StoreError> {
         if taken.is_empty() {
             return Ok(());
         }
         let heads: Vec<_> = taken.iter().map(|taken| (taken.log, taken.belief.position)).collect();
         self.store.prepare(&heads, self.retention, UnixMillis::now()).await?;
         info!(database, logs = taken.len(), "logs taken over");
+        self.highest = taken.iter().map(|taken| taken.belief.epoch).fold(self.highest, Epoch::max);
         for taken in taken {
             self.own(taken).await;
         }
@@ -289,6 +324,16 @@ impl Owner {
 impl OwnedLog for PostgresStore {
     async fn still_owner(&self, log: LogId, epoch: Epoch) -> Result<bool, StoreError> {
         Self::still_owner(self, log, epoch).await
+    }
+
+    async fn keep_lost(&self, log: LogId, lost: &[RecordedEvent]) -> Result<(), StoreError> {
+        let Some(last) = lost.last() else { return Ok(()) };
+        let known = Lost { epoch: last.epoch, position: last.position };
+        let Some((epoch, fork)) = self.record_restored(log, known, "relay").await? else { return Ok(()) };
+        let events: Vec<_> = (lost.iter().filter(|event| event.position > fork))
+            .map(|event| (event.position, souk_bus::to_wire(event).encode_to_vec()))
+            .collect();
+        Self::keep_lost(self, log, epoch, &events).await
     }
 }
 

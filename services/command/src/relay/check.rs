@@ -3,8 +3,8 @@ use std::time::Duration;
 use futures::{StreamExt, stream};
 use metrics::counter;
 use souk_bus_publisher::{LogPublisher, PublishError, StreamState};
-use souk_event_sourcing::{Epoch, LogHash, LogId, Position, UnixMillis};
-use souk_event_store::{EventLog, StoreError};
+use souk_event_sourcing::{Epoch, LogHash, LogId, Position, RecordedEvent, UnixMillis};
+use souk_event_store::{EventLog, Head, StoreError};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
@@ -12,6 +12,8 @@ use super::{OwnedLog, Relays, pump::MOST_FLIGHTS};
 
 /// Events at a stream's end that are proven one by one.
 const PROVEN_END: u64 = 2 * MOST_FLIGHTS as u64;
+/// Lost events of one log that are kept at most, the earliest of them.
+const LOST_KEPT: usize = 10_000;
 /// Of which so many are read at a time.
 const READS: usize = 16;
 
@@ -27,6 +29,9 @@ pub(super) enum Trouble {
     /// The log has another owner: this relay must not touch its stream.
     #[error("the log has another owner")]
     NotOwner,
+    /// Its owner takes it anew under another epoch, and a relay of that one sees to the stream.
+    #[error("the log went back")]
+    WentBack,
 }
 
 /// How far the stream is a copy of the log.
@@ -94,6 +99,12 @@ pub(super) async fn check<S: OwnedLog, P: LogPublisher, F>(
         if !store.still_owner(log, epoch).await? {
             return Err(Trouble::NotOwner);
         }
+        // What follows is for ever: once the stream is gone, nobody knows what was in it.
+        let lost = lost_end(relays, log, &head, state).await?;
+        if lost.last().is_some_and(|last| last.epoch == epoch) {
+            return Err(Trouble::WentBack);
+        }
+        store.keep_lost(log, &lost).await?;
         if !deletions.allow(Instant::now()) {
             return Err(Trouble::TooSoon(flaw));
         }
@@ -176,6 +187,44 @@ async fn ends_as(publisher: &impl LogPublisher, log: LogId, copied: Copied) -> R
         before = Some(event.hash);
     }
     Ok(before.is_none_or(|hash| hash == copied.hash))
+}
+
+/// The end of a stream of ours that the log no longer has, because it went back (law 13): the events behind the last
+/// position that both have, as far as they are a chain, and the very last one in any case.
+async fn lost_end<S: EventLog, P: LogPublisher, F>(
+    relays: &Relays<S, P, F>,
+    log: LogId,
+    head: &Head,
+    state: StreamState,
+) -> Result<Vec<RecordedEvent>, Trouble> {
+    let publisher = &*relays.publisher;
+    let Some(last) = publisher.event(log, state.last).await?.filter(|last| state.settled && last.log == log) else {
+        return Ok(Vec::new());
+    };
+    // Epochs are never used twice: what the log has under a later one, it has in the stead of this event.
+    let fork = head.epochs.iter().find(|start| start.epoch > last.epoch).map_or(head.position.0, |start| start.first.0 - 1);
+    if last.position.0 <= fork {
+        return Ok(Vec::new());
+    }
+    let from = state.first.0.max(fork + 1);
+    let mut before = if from == fork + 1 { Some(at(&*relays.store, log, state.first, Position(fork)).await?.hash) } else { None };
+    let positions = (from..=state.last.0).take(LOST_KEPT).map(Position);
+    let mut end = stream::iter(positions).map(|at| async move { (at, publisher.event(log, at).await) }).buffered(READS);
+    let mut lost: Vec<RecordedEvent> = Vec::new();
+    while let Some((at, event)) = end.next().await {
+        let chained = |event: &RecordedEvent| before.is_none_or(|hash| event.continues(Position(at.0 - 1), hash));
+        let Some(event) = event?.filter(|event| event.log == log && event.position == at && chained(event)) else { break };
+        before = Some(event.hash);
+        lost.push(event);
+    }
+    // Somebody else's message, or the first of a history that never was this log's.
+    if lost.is_empty() {
+        return Ok(lost);
+    }
+    if lost.len() == LOST_KEPT && lost.last().is_some_and(|kept| kept.position < last.position) {
+        lost.push(last);
+    }
+    Ok(lost)
 }
 
 /// Whether something took events from the stream's beginning before their time, as a purge does. The last of them

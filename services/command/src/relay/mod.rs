@@ -16,7 +16,7 @@ use std::{sync::Arc, time::Duration};
 
 use souk_bus::Feed;
 use souk_bus_publisher::LogPublisher;
-use souk_event_sourcing::{Epoch, LogId};
+use souk_event_sourcing::{Epoch, LogId, RecordedEvent};
 use souk_event_store::{EventLog, StoreError};
 use tokio::{sync::Semaphore, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
@@ -29,6 +29,9 @@ pub use ring::{Head, Ring};
 pub trait OwnedLog: EventLog {
     /// Whether `epoch` is still the log's epoch in the database.
     async fn still_owner(&self, log: LogId, epoch: Epoch) -> Result<bool, StoreError>;
+
+    /// Writes down events the log once had and has no more, in order: the end of a stream that is about to be deleted.
+    async fn keep_lost(&self, log: LogId, lost: &[RecordedEvent]) -> Result<(), StoreError>;
 }
 
 /// What all relays of a process share.

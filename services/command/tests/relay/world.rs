@@ -32,6 +32,8 @@ pub struct Truth {
     pub store: Mutex<MemoryStore>,
     pub away: AtomicBool,
     pub clock: AtomicU64,
+    /// What relays wrote down of lost events.
+    pub lost: Mutex<Vec<RecordedEvent>>,
 }
 
 impl Truth {
@@ -48,9 +50,13 @@ impl Truth {
         self.store.lock().expect("not poisoned").take(log, now)
     }
 
-    /// Everything is as in a backup that holds nothing.
-    pub fn restore_nothing(&self) {
-        *self.store.lock().expect("not poisoned") = MemoryStore::default();
+    pub fn back_up(&self) -> MemoryStore {
+        self.store.lock().expect("not poisoned").back_up()
+    }
+
+    /// Everything is as in the backup.
+    pub fn restore(&self, backup: MemoryStore) {
+        *self.store.lock().expect("not poisoned") = backup;
     }
 }
 
@@ -69,6 +75,12 @@ impl EventLog for Truth {
 impl OwnedLog for Truth {
     async fn still_owner(&self, log: LogId, epoch: Epoch) -> Result<bool, StoreError> {
         Ok(self.head(log).await?.epoch == epoch)
+    }
+
+    async fn keep_lost(&self, _: LogId, lost: &[RecordedEvent]) -> Result<(), StoreError> {
+        self.store()?;
+        self.lost.lock().expect("not poisoned").extend_from_slice(lost);
+        Ok(())
     }
 }
 
@@ -90,7 +102,7 @@ impl World {
         let bus = JetStreamBus::new(Connection::open(&nats.url(), "relay").await.expect("a good url"), Subjects::new("souk"));
         let publisher = JetStreamPublisher::new(bus.client().clone(), bus.subjects().clone(), LIMITS, Uuid::from_u128(1));
         let stranger = jetstream::new(async_nats::connect(nats.url()).await.expect("connects"));
-        let truth = Truth { store: Mutex::default(), away: AtomicBool::new(false), clock: AtomicU64::new(1_000) };
+        let truth = Truth { store: Mutex::default(), away: AtomicBool::new(false), clock: AtomicU64::new(1_000), lost: Mutex::default() };
         let relays = Relays {
             store: Arc::new(truth),
             publisher: Arc::new(publisher),
