@@ -5,6 +5,7 @@ use std::{
 
 use metrics::{counter, histogram};
 use souk_event_sourcing::{LogId, Position, RecordedEvent, UnixMillis};
+use souk_proto::log::v1::EpochStart;
 use souk_read_store::{Advance, Batch, Checkpoint, ParkedEvent, ReadStoreError, Row};
 use souk_runtime::telemetry;
 use souk_views::{Poison, PoisonReason};
@@ -125,11 +126,16 @@ impl Shard {
         written.lost.iter().for_each(|log| self.lost(*log));
         for checkpoint in written.moved {
             let Some(progress) = self.logs.get_mut(&checkpoint.log) else { continue };
-            let from = progress.checkpoint.replace(checkpoint).map_or(checkpoint.position, |before| before.position);
+            let before = progress.checkpoint.replace(checkpoint).unwrap_or(checkpoint);
+            let from = before.position;
+            if checkpoint.epoch != before.epoch {
+                let first = of_log(events, checkpoint.log).find(|event| event.epoch == checkpoint.epoch);
+                progress.epoch_start = first.map(|event| EpochStart { epoch: event.epoch.0, first_position: event.position.0 });
+            }
             counter!("souk_projector_events_total").increment(checkpoint.position.0 - from.0);
             // It moves again: whatever it stood still for is behind it.
             (progress.halted, progress.moved) = (None, Some(tokio::time::Instant::now()));
-            let mut message = changes::message(&checkpoint, from);
+            let mut message = self.message(&checkpoint, from);
             message.rows = changed.remove(&checkpoint.log).unwrap_or_default();
             message.traceparents = changes::traceparents(of_log(events, checkpoint.log).map(|event| event.traceparent.as_str()));
             self.ports.changes.publish(message);

@@ -98,6 +98,7 @@ pub(crate) fn message(checkpoint: &Checkpoint, from: Position) -> ChangeFeed {
         repaired_ms: checkpoint.repaired.0,
         time_ms: checkpoint.written.0,
         traceparents: Vec::new(),
+        epochs: Vec::new(),
     }
 }
 

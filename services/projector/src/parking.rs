@@ -183,7 +183,7 @@ impl Shard {
             self.lost(log);
             return Err(Refused::NotHeld(log));
         };
-        let mut message = changes::message(moved, moved.position);
+        let mut message = self.message(moved, moved.position);
         message.rows = changes::changed_rows(&batch.rows).remove(&log).unwrap_or_default();
         self.ports.changes.publish(message);
         if let Some(progress) = self.logs.get_mut(&log) {

@@ -7,7 +7,6 @@ use tokio::time::Instant;
 
 use crate::{
     backoff::Backoff,
-    changes,
     shard::{Halted, Held, Shard, now},
 };
 
@@ -71,7 +70,7 @@ impl Shard {
         tracing::info!(%log, from = %before.position, "views of the log emptied");
         let start = Checkpoint { epoch: Epoch(0), position: Position(0), hash: LogHash::EMPTY, revision: 0, parked: 0, written, ..before };
         // Receivers see a position before the one they knew, and drop what they hold of this log.
-        self.ports.changes.publish(changes::message(&start, Position(0)));
+        self.ports.changes.publish(self.message(&start, Position(0)));
         self.unsynced.remove(&log);
         self.resume(start, true);
         Ok(())
@@ -116,15 +115,15 @@ impl Shard {
         }
         for stored in self.store.checkpoints(&logs).await? {
             let log = stored.log;
-            let Some(progress) = self.logs.get_mut(&log) else { continue };
+            let Some(progress) = self.logs.get(&log) else { continue };
             if progress.checkpoint != Some(stored) {
                 self.lost(log);
                 continue;
             }
-            self.ports.changes.publish(changes::message(&stored, stored.position));
             if progress.halted.as_ref().is_some_and(|halted| halted.retry_at <= Instant::now()) && progress.reader.is_none() {
                 self.unsynced.insert(log);
             }
+            self.ports.changes.publish(self.message(&stored, stored.position));
             self.note(log);
         }
         self.wake_readers();

@@ -5,6 +5,7 @@ use std::{
 
 use souk_bus::EventSource;
 use souk_event_sourcing::{LogId, Position, UnixMillis};
+use souk_proto::log::v1::{ChangeFeed, EpochStart};
 use souk_read_store::{Checkpoint, Fence, ReadStoreError, Replica, ViewStore};
 use souk_runtime::Component;
 use souk_views::Folder;
@@ -19,7 +20,7 @@ use crate::{
     Config,
     backoff::Backoff,
     board::Board,
-    changes::Changes,
+    changes::{self, Changes},
     heads::Heads,
     log_reader::LogReader,
     membership::Seat,
@@ -88,6 +89,8 @@ pub(crate) struct Progress {
     pub generation: u64,
     pub reader: Option<AbortHandle>,
     pub halted: Option<Halted>,
+    /// Where the epoch of `checkpoint` began, if it did since reading began.
+    pub epoch_start: Option<EpochStart>,
     /// When `checkpoint` last moved, or reading began.
     pub moved: Option<Instant>,
     /// Where rows were found astray and the log was folded anew; a second time at the same place it halts instead.
@@ -256,6 +259,17 @@ impl Shard {
         };
         progress.reader = Some(tokio::spawn(reader.run()).abort_handle());
         self.note(log);
+    }
+
+    /// What caches are told of a log whose checkpoint went from `from` to `checkpoint`.
+    pub(crate) fn message(&self, checkpoint: &Checkpoint, from: Position) -> ChangeFeed {
+        let mut message = changes::message(checkpoint, from);
+        message.epochs = self.ports.heads.epochs(checkpoint.log);
+        // An epoch may be seen in events before its owner announces it.
+        let seen = self.logs.get(&checkpoint.log).and_then(|progress| progress.epoch_start);
+        let seen = seen.filter(|seen| seen.epoch == checkpoint.epoch.0);
+        message.epochs.extend(seen.filter(|seen| message.epochs.last().is_none_or(|last| last.epoch < seen.epoch)));
+        message
     }
 
     /// Tells status and metrics how far a log is.

@@ -176,6 +176,7 @@ impl World {
             epoch: last.epoch.0,
             position: last.position.0,
             hash: last.hash.0.to_vec().into(),
+            ..Default::default()
         };
         self.bus.publish_head(head).await.unwrap();
     }

@@ -6,7 +6,7 @@ use souk_bus::Feed;
 use souk_bus_publisher::{LogPublisher, PublishError};
 use souk_event_sourcing::{Epoch, LogId, Position, RecordedEvent};
 use souk_event_store::StoreError;
-use souk_proto::log::v1::HeadAnnouncement;
+use souk_proto::log::v1::{EpochStart, HeadAnnouncement};
 use souk_runtime::telemetry;
 use tokio::{
     sync::OwnedSemaphorePermit,
@@ -28,6 +28,8 @@ const PAGE: usize = 128;
 pub(super) const MOST_FLIGHTS: usize = 64;
 /// Payload bytes of one log under way at most: the window counts events, which may be large.
 const MOST_BYTES: usize = 2 << 20;
+/// Tokens are told from those of a history that is no more as long as the log had fewer epochs since.
+const ANNOUNCED_EPOCHS: usize = 16;
 /// How long a relay that stops goes on publishing what it has.
 const FAREWELL: Duration = Duration::from_secs(2);
 
@@ -107,9 +109,13 @@ impl<S: OwnedLog + 'static, P: LogPublisher + 'static, F: Feed + 'static> Pump<S
     async fn announce(&self) {
         let mut ticks = interval(self.relays.tuning.announce_every);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut epochs = Vec::new();
         loop {
             ticks.tick().await;
             self.progress.report();
+            if epochs.is_empty() {
+                epochs = self.epochs().await;
+            }
             let head = self.ring.head();
             let message = HeadAnnouncement {
                 region: self.log.region.0.into(),
@@ -117,11 +123,23 @@ impl<S: OwnedLog + 'static, P: LogPublisher + 'static, F: Feed + 'static> Pump<S
                 epoch: self.epoch.0,
                 position: head.position.0,
                 hash: head.hash.0.to_vec().into(),
+                epochs: epochs.clone(),
             };
             // A lost announcement is followed by the next.
             if let Err(error) = self.relays.feed.publish_head(message).await {
                 debug!(log = %self.log, %error, "head not announced");
             }
+        }
+    }
+
+    /// The latest epochs of the log; none when the store does not say.
+    async fn epochs(&self) -> Vec<EpochStart> {
+        match self.relays.store.head(self.log).await {
+            Ok(head) if head.epoch == self.epoch => {
+                let latest = head.epochs.iter().skip(head.epochs.len().saturating_sub(ANNOUNCED_EPOCHS));
+                latest.map(|start| EpochStart { epoch: start.epoch.0, first_position: start.first.0 }).collect()
+            }
+            _ => Vec::new(),
         }
     }
 }

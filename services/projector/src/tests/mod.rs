@@ -100,6 +100,7 @@ impl World {
             epoch: last.epoch.0,
             position: last.position.0,
             hash: last.hash.0.to_vec().into(),
+            ..Default::default()
         });
     }
 

@@ -81,8 +81,6 @@ pub(crate) struct Horizon {
     /// Grows when the log or its views went back, so that what was read before is told from what was read after.
     pub history: u64,
     pub making: Making,
-    /// The earliest position known to be of `feed.epoch`.
-    epoch_start: Position,
     /// When `feed` was last confirmed.
     heard: Option<Instant>,
     /// The same by the wall clock.
@@ -103,25 +101,21 @@ pub(crate) struct Provenance {
 }
 
 impl Mark {
-    /// Where a token for `self` stands, when the log is known to be at `known` and the epoch of `known` to hold at
-    /// `epoch_start` already.
+    /// Where a token for `self` stands, when the views are known to be at `known` and the log to have gone through
+    /// `epochs`, each with its first position, oldest first; perhaps more than the views have seen of it.
     ///
-    /// Epochs grow with positions. So a token of an earlier epoch at a position that is known to be of a later one was
-    /// written in a history that is no more. A restore that the log has outgrown since, with more epochs in between than
-    /// are known here, is not noticed: such a token counts as reached.
-    fn against(self, known: Self, epoch_start: Position) -> Standing {
-        if self.epoch < known.epoch && self.position >= epoch_start {
-            Standing::Lost
-        } else if self <= known {
-            Standing::Reached
-        } else {
-            Standing::Ahead
-        }
-    }
-
-    /// Where a token for `self` stands against a snapshot of the store.
-    pub fn against_snapshot(self, as_of: Self) -> Standing {
-        self.against(as_of, as_of.position)
+    /// Epochs grow with positions and are never used twice. So a token of an earlier epoch at a position that is of a later
+    /// one was written in a history that is no more, wherever the views are meanwhile (Kafka's KIP-101). A restore that the
+    /// log has outgrown since, with more epochs in between than are known here, is not noticed: such a token counts as
+    /// reached.
+    pub fn against(self, known: Self, epochs: &[Self]) -> Standing {
+        let reached = match epochs.iter().find(|start| start.epoch > self.epoch) {
+            Some(next) if self.position >= next.position => return Standing::Lost,
+            Some(_) => self.position <= known.position,
+            None if self.epoch < known.epoch && self.position >= known.position => return Standing::Lost,
+            None => self <= known,
+        };
+        if reached { Standing::Reached } else { Standing::Ahead }
     }
 }
 
@@ -134,7 +128,6 @@ impl Horizon {
             floor: Mark::default(),
             history: 0,
             making: Making::default(),
-            epoch_start: Position(0),
             heard: None,
             time: UnixMillis(0),
         }
@@ -158,7 +151,6 @@ impl Horizon {
         if to < self.feed {
             self.history += 1;
         }
-        self.epoch_start = if to.epoch == self.feed.epoch { self.epoch_start.min(to.position) } else { to.position };
         self.making = message.making;
         self.feed = to;
         self.floor = to;
@@ -183,11 +175,6 @@ impl Horizon {
     /// Time since the last message.
     pub fn age(&self, now: Instant) -> Option<Duration> {
         self.heard.map(|heard| now.saturating_duration_since(heard))
-    }
-
-    /// Where a token stands against the feed.
-    pub fn standing(&self, token: Mark) -> Standing {
-        token.against(self.feed, self.epoch_start)
     }
 
     /// Whether a row may be kept: read within this history, as of the floor or later, and not before the last change
@@ -374,22 +361,31 @@ mod tests {
     }
 
     #[test]
-    fn a_token_of_a_part_that_was_taken_back_is_lost() {
-        let now = Instant::now();
-        let mut horizon = at(2, 105, now);
-        assert_eq!(horizon.standing(mark(2, 105)), Standing::Reached);
-        assert_eq!(horizon.standing(mark(2, 106)), Standing::Ahead);
-        horizon.hear(advance(3, 100, 101), now, UnixMillis(0));
-        for position in 101..=105 {
-            assert_eq!(horizon.standing(mark(2, position)), Standing::Lost, "position {position}");
+    fn tokens_of_a_lost_part_are_told_from_those_of_the_log_wherever_the_views_are() {
+        // Epoch 2 was cut off behind 100 and went on to 105 in the lost part; the log went on under epoch 4.
+        let (epochs, lost) = ([mark(1, 1), mark(2, 50), mark(4, 101)], mark(2, 105));
+        for known in [lost, mark(0, 0), mark(1, 30), mark(2, 100), mark(4, 101), mark(4, 300)] {
+            for position in 101..=105 {
+                assert_eq!(mark(2, position).against(known, &epochs), Standing::Lost, "{position} at {known:?}");
+            }
+            // Epoch 3 was used in the lost part alone.
+            assert_eq!(mark(3, 104).against(known, &epochs), Standing::Lost, "at {known:?}");
         }
-        assert_eq!(horizon.standing(mark(2, 100)), Standing::Reached);
-        // The log outgrows what was lost; where the epoch began is remembered.
-        horizon.hear(advance(3, 101, 200), now, UnixMillis(0));
-        assert_eq!(horizon.standing(mark(2, 105)), Standing::Lost);
-        assert_eq!(horizon.standing(mark(3, 200)), Standing::Reached);
-        assert_eq!(mark(2, 105).against_snapshot(mark(3, 103)), Standing::Lost);
-        assert_eq!(mark(4, 103).against_snapshot(mark(3, 103)), Standing::Ahead);
+        let standing = |token: Mark, known| token.against(known, &epochs);
+        assert_eq!(standing(mark(2, 90), mark(1, 30)), Standing::Ahead, "the views are folded anew");
+        assert_eq!(standing(mark(2, 90), mark(2, 95)), Standing::Reached);
+        assert_eq!(standing(mark(2, 100), mark(4, 101)), Standing::Reached);
+        assert_eq!(standing(mark(4, 102), mark(4, 101)), Standing::Ahead);
+        assert_eq!(standing(mark(5, 103), mark(4, 101)), Standing::Ahead, "an epoch not heard of yet");
+    }
+
+    #[test]
+    fn without_its_epochs_a_log_shows_a_lost_part_until_it_has_outgrown_it() {
+        for (known, standing) in [(mark(3, 103), Standing::Lost), (mark(3, 105), Standing::Lost), (mark(3, 106), Standing::Reached)] {
+            assert_eq!(mark(2, 105).against(known, &[]), standing, "at {known:?}");
+        }
+        assert_eq!(mark(2, 106).against(mark(2, 105), &[]), Standing::Ahead);
+        assert_eq!(mark(4, 103).against(mark(3, 103), &[]), Standing::Ahead);
     }
 
     #[test]

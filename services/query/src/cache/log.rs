@@ -1,13 +1,14 @@
 use std::{
-    sync::{Mutex as StdMutex, PoisonError},
+    sync::{Arc, Mutex as StdMutex, PoisonError, RwLock},
     time::{Duration, Instant},
 };
 
-use souk_event_sourcing::{LogId, LogPosition, Position};
+use souk_event_sourcing::{Epoch, LogId, LogPosition, Position};
+use souk_proto::log::v1::EpochStart;
 use tokio::sync::{Mutex, watch};
 
 use super::{
-    freshness::{Changed, Horizon, Mark},
+    freshness::{Changed, Horizon, Mark, Standing},
     rows::CacheLimits,
     sightings::Sightings,
 };
@@ -16,6 +17,8 @@ use super::{
 pub(crate) struct Log {
     pub id: LogId,
     horizon: watch::Sender<Horizon>,
+    /// The latest epochs of the log with their first positions, as far as they were heard of.
+    epochs: RwLock<Arc<[Mark]>>,
     pub changed: Changed,
     /// Held while a message of the feed is taken in and while a loaded row is checked and inserted: between the check and
     /// the insertion no message can slip in, so none has to be looked for afterwards. Readers never take it.
@@ -28,12 +31,26 @@ pub(crate) struct Log {
 impl Log {
     pub fn new(id: LogId, limits: &CacheLimits) -> Self {
         let horizon = watch::Sender::new(Horizon::new(limits.proof_age));
-        let changed = Changed::new(limits.buckets);
-        Self { id, horizon, changed, gate: Mutex::new(()), sightings: StdMutex::default(), bound: limits.proof_age }
+        let (epochs, changed) = (RwLock::default(), Changed::new(limits.buckets));
+        Self { id, horizon, epochs, changed, gate: Mutex::new(()), sightings: StdMutex::default(), bound: limits.proof_age }
     }
 
     pub fn horizon(&self) -> Horizon {
         *self.horizon.borrow()
+    }
+
+    /// Where a token stands when the views are known to be at `known`.
+    pub fn standing(&self, token: Mark, known: Mark) -> Standing {
+        token.against(known, &self.epochs.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Takes in which epochs the log went through; before the horizon, so that none goes ahead of them.
+    pub fn learn(&self, epochs: &[EpochStart]) {
+        let known = |start: &EpochStart| Mark { epoch: Epoch(start.epoch), position: Position(start.first_position) };
+        let mut kept = self.epochs.write().unwrap_or_else(PoisonError::into_inner);
+        if !epochs.is_empty() && !epochs.iter().map(known).eq(kept.iter().copied()) {
+            *kept = epochs.iter().map(known).collect();
+        }
     }
 
     /// Lets readers see a new horizon and wakes those who wait for it.

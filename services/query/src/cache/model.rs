@@ -306,6 +306,7 @@ fn message(from: Position, to: &State, rows: Vec<ChangedRow>) -> ChangeFeed {
         time_ms: 0,
         traceparents: Vec::new(),
         repaired_ms: 0,
+        epochs: Vec::new(),
     }
 }
 

@@ -137,6 +137,7 @@ impl RowCache {
     pub async fn hear(&self, message: &ChangeFeed, now: Instant, time: UnixMillis) -> Option<Step> {
         let log = self.logs.get(&log_of(message)?)?;
         let _gate = log.gate.lock().await;
+        log.learn(&message.epochs);
         let before = log.horizon();
         let mut horizon = before;
         let advance = Advance {

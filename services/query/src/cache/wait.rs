@@ -61,14 +61,14 @@ impl Wait {
     /// Waits until the feed says that the views have reached `token`. Returns at once when the feed is silent: then only
     /// the store can tell.
     pub async fn reach(&mut self, log: &Log, token: Mark) -> Result<(), ReadError> {
-        if log.horizon().standing(token) == Standing::Reached {
+        if log.standing(token, log.horizon().feed) == Standing::Reached {
             return Ok(());
         }
         // Looked at again after subscribing: a message between the two must not be waited for in vain.
         let mut horizons = log.watch();
         loop {
             let horizon = *horizons.borrow_and_update();
-            match horizon.standing(token) {
+            match log.standing(token, horizon.feed) {
                 Standing::Reached => return Ok(()),
                 Standing::Lost => return Err(ReadError::Restored { log: log.id, token }),
                 Standing::Ahead => {}
@@ -84,7 +84,7 @@ impl Wait {
     /// Whether a snapshot that contains the log up to `contained` is enough for `token`. If not, waits a little before the
     /// store is asked again.
     pub async fn satisfied(&mut self, log: &Log, token: Mark, contained: Mark) -> Result<bool, ReadError> {
-        match token.against_snapshot(contained) {
+        match log.standing(token, contained) {
             Standing::Reached => return Ok(true),
             Standing::Lost => return Err(ReadError::Restored { log: log.id, token }),
             Standing::Ahead => {}
