@@ -5,9 +5,11 @@
 //! - `log`: heads, ledger and JetStream stream against the walk
 //! - `views`: view rows against the fold
 //! - `findings`: counts and differences
+//! - `lost`: what was lost when logs went back
 
 mod findings;
 mod log;
+mod lost;
 mod views;
 mod walk;
 
@@ -41,6 +43,9 @@ pub struct Args {
     /// How long streams and views may take to reach the end of the log
     #[arg(long, default_value = "30s", value_name = "DURATION", value_parser = humantime::parse_duration)]
     settle: Duration,
+    /// Say what was lost when logs went back, by a restore or a failover, instead of comparing anything
+    #[arg(long, conflicts_with_all = ["from", "settle"])]
+    lost: bool,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -80,6 +85,9 @@ impl Progress {
 pub async fn run(args: Args) -> Result<()> {
     let run = RunFile::find()?;
     let settings = Settings::load(Some(&run.settings))?;
+    if args.lost {
+        return lost::tell(&write_store(&settings).await?, args.json).await;
+    }
     let sources = Sources::open(&settings, args.settle, !args.json && std::io::stderr().is_terminal()).await?;
     let started = Instant::now();
     let region = Region(run.region_number);
@@ -120,14 +128,19 @@ fn report(findings: &Findings, took: Duration, shown: bool) {
     }
 }
 
+async fn write_store(settings: &Settings) -> Result<PostgresStore> {
+    let databases: Vec<_> = (settings.write.databases.iter())
+        .map(|database| souk_event_store::DatabaseConfig { name: database.name.clone(), url: database.url.to_string(), max_connections: 4 })
+        .collect();
+    let region = Region(settings.installation.region_number);
+    PostgresStore::connect(&databases, region, settings.installation.partitions).await.context("write store")
+}
+
 impl Sources {
     async fn open(settings: &Settings, settle: Duration, shown: bool) -> Result<Self> {
         let region = Region(settings.installation.region_number);
         let partitions = settings.installation.partitions;
-        let write: Vec<_> = (settings.write.databases.iter())
-            .map(|database| souk_event_store::DatabaseConfig::new(&database.name, &*database.url, 4))
-            .collect();
-        let write = PostgresStore::connect(&write, region, partitions).await.context("write store")?;
+        let write = write_store(settings).await?;
         let read: Vec<_> = (settings.read.databases.iter())
             .map(|database| souk_read_store::DatabaseConfig::new(&database.name, &*database.url, 4))
             .collect();
