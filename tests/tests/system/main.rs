@@ -16,6 +16,7 @@ mod overload;
 mod parked;
 mod projector_replicas;
 mod replicas;
+mod restore;
 mod saga_replicas;
 mod sessions;
 mod shards;

@@ -130,7 +130,7 @@ fn report(findings: &Findings, took: Duration, shown: bool) {
 
 async fn write_store(settings: &Settings) -> Result<PostgresStore> {
     let databases: Vec<_> = (settings.write.databases.iter())
-        .map(|database| souk_event_store::DatabaseConfig { name: database.name.clone(), url: database.url.to_string(), max_connections: 4 })
+        .map(|database| souk_event_store::DatabaseConfig::new(&database.name, &*database.url, 4))
         .collect();
     let region = Region(settings.installation.region_number);
     PostgresStore::connect(&databases, region, settings.installation.partitions).await.context("write store")
