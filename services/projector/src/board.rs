@@ -68,6 +68,11 @@ impl Board {
         }
     }
 
+    /// Since when a head is known that the log has not reached.
+    pub(crate) fn behind_since(&self, log: LogId) -> Option<Instant> {
+        self.lock().get(&log)?.behind.map(|(_, since)| since)
+    }
+
     /// All logs that this process holds, in order.
     pub(crate) fn partitions(&self) -> Vec<PartitionStatus> {
         let entries = self.lock();

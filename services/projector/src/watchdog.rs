@@ -26,10 +26,10 @@ impl Shard {
     pub(crate) fn wake_readers(&mut self) {
         let hangs = |log: &LogId| {
             let Some(progress) = self.logs.get(log) else { return false };
-            let (Some(checkpoint), Some(moved)) = (progress.checkpoint, progress.moved) else { return false };
-            let lags = self.ports.heads.of(*log).is_some_and(|head| head.position > checkpoint.position);
+            // Both for long: a log that was at its end for hours has not hung by the first event after them.
+            let (Some(behind), Some(moved)) = (self.ports.board.behind_since(*log), progress.moved) else { return false };
             let ours = progress.held != Held::Others && progress.halted.is_none();
-            ours && lags && moved.elapsed() >= self.config.watchdog_after
+            ours && behind.elapsed().min(moved.elapsed()) >= self.config.watchdog_after
         };
         let hanging: Vec<_> = self.held_logs().into_iter().filter(hangs).collect();
         for log in hanging {

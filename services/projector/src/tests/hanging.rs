@@ -62,3 +62,28 @@ async fn what_has_nothing_to_do_is_left_alone() {
     assert_eq!(running.board.restarts(), 0);
     running.stop().await;
 }
+
+#[tokio::test]
+async fn what_was_at_its_end_for_long_has_not_hung_by_its_next_event() {
+    let mut world = World::new(1, Messy::tidy(), vec![]);
+    world.config.watchdog_after = Duration::from_secs(1);
+    let events = filled(Writer::new(log(0)), 21).events;
+    world.publish(&events[..20]);
+    let running = world.start();
+    world.reach(&events[..20]).await;
+    let mut feed = world.feed.subscribe_changes(Region(1)).await.unwrap();
+    let idle = std::time::Instant::now();
+    while idle.elapsed() <= world.config.watchdog_after {
+        feed.next().await.unwrap();
+    }
+    // The head is heard of, the event is on its way; three announcements are far fewer than the watchdog waits for.
+    world.announce(&events);
+    for _ in 0..3 {
+        feed.next().await.unwrap();
+    }
+    assert_eq!(running.board.restarts(), 0);
+    wait(|| async { running.board.restarts() > 0 }).await;
+    world.publish(&events);
+    world.reach(&events).await;
+    running.stop().await;
+}
