@@ -252,7 +252,9 @@ async fn a_log_that_went_back_is_given_up_before_anything_is_answered() {
     let tell = Box::new(move |lost| told.send(lost).expect("listened to"));
     let watchers = Arc::<Watchers>::default();
     let committing = tokio::spawn(Committer::new(store.clone(), LIMITS, watchers, Box::new(|_, _, _, _| {}), tell).run(work));
-    let send = async |command: Job<Counter>| queue.send(Work::Command(Box::new(command))).await.expect("room");
+    let door = Queue::new(Duration::from_secs(60), 1);
+    let send =
+        async |command: Job<Counter>| queue.send(Work::Command(Box::new(command), door.enter().expect("short"))).await.expect("room");
     let count = async || {
         let (answer, answered) = oneshot::channel();
         send(Count::up(1, "a").job(answer)).await;

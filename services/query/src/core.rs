@@ -9,7 +9,7 @@ use souk_runtime::{Deadline, Failure, Settings};
 use souk_views::read::{Page, Routing, Scope};
 
 use crate::{
-    cache::{CacheLimits, Log, Mark, ReadError, Reader, RowCache, Wait, mark_of},
+    cache::{CacheLimits, Log, Mark, ReadError, Reader, RowCache, Wait, mark_of, timely},
     doors::Doors,
 };
 
@@ -79,7 +79,7 @@ impl Core {
                 wait.reach(log, Mark { epoch: part.epoch, position: part.position }).await?;
             }
             let places = self.doors.enter(self.store.logs().filter(|log| scope.contains(*log)))?;
-            let page = query(self.demand(scope, token)).await?;
+            let page = timely(until, async { Ok(query(self.demand(scope, token)).await?) }).await?;
             drop(places);
             for as_of in &page.as_of {
                 let log = self.reader.log(as_of.position.log)?;

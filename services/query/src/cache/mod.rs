@@ -26,6 +26,6 @@ mod model;
 pub(crate) use freshness::{Horizon, Mark};
 pub(crate) use key::{RowRef, View};
 pub(crate) use log::Log;
-pub(crate) use reader::{Reader, RowSource};
+pub(crate) use reader::{Reader, RowSource, timely};
 pub(crate) use rows::{Answer, CacheLimits, RowCache};
 pub(crate) use wait::{ReadError, Wait, mark_of};

@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use futures::future::join_all;
 use souk_event_sourcing::{LogId, Token};
 use souk_read_store::{Demand, Parked, RowRead};
-use tokio::time::timeout;
+use tokio::time::{timeout, timeout_at};
 
 use super::{
     entry::Entry,
@@ -24,6 +24,9 @@ use super::{
 
 /// Longest a row may take to come from the store, so that a hanging connection does not hold its readers for ever.
 const LOAD_LIMIT: Duration = Duration::from_secs(10);
+
+/// Longest a reader waits for the store that has no time left. It is less than the margin kept of its deadline.
+const LAST_LOOK: Duration = Duration::from_millis(25);
 
 /// Where rows come from.
 #[async_trait]
@@ -94,7 +97,7 @@ impl Reader {
                     self.counts.hit();
                     answer
                 }
-                Look::Miss(wanted) => self.load(log, key, wanted, token).await?,
+                Look::Miss(wanted) => timely(until, self.load(log, key, wanted, token)).await?,
             };
             if satisfied(&mut wait, log, token, &answer).await? {
                 return Ok(answer);
@@ -124,7 +127,7 @@ impl Reader {
                     Look::Miss(wanted) => missed.push((index, wanted.mark())),
                 }
             }
-            for ((index, _), answer) in missed.iter().zip(self.load_many(&missed, keys, &logs).await?) {
+            for ((index, _), answer) in missed.iter().zip(timely(until, self.load_many(&missed, keys, &logs)).await?) {
                 let token = mark_of(token, keys[*index].log);
                 if satisfied(&mut wait, logs[*index], token, &answer).await? {
                     answers[*index] = Some(answer);
@@ -221,6 +224,13 @@ impl Counts {
 /// An answer from the store: it says of itself when it was true.
 fn fresh(entry: Arc<Entry>, log: &Log) -> Answer {
     Answer { contained: entry.provenance.as_of, heard: log.horizon().time.max(entry.written), entry }
+}
+
+/// The store may be slower than the caller has patience: then the caller is told so, while others still wait.
+pub(crate) async fn timely<T>(until: Instant, load: impl Future<Output = Result<T, ReadError>>) -> Result<T, ReadError> {
+    // Whoever has waited for a token to the end still gets one look.
+    let until = until.max(Instant::now() + LAST_LOOK);
+    timeout_at(until.into(), load).await.map_err(|_| ReadError::Slow)?
 }
 
 /// Whether an answer holds what the token names of its log; if not, some time has passed before the next attempt.
