@@ -248,8 +248,8 @@ async fn a_log_that_went_back_is_given_up_before_anything_is_answered() {
     let belief = store.now().take(log(1), 1);
     let taken = Taken { log: log(1), belief, written: Epoch(0) };
     queue.send(Work::Own { taken, outlet: Box::new(Nowhere) }).await.expect("room");
-    let (told, mut lost) = mpsc::unbounded_channel();
-    let tell = Box::new(move |lost| told.send(lost).expect("listened to"));
+    let (told, mut lost) = mpsc::channel(8);
+    let tell = Box::new(move |lost| told.try_send(lost).expect("room"));
     let watchers = Arc::<Watchers>::default();
     let committing = tokio::spawn(Committer::new(store.clone(), LIMITS, watchers, Box::new(|_, _, _, _| {}), tell).run(work));
     let door = Queue::new(Duration::from_secs(60), 1);

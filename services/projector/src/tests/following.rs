@@ -2,7 +2,7 @@ use futures::StreamExt;
 use proptest::prelude::*;
 use souk_bus::Feed;
 use souk_event_sourcing::Region;
-use souk_proto::log::v1::ChangeFeed;
+use souk_proto::log::v1::{ChangeFeed, EpochStart};
 use souk_read_store::Advance;
 use souk_views::AVAILABILITY;
 
@@ -195,5 +195,26 @@ async fn the_feed_follows_every_step_without_a_gap_and_speaks_when_idle() {
         let row = stored.iter().find(|row| row.key.key[0].as_text() == Some(&changed.key)).unwrap();
         assert_eq!((changed.view.as_str(), changed.row.as_deref()), ("availability_view", row.values[4].as_bytes().map(|body| &body[..])));
     }
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn an_epoch_seen_in_events_is_told_before_it_is_announced() {
+    let world = World::new(1, Messy::tidy(), vec![]);
+    let mut feed = world.feed.subscribe_changes(Region(1)).await.unwrap();
+    let (events, start) = (rewritten(10, 5), |epoch, first_position| EpochStart { epoch, first_position });
+    world.heads.announce(&HeadAnnouncement { region: 1, epochs: vec![start(1, 1)], ..Default::default() });
+    world.publish(&events);
+    let running = world.start();
+    loop {
+        let change = feed.next().await.unwrap();
+        let told = if change.epoch < 2 { vec![start(1, 1)] } else { vec![start(1, 1), start(2, 6)] };
+        assert_eq!(change.epochs, told, "at {}", change.position);
+        if change.position == 10 {
+            break;
+        }
+    }
+    world.heads.announce(&HeadAnnouncement { region: 1, epochs: vec![start(2, 6), start(3, 11)], ..Default::default() });
+    while feed.next().await.unwrap().epochs != [start(2, 6), start(3, 11)] {}
     running.stop().await;
 }
