@@ -14,7 +14,7 @@ pub(super) struct Migrator;
 #[async_trait::async_trait]
 impl MigratorTrait for Migrator {
     fn migrations() -> Vec<Box<dyn MigrationTrait>> {
-        vec![Box::new(Log), Box::new(Restored)]
+        vec![Box::new(Log), Box::new(Restored), Box::new(Children)]
     }
 
     fn migration_table_name() -> DynIden {
@@ -49,6 +49,21 @@ impl MigrationName for Restored {
 impl MigrationTrait for Restored {
     async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
         manager.get_connection().execute_unprepared(include_str!("migration/m0002_restored.sql")).await.map(drop)
+    }
+}
+
+struct Children;
+
+impl MigrationName for Children {
+    fn name(&self) -> &str {
+        "m0003_children"
+    }
+}
+
+#[async_trait::async_trait]
+impl MigrationTrait for Children {
+    async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        manager.get_connection().execute_unprepared(include_str!("migration/m0003_children.sql")).await.map(drop)
     }
 }
 

@@ -1,12 +1,15 @@
 //! Data that is refused, tables that are missing, and histories that go back.
 
+use std::sync::Arc;
+
 use souk_event_sourcing::{LogId, Position, StreamId, UnixMillis};
 use souk_event_store::{
     BatchOutcome, Belief, EventLog, Lane, LogBatch, PostgresStore, StoreError,
     conformance::{Part, after, log, request},
 };
+use tokio::task::JoinSet;
 
-use crate::world::{RETENTION, World, until};
+use crate::world::{RETENTION, World, connect, until};
 
 fn stream() -> StreamId {
     StreamId::new("test", "a")
@@ -79,6 +82,28 @@ async fn children_are_added_beside_a_long_reader_and_hold_up_no_append() {
     assert_eq!(lane.append(&[second]).await.expect("append"), [BatchOutcome::Done]);
     let seen: i64 = sqlx::query_scalar("select count(*) from event").fetch_one(&mut reader).await.expect("reader");
     assert_eq!(seen, 1, "the reader still has its snapshot");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn several_replicas_may_add_the_same_children_at_once() {
+    let world = World::new().await;
+    let mut stores = Vec::new();
+    for _ in 0..6 {
+        stores.push(Arc::new(connect(&world.url).await));
+    }
+    // Each round adds what does not exist yet: a day, and in every other round the next millions of positions.
+    for round in 1..=20 {
+        let (ahead, day) = (Position(round * 3_000_000), UnixMillis::now().plus_ms(round as i64 * 10 * 86_400_000));
+        let logs = if round % 2 == 0 { vec![(log(1), ahead)] } else { vec![] };
+        let mut replicas = JoinSet::new();
+        for store in stores.iter().cloned() {
+            let logs = logs.clone();
+            replicas.spawn(async move { store.prepare(&logs, RETENTION, day).await });
+        }
+        while let Some(prepared) = replicas.join_next().await {
+            prepared.expect("no panic").expect("prepared");
+        }
+    }
 }
 
 #[tokio::test]
