@@ -94,7 +94,7 @@ pub struct State {
 }
 
 impl State {
-    /// From what a snapshot holds.
+    /// From what a snapshot holds. Of two entries on one reservation the later counts.
     pub fn restore(
         figures: Figures,
         holds: impl IntoIterator<Item = (ReservationId, Hold)>,
@@ -102,7 +102,8 @@ impl State {
         forgotten_until: UnixMillis,
     ) -> Self {
         let mut state = Self { figures, forgotten_until, ..Self::default() };
-        holds.into_iter().for_each(|(reservation, hold)| state.hold_units(reservation, hold));
+        state.holds.extend(holds);
+        state.reserved = state.holds.values().fold(0, |sum: i64, hold| sum.saturating_add(hold.quantity.get()));
         tombstones.into_iter().for_each(|(reservation, tombstone)| state.bury(reservation, tombstone));
         state
     }
@@ -156,8 +157,10 @@ impl State {
     }
 
     fn bury(&mut self, reservation: ReservationId, tombstone: Tombstone) {
-        self.ends.insert((tombstone.valid_until, reservation.clone()));
-        self.tombstones.insert(reservation, tombstone);
+        if let Some(before) = self.tombstones.insert(reservation.clone(), tombstone) {
+            self.ends.remove(&(before.valid_until, reservation.clone()));
+        }
+        self.ends.insert((tombstone.valid_until, reservation));
     }
 
     fn forget(&mut self, now: UnixMillis) {

@@ -215,3 +215,14 @@ fn a_restored_state_equals_the_folded_one() {
     let tombstones = state.tombstones().map(|(id, tombstone)| (id.clone(), *tombstone));
     assert_eq!(State::restore(state.figures(), holds, tombstones, state.forgotten_until()), state);
 }
+
+#[test]
+fn what_stands_twice_in_a_snapshot_counts_once() {
+    let tombstone = |valid_until| Tombstone { valid_until, committed: false };
+    let ends = [tombstone(NOW), tombstone(DEADLINE)].map(|tombstone| (id("o-2"), tombstone));
+    let holds = [hold(5), hold(2)].map(|hold| (id("o-1"), hold));
+    let state = State::restore(Figures::default(), holds, ends, UnixMillis(0));
+    assert_eq!((state.reserved(), state.holds().count()), (2, 1));
+    let once = State::restore(Figures::default(), [(id("o-1"), hold(2))], [(id("o-2"), tombstone(DEADLINE))], UnixMillis(0));
+    assert_eq!(state, once);
+}
