@@ -22,7 +22,7 @@ pub struct NewEvent {
 }
 
 /// An event in its log, complete: what is stored, published and read back.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct RecordedEvent {
     pub log: LogId,
     pub position: Position,

@@ -7,7 +7,7 @@ use crate::StoreError;
 
 /// What the owner of a log believes of it. The append compares this with the stored head and does nothing unless they
 /// are equal (law 6). `batch` counts every append, also one without events.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Belief {
     pub epoch: Epoch,
     pub batch: u64,
@@ -17,6 +17,11 @@ pub struct Belief {
 }
 
 impl Belief {
+    /// The fence of the append: whether a stored head is the one believed in. `append.sql` compares the same fields.
+    pub fn meets(&self, head: &Self) -> bool {
+        (self.epoch, self.batch, self.position) == (head.epoch, head.batch, head.position)
+    }
+
     /// Whether a log that was known to end at `known`, and now ends here, went back in between (law 13). It can be told
     /// for certain only as long as nobody has written anew beyond `known`.
     pub fn went_back_from(&self, known: &Self) -> bool {
@@ -38,6 +43,15 @@ pub struct LogBatch {
     pub streams: Vec<StreamAdvance>,
     /// Placed at `belief.position + 1…`, hashed onward from `belief.hash`.
     pub events: Vec<Arc<RecordedEvent>>,
+}
+
+impl LogBatch {
+    /// The head once this part is done.
+    pub fn after(&self) -> Belief {
+        let hash = self.events.last().map_or(self.belief.hash, |event| event.hash);
+        let position = Position(self.belief.position.0 + self.events.len() as u64);
+        Belief { epoch: self.belief.epoch, batch: self.belief.batch + 1, position, hash }
+    }
 }
 
 /// A stream as the owner believes it to be and as it will be.
@@ -81,7 +95,7 @@ impl Fingerprint {
 }
 
 /// What was remembered of an earlier command with the same id.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct StoredReply {
     pub fingerprint: Vec<u8>,
     pub reply: Bytes,

@@ -112,9 +112,7 @@ pub fn request() -> RequestId {
 
 /// The belief after `batch` was done.
 pub fn after(batch: &LogBatch) -> Belief {
-    let hash = batch.events.last().map_or(batch.belief.hash, |event| event.hash);
-    let position = Position(batch.belief.position.0 + batch.events.len() as u64);
-    Belief { batch: batch.belief.batch + 1, position, hash, ..batch.belief }
+    batch.after()
 }
 
 /// Runs the whole suite.
@@ -136,7 +134,11 @@ async fn append<L: Lane>(lane: &mut L, batch: &LogBatch) -> BatchOutcome {
     lane.append(std::slice::from_ref(batch)).await.expect("append").remove(0)
 }
 
-async fn what_is_appended_is_read_back_dense<A: Adapter>(adapter: &A) {
+/// Positions are dense and each event carries the hash of all before it.
+///
+/// # Panics
+/// When the adapter breaks this law.
+pub async fn what_is_appended_is_read_back_dense<A: Adapter>(adapter: &A) {
     let (log, a, b) = (log(0), StreamId::new("test", "a"), StreamId::new("test", "b"));
     let first = Part::of(log, adapter.take(log).await).stream(&a, 0, 2).stream(&b, 0, 1).remember(&a, request(), "ok").build();
     let mut lane = adapter.lane();
@@ -161,7 +163,11 @@ async fn what_is_appended_is_read_back_dense<A: Adapter>(adapter: &A) {
     assert_eq!(lane.heads(&[log]).await.expect("heads"), [(log, after(&second))]);
 }
 
-async fn another_belief_writes_nothing<A: Adapter>(adapter: &A) {
+/// A part whose belief differs from the head in epoch, batch or position is fenced.
+///
+/// # Panics
+/// When the adapter breaks this law.
+pub async fn another_belief_writes_nothing<A: Adapter>(adapter: &A) {
     let (log, a) = (log(1), StreamId::new("test", "a"));
     let belief = adapter.take(log).await;
     let mut lane = adapter.lane();
@@ -183,7 +189,11 @@ async fn another_belief_writes_nothing<A: Adapter>(adapter: &A) {
     assert_eq!(append(&mut lane, &truth).await, BatchOutcome::Done);
 }
 
-async fn a_repeated_request_gets_its_reply_and_holds_up_only_its_own_log<A: Adapter>(adapter: &A) {
+/// A repeat is answered from the ledger, and other logs of the call are written.
+///
+/// # Panics
+/// When the adapter breaks this law.
+pub async fn a_repeated_request_gets_its_reply_and_holds_up_only_its_own_log<A: Adapter>(adapter: &A) {
     let (one, two, a, id) = (log(2), log(3), StreamId::new("test", "a"), request());
     let mut lane = adapter.lane();
     let first = Part::of(one, adapter.take(one).await).stream(&a, 0, 1).remember(&a, id, "first").build();
@@ -202,7 +212,11 @@ async fn a_repeated_request_gets_its_reply_and_holds_up_only_its_own_log<A: Adap
     assert_eq!(adapter.log().head(two).await.expect("head").position, Position(2));
 }
 
-async fn a_stale_stream_refuses_every_stream_of_the_part<A: Adapter>(adapter: &A) {
+/// A part is all or nothing.
+///
+/// # Panics
+/// When the adapter breaks this law.
+pub async fn a_stale_stream_refuses_every_stream_of_the_part<A: Adapter>(adapter: &A) {
     let (log, a, b) = (log(4), StreamId::new("test", "a"), StreamId::new("test", "b"));
     let mut lane = adapter.lane();
     let first = Part::of(log, adapter.take(log).await).stream(&a, 0, 2).build();
@@ -218,7 +232,11 @@ async fn a_stale_stream_refuses_every_stream_of_the_part<A: Adapter>(adapter: &A
     assert_eq!(append(&mut lane, &again).await, BatchOutcome::Done);
 }
 
-async fn a_command_without_events_is_remembered_and_counted<A: Adapter>(adapter: &A) {
+/// The batch number moves without events, too.
+///
+/// # Panics
+/// When the adapter breaks this law.
+pub async fn a_command_without_events_is_remembered_and_counted<A: Adapter>(adapter: &A) {
     let (log, a, id) = (log(5), StreamId::new("test", "a"), request());
     let mut lane = adapter.lane();
     let refusal = Part::of(log, adapter.take(log).await).stream(&a, 0, 0).remember(&a, id, "refused").build();
@@ -240,7 +258,11 @@ async fn a_command_without_events_is_remembered_and_counted<A: Adapter>(adapter:
     assert!(matches!(append(&mut lane, &stale).await, BatchOutcome::Refused { repeats, .. } if repeats.len() == 1));
 }
 
-async fn after_a_takeover_the_old_owner_is_fenced<A: Adapter>(adapter: &A) {
+/// Whoever took the log last is the only one to write it.
+///
+/// # Panics
+/// When the adapter breaks this law.
+pub async fn after_a_takeover_the_old_owner_is_fenced<A: Adapter>(adapter: &A) {
     let (log, a) = (log(6), StreamId::new("test", "a"));
     let old = adapter.take(log).await;
     let new = adapter.take(log).await;
@@ -260,7 +282,11 @@ async fn after_a_takeover_the_old_owner_is_fenced<A: Adapter>(adapter: &A) {
     );
 }
 
-async fn a_version_4_request_is_found_again<A: Adapter>(adapter: &A) {
+/// The ledger finds ids that do not tell their day.
+///
+/// # Panics
+/// When the adapter breaks this law.
+pub async fn a_version_4_request_is_found_again<A: Adapter>(adapter: &A) {
     let (log, a, id) = (log(7), StreamId::new("test", "a"), RequestId(Uuid::new_v4()));
     let mut lane = adapter.lane();
     let first = Part::of(log, adapter.take(log).await).stream(&a, 0, 1).remember(&a, id, "first").build();
@@ -273,7 +299,11 @@ async fn a_version_4_request_is_found_again<A: Adapter>(adapter: &A) {
     assert_eq!(repeats.len(), 1);
 }
 
-async fn streams_load_in_order_of_version<A: Adapter>(adapter: &A) {
+/// Histories come whole and in order.
+///
+/// # Panics
+/// When the adapter breaks this law.
+pub async fn streams_load_in_order_of_version<A: Adapter>(adapter: &A) {
     let (log, a, b) = (log(8), StreamId::new("test", "a"), StreamId::new("test", "b"));
     let mut lane = adapter.lane();
     let mut belief = adapter.take(log).await;

@@ -6,7 +6,7 @@
 //! - `ledger`: how long request ids are remembered and where ([`Retention`])
 //! - `restored`: what was lost when a log went back ([`Restored`])
 //! - `postgres`: both ports on Postgres, with migrations, placement and ownership ([`PostgresStore`])
-//! - `memory`: both ports in memory ([`MemoryStore`])
+//! - `memory`: both ports in memory ([`MemoryStore`]), and one log of it, step by step, for models ([`MemoryLog`])
 //! - `conformance`: the law of the ports as tests that every adapter runs
 
 mod batch;
@@ -24,6 +24,6 @@ pub use batch::{BatchOutcome, Belief, Fingerprint, Lane, LedgerEntry, LogBatch, 
 pub use error::StoreError;
 pub use ledger::{Bucket, Retention, UntimelyRequestId};
 pub use log::{EpochStart, EventLog, Head};
-pub use memory::MemoryStore;
+pub use memory::{Examined, MemoryLog, MemoryStore};
 pub use postgres::{Addresses, DatabaseConfig, Lease, Ownership, PostgresLane, PostgresStore, Replica, Survey, Taken, migrate_guarded};
 pub use restored::{Lost, Restored};

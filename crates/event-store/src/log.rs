@@ -12,7 +12,7 @@ pub struct Head {
 }
 
 /// An epoch and the first position that may be written under it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct EpochStart {
     pub epoch: Epoch,
     pub first: Position,

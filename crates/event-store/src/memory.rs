@@ -1,45 +1,103 @@
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use souk_event_sourcing::{Epoch, LogId, Position, RecordedEvent, RequestId, StreamId, Version};
+use souk_event_sourcing::{Epoch, LogHash, LogId, Position, RecordedEvent, RequestId, StreamId, Version};
 
 use crate::{BatchOutcome, Belief, EpochStart, EventLog, Head, Lane, LogBatch, StoreError, StoredReply, StoredStream};
 
 /// Both ports in memory, for tests of what stands above them. Clones share the same logs.
 #[derive(Debug, Clone, Default)]
-pub struct MemoryStore(Arc<Mutex<HashMap<LogId, Log>>>);
+pub struct MemoryStore(Arc<Mutex<HashMap<LogId, MemoryLog>>>);
 
-#[derive(Debug, Clone, Default)]
-struct Log {
-    belief: Option<Belief>,
+/// One log in memory. Its append is in the two steps of `append.sql`, between which other statements may commit: what
+/// the statement's snapshot shows, and what happens under the lock of the head.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct MemoryLog {
+    head: Belief,
     epochs: Vec<EpochStart>,
-    events: Vec<RecordedEvent>,
-    versions: HashMap<StreamId, Version>,
-    ledger: HashMap<(StreamId, RequestId), StoredReply>,
+    events: Vec<Arc<RecordedEvent>>,
+    versions: BTreeMap<StreamId, Version>,
+    ledger: BTreeMap<(StreamId, RequestId), StoredReply>,
 }
 
-impl Log {
-    fn belief(&self) -> Belief {
-        self.belief.unwrap_or(Belief { epoch: Epoch(0), batch: 0, position: Position(0), hash: souk_event_sourcing::LogHash::EMPTY })
+/// What a statement's snapshot shows of a part: the repeats and the stale streams in it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub struct Examined {
+    pub repeats: Vec<(usize, StoredReply)>,
+    pub stale: Vec<(StreamId, Version)>,
+}
+
+impl Default for MemoryLog {
+    fn default() -> Self {
+        let head = Belief { epoch: Epoch(0), batch: 0, position: Position(0), hash: LogHash::EMPTY };
+        Self { head, epochs: Vec::new(), events: Vec::new(), versions: BTreeMap::new(), ledger: BTreeMap::new() }
+    }
+}
+
+impl MemoryLog {
+    /// Takes the log over at `now_ms`: raises its epoch.
+    pub fn take(&mut self, now_ms: u64) -> Belief {
+        self.head.epoch = self.head.epoch.next(now_ms);
+        self.epochs.push(EpochStart { epoch: self.head.epoch, first: self.head.position.next() });
+        self.head
     }
 
-    fn append(&mut self, batch: &LogBatch) -> BatchOutcome {
-        let repeats: Vec<_> = (batch.ledger.iter().enumerate())
-            .filter_map(|(index, entry)| Some((index, self.ledger.get(&(entry.stream.clone(), entry.request_id))?.clone())))
-            .collect();
-        let version = |stream: &StreamId| self.versions.get(stream).copied().unwrap_or_default();
-        let stale: Vec<_> = (batch.streams.iter())
-            .filter(|advance| version(&advance.stream) != advance.expected)
-            .map(|advance| (advance.stream.clone(), version(&advance.stream)))
-            .collect();
+    /// The head as stored.
+    pub const fn head(&self) -> Belief {
+        self.head
+    }
+
+    /// The epochs it went through, oldest first.
+    pub fn epochs(&self) -> &[EpochStart] {
+        &self.epochs
+    }
+
+    /// All events in order.
+    pub fn events(&self) -> &[Arc<RecordedEvent>] {
+        &self.events
+    }
+
+    /// How many events a stream has.
+    pub fn version(&self, stream: &StreamId) -> Version {
+        self.versions.get(stream).copied().unwrap_or_default()
+    }
+
+    /// The reply remembered of a command.
+    pub fn reply(&self, stream: &StreamId, id: RequestId) -> Option<&StoredReply> {
+        self.ledger.get(&(stream.clone(), id))
+    }
+
+    /// Appends a part at once.
+    pub fn append(&mut self, batch: &LogBatch) -> BatchOutcome {
+        self.commit(batch, self.examine(batch), Belief::meets)
+    }
+
+    /// What a snapshot taken now shows.
+    pub fn examine(&self, batch: &LogBatch) -> Examined {
+        let found = |(index, entry): (usize, &crate::LedgerEntry)| Some((index, self.reply(&entry.stream, entry.request_id)?.clone()));
+        let stale = batch.streams.iter().filter(|advance| self.version(&advance.stream) != advance.expected);
+        Examined {
+            repeats: batch.ledger.iter().enumerate().filter_map(found).collect(),
+            stale: stale.map(|advance| (advance.stream.clone(), self.version(&advance.stream))).collect(),
+        }
+    }
+
+    /// Writes the part if its snapshot showed nothing against it and the head meets the belief. `fence` is
+    /// [`Belief::meets`], unless a test wants to see what becomes of another.
+    pub fn commit(&mut self, batch: &LogBatch, examined: Examined, fence: impl Fn(&Belief, &Belief) -> bool) -> BatchOutcome {
+        let Examined { repeats, stale } = examined;
         if !repeats.is_empty() || !stale.is_empty() {
             return BatchOutcome::Refused { repeats, stale };
         }
-        if self.belief() != batch.belief {
+        if !fence(&batch.belief, &self.head) {
             return BatchOutcome::Fenced;
         }
+        let after = batch.after();
+        // Like the statement: counted onward from what is stored, the epoch left alone.
+        let position = Position(self.head.position.0 + batch.events.len() as u64);
+        self.head = Belief { epoch: self.head.epoch, batch: self.head.batch + 1, position, hash: after.hash };
         for advance in &batch.streams {
             self.versions.insert(advance.stream.clone(), advance.new);
         }
@@ -48,10 +106,7 @@ impl Log {
             let reply = StoredReply { fingerprint: entry.fingerprint.0.to_vec(), reply };
             self.ledger.insert((entry.stream.clone(), entry.request_id), reply);
         }
-        let hash = batch.events.last().map_or(batch.belief.hash, |event| event.hash);
-        let position = Position(batch.belief.position.0 + batch.events.len() as u64);
-        self.belief = Some(Belief { epoch: batch.belief.epoch, batch: batch.belief.batch + 1, position, hash });
-        self.events.extend(batch.events.iter().map(|event| RecordedEvent::clone(event)));
+        self.events.extend(batch.events.iter().cloned());
         BatchOutcome::Done
     }
 }
@@ -59,13 +114,7 @@ impl Log {
 impl MemoryStore {
     /// Takes a log over at `now_ms`: raises its epoch.
     pub fn take(&self, log: LogId, now_ms: u64) -> Belief {
-        let mut logs = self.logs();
-        let log = logs.entry(log).or_default();
-        let before = log.belief();
-        let belief = Belief { epoch: before.epoch.next(now_ms), ..before };
-        log.epochs.push(EpochStart { epoch: belief.epoch, first: belief.position.next() });
-        log.belief = Some(belief);
-        belief
+        self.logs().entry(log).or_default().take(now_ms)
     }
 
     /// A backup: what is there now, apart from what comes.
@@ -74,7 +123,7 @@ impl MemoryStore {
         Self(Arc::new(Mutex::new(self.logs().clone())))
     }
 
-    fn logs(&self) -> MutexGuard<'_, HashMap<LogId, Log>> {
+    fn logs(&self) -> MutexGuard<'_, HashMap<LogId, MemoryLog>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -88,14 +137,14 @@ impl Lane for MemoryStore {
 
     async fn heads(&mut self, logs: &[LogId]) -> Result<Vec<(LogId, Belief)>, StoreError> {
         let mut stored = self.logs();
-        Ok(logs.iter().map(|log| (*log, stored.entry(*log).or_default().belief())).collect())
+        Ok(logs.iter().map(|log| (*log, stored.entry(*log).or_default().head())).collect())
     }
 
     async fn load(&mut self, streams: &[(LogId, StreamId)], _: u32) -> Result<Vec<StoredStream>, StoreError> {
         let logs = self.logs();
         let events = |log: &LogId, stream: &StreamId| {
-            let events = logs.get(log).into_iter().flat_map(|log| &log.events);
-            events.filter(|event| event.stream == *stream).cloned().collect()
+            let events = logs.get(log).into_iter().flat_map(MemoryLog::events);
+            events.filter(|event| event.stream == *stream).map(|event| RecordedEvent::clone(event)).collect()
         };
         Ok(streams.iter().map(|(log, stream)| StoredStream { snapshot: None, events: events(log, stream) }).collect())
     }
@@ -105,14 +154,14 @@ impl Lane for MemoryStore {
 impl EventLog for MemoryStore {
     async fn read(&self, log: LogId, from: Position, limit: usize) -> Result<Vec<RecordedEvent>, StoreError> {
         let logs = self.logs();
-        let events = logs.get(&log).into_iter().flat_map(|log| &log.events);
-        Ok(events.filter(|event| event.position >= from).take(limit).cloned().collect())
+        let events = logs.get(&log).into_iter().flat_map(MemoryLog::events);
+        Ok(events.filter(|event| event.position >= from).take(limit).map(|event| RecordedEvent::clone(event)).collect())
     }
 
     async fn head(&self, log: LogId) -> Result<Head, StoreError> {
         let mut logs = self.logs();
         let log = logs.entry(log).or_default();
-        let belief = log.belief();
-        Ok(Head { epoch: belief.epoch, position: belief.position, hash: belief.hash, epochs: log.epochs.clone() })
+        let head = log.head();
+        Ok(Head { epoch: head.epoch, position: head.position, hash: head.hash, epochs: log.epochs().to_vec() })
     }
 }

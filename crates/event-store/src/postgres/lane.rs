@@ -8,6 +8,8 @@ use uuid::Uuid;
 use super::{load, row, warnings::Warnings};
 use crate::{BatchOutcome, Belief, Lane, LogBatch, Retention, StoreError, StoredReply, StoredStream};
 
+const APPEND: &str = include_str!("append.sql");
+
 /// The dedicated connection of one committer. It is opened when first needed and again after it was lost.
 ///
 /// A cancelled wait for a synchronous standby reports success with a warning. Nothing here ever cancels a statement, and
@@ -17,6 +19,7 @@ pub struct PostgresLane {
     region: Region,
     options: PgConnectOptions,
     connection: Option<PgConnection>,
+    statement: &'static str,
     retention: Retention,
     warnings: Warnings,
 }
@@ -25,12 +28,19 @@ impl PostgresLane {
     pub(super) fn new(region: Region, options: PgConnectOptions) -> Self {
         // The plan is made once, before the tables have statistics; probes by index are right at every size.
         let options = options.options([("plan_cache_mode", "force_generic_plan"), ("enable_seqscan", "off"), ("jit", "off")]);
-        Self { region, options, connection: None, retention: Retention { days: 7 }, warnings: Warnings::default() }
+        Self { region, options, connection: None, statement: APPEND, retention: Retention { days: 7 }, warnings: Warnings::default() }
     }
 
     /// How long request ids are remembered.
     pub fn with_retention(mut self, retention: Retention) -> Self {
         self.retention = retention;
+        self
+    }
+
+    /// With another append, so that tests can show that they would notice a wrong one.
+    #[cfg(feature = "conformance")]
+    pub fn with_append(mut self, change: impl FnOnce(&str) -> String) -> Self {
+        self.statement = change(APPEND).leak();
         self
     }
 
@@ -53,10 +63,10 @@ impl PostgresLane {
 #[async_trait::async_trait]
 impl Lane for PostgresLane {
     async fn append(&mut self, batches: &[LogBatch]) -> Result<Vec<BatchOutcome>, StoreError> {
-        let (region, retention, warnings) = (self.region, self.retention, self.warnings.clone());
+        let (region, retention, warnings, statement) = (self.region, self.retention, self.warnings.clone(), self.statement);
         let connection = self.connection().await?;
         let repeats = Repeats::of(batches, retention);
-        let rows = warnings.refused(send(connection, region, batches, &repeats, retention)).await;
+        let rows = warnings.refused(send(connection, statement, region, batches, &repeats, retention)).await;
         // Once sent, a lost connection leaves the outcome open.
         let rows = rows.map_err(|error| match error {
             StoreError::Unavailable(reason) => StoreError::Unknown(reason),
@@ -136,6 +146,7 @@ impl<'a> Repeats<'a> {
 /// Binds the columns named in `append.sql` and runs it.
 async fn send(
     connection: &mut PgConnection,
+    statement: &'static str,
     region: Region,
     batches: &[LogBatch],
     repeats: &Repeats<'_>,
@@ -156,7 +167,7 @@ async fn send(
             $rows().map(|(partition, _)| partition).collect::<Vec<_>>()
         };
     }
-    let query = sqlx::query(include_str!("append.sql"))
+    let query = sqlx::query(statement)
         .bind(region.0 as i16)
         .bind(batches.iter().map(of).collect::<Vec<_>>())
         .bind(batches.iter().map(|batch| batch.belief.epoch.0 as i64).collect::<Vec<_>>())

@@ -5,11 +5,13 @@
 //! - `adapters`: both adapters against the conformance suite
 //! - `fence`, `outcomes`, `tables`: single interleavings and failures, each of which broke an earlier append
 //! - `restored`: logs that went back
+//! - `mutants`: wrong appends, each of which the suite must notice
 //! - `attack`: owners in several processes against each other, with kills, while readers watch
 
 mod adapters;
 mod attack;
 mod fence;
+mod mutants;
 mod outcomes;
 mod restored;
 mod tables;

@@ -378,10 +378,8 @@ impl<M: Model, L: Lane> Committer<M, L> {
     /// Everything of this log is durable: remember, publish, answer.
     fn done(&mut self, batch: LogBatch, plan: Plan<M>) {
         let owned = self.owned.get_mut(&batch.log).expect("only owned logs are decided on");
-        owned.belief.batch += 1;
+        owned.belief = batch.after();
         if let Some(last) = batch.events.last() {
-            owned.belief.position = last.position;
-            owned.belief.hash = last.hash;
             owned.written = last.epoch;
         }
         for event in &batch.events {
