@@ -23,6 +23,8 @@ mod changes;
 mod heads;
 mod log_reader;
 mod membership;
+#[cfg(test)]
+mod model;
 mod parked_api;
 mod parking;
 mod reader;

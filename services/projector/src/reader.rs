@@ -160,8 +160,8 @@ impl Reader {
 
     /// A head that lies before what was read a second ago, or has another hash, means that the log may have gone back.
     async fn doubt(&mut self, head: Head, tail_at_announcement: Position) -> Result<(), Stop> {
-        let other_hash = head.position == self.tail.position && head.hash.is_some_and(|hash| hash != self.tail.hash);
-        if head.position < tail_at_announcement || other_hash { self.verify().await } else { Ok(()) }
+        let doubted = self.tail.is_doubted_by(head.position, head.hash, tail_at_announcement);
+        if doubted { self.verify().await } else { Ok(()) }
     }
 
     /// Takes what the bus delivered: the next event is sent on, an old one dropped, a hole filled from the log first.
@@ -235,10 +235,8 @@ impl Reader {
             return Ok(());
         }
         match self.truth.read(self.log, self.tail.position, 1).await {
-            Ok(events) => match events.first() {
-                Some(event) if Tail::after(event) == self.tail => Ok(()),
-                _ => Err(Stop::Diverged),
-            },
+            Ok(events) if self.tail.is_held_by(events.first()) => Ok(()),
+            Ok(_) => Err(Stop::Diverged),
             Err(LogError::BeyondEnd(_)) => Err(Stop::Diverged),
             Err(error) => {
                 let _ = self.unanswered(&error);

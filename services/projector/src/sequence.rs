@@ -38,6 +38,18 @@ impl Tail {
         if event.position == self.position && event.hash != self.hash { Verdict::Foreign } else { Verdict::Old }
     }
 
+    /// Whether a log has this tail's prefix, by what it holds at the tail's position.
+    pub(crate) fn is_held_by(&self, there: Option<&RecordedEvent>) -> bool {
+        *self == Self::START || there.is_some_and(|event| Self::after(event) == *self)
+    }
+
+    /// Whether an announced head makes it likely that the log went back: it lies before what was read already when the
+    /// last one was announced, or is another history's.
+    pub(crate) fn is_doubted_by(&self, head: Position, hash: Option<LogHash>, at_announcement: Position) -> bool {
+        let other_hash = head == self.position && hash.is_some_and(|hash| hash != self.hash);
+        head < at_announcement || other_hash
+    }
+
     pub(crate) fn after(event: &RecordedEvent) -> Self {
         Self { epoch: event.epoch, position: event.position, hash: event.hash }
     }
@@ -51,6 +63,8 @@ impl From<&Checkpoint> for Tail {
 
 #[cfg(test)]
 mod tests {
+    use proptest::{prelude::*, sample::Index, test_runner::TestRunner};
+
     use super::*;
     use crate::testing::{history, rewritten};
 
@@ -71,5 +85,51 @@ mod tests {
         assert_eq!(Tail::after(&events[2]).judge(&other[3]), Verdict::Foreign);
         let changed = RecordedEvent { actor: "another".to_owned(), ..events[2].clone() };
         assert_eq!(Tail::after(&events[1]).judge(&changed), Verdict::Foreign);
+    }
+
+    type Judge = fn(&Tail, &RecordedEvent) -> Verdict;
+
+    /// What a reader applies that goes by `judge` and fills holes from the log.
+    fn applied(judge: Judge, log: &[RecordedEvent], delivered: &[RecordedEvent]) -> Vec<RecordedEvent> {
+        let (mut tail, mut applied) = (Tail::START, Vec::new());
+        for event in delivered {
+            let missing = (tail.position.0 as usize..event.position.0 as usize - 1).map(|index| &log[index]);
+            let hole = judge(&tail, event) == Verdict::Hole;
+            for event in missing.filter(|_| hole).chain([event]) {
+                if judge(&tail, event) == Verdict::Next {
+                    tail = Tail::after(event);
+                    applied.push(event.clone());
+                }
+            }
+        }
+        applied
+    }
+
+    /// Whether what is applied is the log's beginning, whatever of two histories arrives in whatever order.
+    fn keeps_the_law(judge: Judge) -> bool {
+        let (log, other) = (history(8), rewritten(8, 3));
+        let config = ProptestConfig { failure_persistence: None, max_shrink_iters: 0, ..Default::default() };
+        let deliveries = prop::collection::vec((any::<bool>(), any::<Index>()), 0..40);
+        let outcome = TestRunner::new(config).run(&deliveries, |picks| {
+            let pick = |(ours, index): &(bool, Index)| index.get(if *ours { &log } else { &other }).clone();
+            let delivered: Vec<_> = picks.iter().map(pick).collect();
+            let applied = applied(judge, &log, &delivered);
+            // The first event that differs settles which history is followed.
+            let whole = [&log, &other].iter().any(|history| history.starts_with(&applied));
+            prop_assert!(whole, "{:?}", applied.iter().map(|event| event.position).collect::<Vec<_>>());
+            Ok(())
+        });
+        outcome.is_ok()
+    }
+
+    #[test]
+    fn checkpoint_plus_one_is_applied_and_nothing_else() {
+        assert!(keeps_the_law(Tail::judge));
+        let skips: Judge = |tail, event| if event.position.0 == tail.position.0 + 2 { Verdict::Next } else { tail.judge(event) };
+        let repeats: Judge = |tail, event| if event.position == tail.position { Verdict::Next } else { tail.judge(event) };
+        let trusts: Judge = |tail, event| if event.position == tail.position.next() { Verdict::Next } else { tail.judge(event) };
+        for (wrong, what) in [(skips, "checkpoint + 2"), (repeats, "the checkpoint again"), (trusts, "another history's next")] {
+            assert!(!keeps_the_law(wrong), "{what} is applied and nobody noticed");
+        }
     }
 }
