@@ -77,10 +77,11 @@ impl LogPublisher for JetStreamPublisher {
     }
 
     async fn state(&self, log: LogId) -> Result<Option<StreamState>, PublishError> {
-        let Some(Info { config, state, .. }) = self.info(log).await? else { return Ok(None) };
+        let Some(Info { config, state, created, .. }) = self.info(log).await? else { return Ok(None) };
         let last = state.last_sequence;
         let first = if state.messages == 0 { last + 1 } else { state.first_sequence };
         Ok(Some(StreamState {
+            incarnation: created.unix_timestamp_nanos() as u64,
             begin: StreamSettings::begin(&config),
             first: Position(first),
             last: Position(last),

@@ -22,7 +22,15 @@ impl LogPublisher for MemoryPublisher {
         Ok(self.0.change(log, |stream| {
             let first = stream.events.keys().next().copied().unwrap_or(stream.last.next());
             let whole = stream.events.len() as u64 == stream.last.0 + 1 - first.0;
-            StreamState { begin: stream.begin, first, last: stream.last, whole, settled: true, keeps_after: Some(UnixMillis(i64::MIN)) }
+            StreamState {
+                incarnation: stream.incarnation,
+                begin: stream.begin,
+                first,
+                last: stream.last,
+                whole,
+                settled: true,
+                keeps_after: Some(UnixMillis(i64::MIN)),
+            }
         }))
     }
 

@@ -36,6 +36,8 @@ impl PublishError {
 /// A log's stream as the broker has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StreamState {
+    /// Tells a stream from another one that was made in its place.
+    pub incarnation: u64,
     /// First position the stream was made for.
     pub begin: Position,
     /// First sequence kept; last + 1 when it is empty.

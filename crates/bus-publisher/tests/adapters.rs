@@ -80,6 +80,19 @@ async fn nats_keeps_the_law() {
 }
 
 #[tokio::test]
+async fn a_stream_made_in_place_of_another_is_told_from_it() {
+    let mut world = World::new().await;
+    world.publisher.create(log(1), Position(1)).await.expect("made");
+    let first = state(&world.publisher, 1).await;
+    world.kill_and_restart().await;
+    within(world.publisher.reachable()).await;
+    assert_eq!(state(&world.publisher, 1).await.incarnation, first.incarnation, "the same stream, after a restart");
+    world.publisher.delete(log(1)).await.expect("deleted");
+    world.publisher.create(log(1), Position(1)).await.expect("made");
+    assert_ne!(state(&world.publisher, 1).await.incarnation, first.incarnation);
+}
+
+#[tokio::test]
 async fn a_restarted_server_ends_consumers_at_once_and_loses_nothing() {
     let mut world = World::new().await;
     let mut history = History::of(log(1), "restart");

@@ -35,8 +35,10 @@ pub(super) enum Trouble {
 }
 
 /// How far the stream is a copy of the log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Copied {
+    /// Of the stream: another one in its place may end alike.
+    pub incarnation: u64,
     /// First position the stream keeps.
     pub first: Position,
     pub last: Position,
@@ -115,27 +117,27 @@ pub(super) async fn check<S: OwnedLog, P: LogPublisher, F>(
     let first = Position(head.position.0.saturating_sub(relays.tuning.refill) + 1);
     publisher.create(log, first).await?;
     info!(%log, %first, head = %head.position, "the stream is made");
-    at(store, log, first, Position(first.0 - 1)).await.map_err(Trouble::from)
+    let incarnation = publisher.state(log).await?.ok_or(PublishError::NoStream)?.incarnation;
+    Ok(Copied { incarnation, ..at(store, log, first, Position(first.0 - 1)).await? })
 }
 
-/// Whether the stream still is what the relay left behind. Asks the database only when the stream was shortened.
+/// Whether the stream still is what the relay left behind, walked from where it was `proven` last. Asks the database only
+/// when the stream was shortened.
 pub(super) async fn unchanged<S: EventLog, P: LogPublisher, F>(
     relays: &Relays<S, P, F>,
     log: LogId,
+    proven: Copied,
     copied: Copied,
 ) -> Result<bool, Trouble> {
     let publisher = &*relays.publisher;
     let Some(state) = publisher.state(log).await? else { return Ok(false) };
-    if !state.settled || !state.whole || state.last != copied.last {
+    if !as_left(state, copied) {
         return Ok(false);
     }
     if state.first != copied.first && truncated(&*relays.store, log, state).await? {
         return Ok(false);
     }
-    if state.first > state.last {
-        return Ok(true);
-    }
-    Ok(publisher.event(log, state.last).await?.is_some_and(|event| event.hash == copied.hash))
+    Ok(ends_as(publisher, log, Walk::onward(log, state, proven, copied)).await?)
 }
 
 /// Compares stream and log; a flaw is named.
@@ -146,30 +148,82 @@ async fn compare<S: EventLog, P: LogPublisher, F>(
     state: StreamState,
 ) -> Result<Result<Copied, &'static str>, Trouble> {
     let (store, publisher) = (&*relays.store, &*relays.publisher);
-    if !state.whole {
-        return Ok(Err("holes"));
+    if let Some(flaw) = misfit(state, head, relays.tuning.refill) {
+        return Ok(Err(flaw));
     }
-    if state.last > head {
-        return Ok(Err("ahead"));
-    }
-    if head.0 - state.last.0 > relays.tuning.refill {
-        return Ok(Err("far behind"));
-    }
-    let copied = at(store, log, state.first, state.last).await?;
-    if !ends_as(publisher, log, copied).await? {
+    let copied = Copied { incarnation: state.incarnation, ..at(store, log, state.first, state.last).await? };
+    if !ends_as(publisher, log, Walk::along(log, copied)).await? {
         return Ok(Err("different"));
     }
     Ok(if truncated(store, log, state).await? { Err("truncated") } else { Ok(copied) })
 }
 
-/// Whether the stream's end is the log's. The last hash alone proves no prefix: when somebody else's message took a
-/// position, the publish of it was refused, but those behind it in the window found the sequence they expected and were
-/// stored. So the end is walked event by event, for longer than a window can have gone on.
-async fn ends_as(publisher: &impl LogPublisher, log: LogId, copied: Copied) -> Result<bool, PublishError> {
-    let from = copied.first.0.max((copied.last.0 + 1).saturating_sub(PROVEN_END));
-    let positions = (from..=copied.last.0).map(Position);
-    let mut end = stream::iter(positions).map(|at| async move { (at, publisher.event(log, at).await) }).buffered(READS);
-    let mut before: Option<LogHash> = None;
+/// What is wrong with the stream of a log that ends at `head`, as far as its state tells.
+pub(super) fn misfit(state: StreamState, head: Position, refill: u64) -> Option<&'static str> {
+    if !state.whole {
+        Some("holes")
+    } else if state.last > head {
+        Some("ahead")
+    } else if head.0 - state.last.0 > refill {
+        Some("far behind")
+    } else {
+        None
+    }
+}
+
+/// Whether the stream's state is still what the relay left behind.
+pub(super) fn as_left(state: StreamState, copied: Copied) -> bool {
+    state.settled && state.whole && (state.incarnation, state.last) == (copied.incarnation, copied.last)
+}
+
+/// A walk along the end of a stream. The last hash alone proves no prefix: when somebody else's message took a position,
+/// or the stream was replaced by one as long, later publishes found the sequence they expected and were stored. So the end
+/// is walked event by event, for longer than a window can have gone on.
+pub(super) struct Walk {
+    log: LogId,
+    from: Position,
+    last: Position,
+    /// Running hashes that the walk must meet: at its end, and where the stream was proven before.
+    known: [(Position, LogHash); 2],
+    before: Option<LogHash>,
+}
+
+impl Walk {
+    /// Along the end of a stream of which nothing is known.
+    pub fn along(log: LogId, copied: Copied) -> Self {
+        let end = (copied.last, copied.hash);
+        let from = Position(copied.first.0.max((copied.last.0 + 1).saturating_sub(PROVEN_END)));
+        Self { log, from, last: copied.last, known: [end, end], before: None }
+    }
+
+    /// The same, but not over again what was proven before.
+    pub fn onward(log: LogId, state: StreamState, proven: Copied, copied: Copied) -> Self {
+        let all = Self::along(log, Copied { first: state.first, ..copied });
+        Self { from: all.from.max(proven.last), known: [(proven.last, proven.hash), all.known[1]], ..all }
+    }
+
+    /// The positions to look at, in order.
+    pub fn positions(&self) -> impl Iterator<Item = Position> + use<> {
+        (self.from.0.max(1)..=self.last.0).map(Position)
+    }
+
+    /// Whether the event at a position is the log's, as far as the one before it and what is known tell.
+    pub fn step(&mut self, at: Position, event: &RecordedEvent) -> bool {
+        let chained = self.before.is_none_or(|hash| event.continues(Position(at.0 - 1), hash));
+        let known = self.known.iter().all(|(position, hash)| *position != at || *hash == event.hash);
+        self.before = Some(event.hash);
+        event.log == self.log && event.position == at && chained && known
+    }
+
+    /// Limits have taken the event: nothing is known of those before the next.
+    pub fn skip(&mut self) {
+        self.before = None;
+    }
+}
+
+/// Whether the stream's end is the log's.
+async fn ends_as(publisher: &impl LogPublisher, log: LogId, mut walk: Walk) -> Result<bool, PublishError> {
+    let mut end = stream::iter(walk.positions()).map(|at| async move { (at, publisher.event(log, at).await) }).buffered(READS);
     while let Some((at, event)) = end.next().await {
         let Some(event) = event? else {
             // Limits may have taken it since the stream was looked at.
@@ -177,16 +231,14 @@ async fn ends_as(publisher: &impl LogPublisher, log: LogId, copied: Copied) -> R
             if now.is_none_or(|now| now.first <= at) {
                 return Ok(false);
             }
-            before = None;
+            walk.skip();
             continue;
         };
-        let chained = before.is_none_or(|hash| event.continues(Position(at.0 - 1), hash));
-        if event.log != log || event.position != at || !chained {
+        if !walk.step(at, &event) {
             return Ok(false);
         }
-        before = Some(event.hash);
     }
-    Ok(before.is_none_or(|hash| hash == copied.hash))
+    Ok(true)
 }
 
 /// The end of a stream of ours that the log no longer has, because it went back (law 13): the events behind the last
@@ -230,9 +282,16 @@ async fn lost_end<S: EventLog, P: LogPublisher, F>(
 /// Whether something took events from the stream's beginning before their time, as a purge does. The last of them
 /// decides: it is the youngest.
 async fn truncated(store: &impl EventLog, log: LogId, state: StreamState) -> Result<bool, StoreError> {
-    let Some(keeps_after) = state.keeps_after.filter(|_| state.first > state.begin) else { return Ok(false) };
+    if state.keeps_after.is_none() || state.first <= state.begin {
+        return Ok(false);
+    }
     let gone = at(store, log, state.first, Position(state.first.0 - 1)).await?;
-    Ok(gone.committed > keeps_after)
+    Ok(before_its_time(state, gone.committed))
+}
+
+/// Whether an event right before the stream's beginning, committed then, should be in the stream still.
+pub(super) fn before_its_time(state: StreamState, committed: UnixMillis) -> bool {
+    state.first > state.begin && state.keeps_after.is_some_and(|keeps_after| committed > keeps_after)
 }
 
 /// Makes the stream's settings as they should be; `false` when that cannot be.
@@ -253,14 +312,14 @@ async fn settled(publisher: &impl LogPublisher, log: LogId, state: StreamState) 
     }
 }
 
-/// The log at a position.
+/// The log at a position, of a stream that is not known yet.
 async fn at(store: &impl EventLog, log: LogId, first: Position, last: Position) -> Result<Copied, StoreError> {
     if last.0 == 0 {
-        return Ok(Copied { first, last, hash: LogHash::EMPTY, committed: UnixMillis::now() });
+        return Ok(Copied { incarnation: 0, first, last, hash: LogHash::EMPTY, committed: UnixMillis::now() });
     }
     let event = store.read(log, last, 1).await?.pop().filter(|event| event.position == last);
     let event = event.ok_or_else(|| StoreError::Corrupt(format!("log {log} has no event at {last}")))?;
-    Ok(Copied { first, last, hash: event.hash, committed: event.hlc.time() })
+    Ok(Copied { incarnation: 0, first, last, hash: event.hash, committed: event.hlc.time() })
 }
 
 #[cfg(test)]

@@ -8,6 +8,8 @@
 //! - `progress`: how far a relay is ([`Progress`])
 
 mod check;
+#[cfg(test)]
+mod model;
 mod progress;
 mod pump;
 mod ring;

@@ -160,6 +160,8 @@ type Landing = BoxFuture<'static, (Position, Result<(), PublishError>)>;
 struct Copying<'a, S, P, F> {
     pump: &'a Pump<S, P, F>,
     copied: Copied,
+    /// As it was when the stream was last looked at.
+    proven: Copied,
     next: Position,
     /// In order of position.
     flights: VecDeque<Flight>,
@@ -177,6 +179,7 @@ impl<'a, S: OwnedLog + 'static, P: LogPublisher + 'static, F: Feed + 'static> Co
         Self {
             pump,
             copied,
+            proven: copied,
             next: copied.last.next(),
             flights: VecDeque::new(),
             flying_bytes: 0,
@@ -204,9 +207,10 @@ impl<'a, S: OwnedLog + 'static, P: LogPublisher + 'static, F: Feed + 'static> Co
                 () = pump.ring.pushed(), if !behind => {}
                 () = sleep_until(self.check_due), if self.flights.is_empty() => {
                     self.check_due = Instant::now() + pump.relays.tuning.check_every;
-                    if !unchanged(&pump.relays, pump.log, self.copied).await? {
+                    if !unchanged(&pump.relays, pump.log, self.proven, self.copied).await? {
                         return Ok(());
                     }
+                    self.proven = self.copied;
                 }
             }
         }
