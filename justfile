@@ -30,7 +30,7 @@ souk *ARGS: setup _build
     @target/debug/souk "$@"
 
 # Run all tests, against real servers and processes (half an hour on a warm build)
-test: setup-tests _build
+test: setup-tests _build interleavings
     cargo test --workspace
 
 # The same with a minute for each fault and random seeds; SOUK_SEED replays one (two hours)
@@ -41,6 +41,14 @@ test-long: setup-tests _build
 test-quick: setup-tests _build
     cargo test --workspace --lib --bins
     cargo test --workspace --test up one_process
+
+# Try thousands of orders in which tasks may meet in the query service's cache
+interleavings: setup
+    cargo test --workspace --lib --features souk-query/shuttle interleaving_tests
+
+# Fuzz tokens, ids, subjects, payloads and messages, SECONDS each (a few minutes to build first)
+fuzz SECONDS="10": setup
+    @sh crates/devstack/scripts/fuzz.sh "{{SECONDS}}"
 
 # Check format, lints, contracts and dependencies
 check: setup

@@ -1,14 +1,13 @@
 use std::{
     collections::HashMap,
     hash::Hash,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, PoisonError},
 };
 
 use futures::{FutureExt, future::Shared};
 use tokio::sync::oneshot;
+
+use super::sync::{AtomicU64, Mutex, Ordering, spawn};
 
 /// Loads under way, at most one per key. A load runs as a task of its own, so that it survives the caller that began it.
 pub(crate) struct Flights<K, T>(Arc<Inner<K, T>>);
@@ -66,7 +65,7 @@ impl<K: Hash + Eq + Clone + Send + 'static, T: Clone + Send + Sync + 'static> Fl
         let flight = Flight { began, landing: landing.shared() };
         under_way.insert(key.clone(), flight.clone());
         let (place, load) = (UnderWay { inner: self.0.clone(), key: key.clone() }, load());
-        tokio::spawn(async move {
+        spawn(async move {
             let result = load.await;
             // Whoever comes now begins anew.
             drop(place);

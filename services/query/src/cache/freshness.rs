@@ -13,12 +13,11 @@
 //! A row that is served was true at a moment no longer ago than one message proves ([`Horizon::proven`]) and takes from the
 //! projector to here; and it holds all that the reader's token names, whatever was lost, doubled or late.
 
-use std::{
-    sync::atomic::{AtomicU64, Ordering},
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use souk_event_sourcing::{Epoch, Position, UnixMillis};
+
+use super::sync::{AtomicU64, Ordering};
 
 /// A place in the history of one log. The order is that of epochs, then positions: within one history both grow
 /// together, and a history that replaces another has the later epochs (law 13).
@@ -29,7 +28,7 @@ pub(crate) struct Mark {
 }
 
 /// What made the rows of a place in the log. Rows of one place may differ when it does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
 pub(crate) struct Making {
     /// Of the projections, all as one number.
     pub revision: u32,
@@ -38,7 +37,7 @@ pub(crate) struct Making {
 }
 
 /// What the feed says of one transaction of a projector, without the rows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Advance {
     pub epoch: Epoch,
     pub from: Position,
@@ -70,7 +69,7 @@ pub(crate) enum Standing {
 }
 
 /// What is known of one log and its views from the change feed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Horizon {
     /// How long one message proves that nothing else has happened. A log is announced every second.
     proof_age: Duration,
@@ -88,7 +87,7 @@ pub(crate) struct Horizon {
 }
 
 /// What is known of a cached row.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Provenance {
     /// The snapshot it was read from.
     pub as_of: Mark,

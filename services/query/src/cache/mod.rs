@@ -6,7 +6,7 @@
 //! - `sightings`: where the views were of late, by which replicas are judged
 //! - `log`: what is known of one log
 //! - `rows`: [`RowCache`]: moka, the change feed, admission
-//! - `flight`: one load per row at a time
+//! - `flight`: one load per row at a time; `sync`: what tasks share, so that shuttle can interleave them
 //! - `wait`: waiting for a token, and why a read fails: [`Wait`], [`ReadError`]
 //! - `reader`: [`Reader`]: a row from the cache or the store, as fresh as a token asks
 
@@ -18,10 +18,15 @@ mod log;
 mod reader;
 mod rows;
 mod sightings;
+mod sync;
 mod wait;
 
+#[cfg(all(test, feature = "shuttle"))]
+mod interleaving_tests;
 #[cfg(test)]
 mod model;
+#[cfg(test)]
+mod restore_tests;
 
 pub(crate) use freshness::{Horizon, Mark};
 pub(crate) use key::{RowRef, View};
