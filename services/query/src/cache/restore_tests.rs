@@ -42,9 +42,9 @@ struct State {
     views: Views,
     feed: Vec<Message>,
     horizon: Horizon,
-    /// Of the horizon's last message, and the first place that was heard of its epoch.
-    heard_of: u8,
-    heard_from: Mark,
+    /// Where the epoch after the restore begins, and whether the horizon has heard of that.
+    restored_from: Option<Position>,
+    learned: bool,
     named: Position,
     cached: Option<Cached>,
     load: Option<Load>,
@@ -75,6 +75,8 @@ struct Message {
     from: Position,
     views: Views,
     changes: bool,
+    /// Whether the log had been taken anew under its later epoch.
+    restored: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -129,20 +131,30 @@ impl State {
         let before = self.views;
         if self.views_are_lost() {
             self.views = Views { history: self.history, ..Views::default() };
-            self.feed.push(Message { from: Position(0), views: self.views, changes: false });
+            self.say(Position(0), false);
             return Some(());
         }
         let mark = self.log.last().map(|event| event.mark).filter(|mark| *mark != before.mark)?;
         self.views = Views { mark, row: self.row_at(mark.position), history: self.history };
-        self.feed.push(Message { from: before.mark.position, views: self.views, changes: self.views.row != before.row });
+        self.say(before.mark.position, self.views.row != before.row);
         Some(())
+    }
+
+    fn say(&mut self, from: Position, changes: bool) {
+        self.feed.push(Message { from, views: self.views, changes, restored: self.restored_from.is_some() });
+    }
+
+    /// The epochs that the horizon has heard of, each with its first position.
+    fn epochs(&self) -> Vec<Mark> {
+        let later = self.restored_from.filter(|_| self.learned).map(|position| Mark { epoch: Epoch(2), position });
+        [Mark { epoch: Epoch(1), position: Position(1) }].into_iter().chain(later).collect()
     }
 }
 
 impl Restores {
     fn hear(&self, state: &mut State) -> Option<()> {
         let message = (!state.feed.is_empty()).then(|| state.feed.remove(0))?;
-        let Message { from, views, changes } = message;
+        let Message { from, views, changes, restored } = message;
         let advance = Advance { epoch: views.mark.epoch, from, to: views.mark.position, making: MAKING };
         let (before, now) = (state.horizon, state.now());
         let step = state.horizon.hear(advance, now, UnixMillis(0));
@@ -158,10 +170,7 @@ impl Restores {
         if step != Heard::Repeated && changes {
             state.cached = None;
         }
-        state.heard_of = views.history;
-        if views.mark.epoch != state.heard_from.epoch || views.mark < state.heard_from {
-            state.heard_from = views.mark;
-        }
+        state.learned = restored;
         Some(())
     }
 
@@ -185,7 +194,7 @@ impl Restores {
     fn reached(&self, state: &State, token: Mark) -> bool {
         match self.mutant {
             Mutant::EpochForgotten => state.horizon.feed.position >= token.position,
-            _ => state.horizon.standing(token) == Standing::Reached,
+            _ => token.against(state.horizon.feed, &state.epochs()) == Standing::Reached,
         }
     }
 
@@ -195,7 +204,7 @@ impl Restores {
         for _ in 0..2 {
             while state.project().is_some() {}
             state.age += 1;
-            state.feed.push(Message { from: state.views.mark.position, views: state.views, changes: false });
+            state.say(state.views.mark.position, false);
             while self.hear(&mut state).is_some() {}
             let _ = Self::admit(&mut state);
         }
@@ -217,8 +226,8 @@ impl Model for Restores {
             views: Views::default(),
             feed: Vec::new(),
             horizon: Horizon::new(PROOF_AGE),
-            heard_of: 0,
-            heard_from: Mark::default(),
+            restored_from: None,
+            learned: false,
             named: Position(0),
             cached: None,
             load: None,
@@ -267,12 +276,13 @@ impl Model for Restores {
             Step::Restore(fork) => {
                 state.history += 1;
                 state.lost.extend(state.log.drain(fork..));
+                state.restored_from = Some(Position(fork as u64 + 1));
                 if !state.views_are_lost() {
                     state.views.history = state.history;
                 }
             }
             Step::Project => state.project()?,
-            Step::Announce => state.feed.push(Message { from: state.views.mark.position, views: state.views, changes: false }),
+            Step::Announce => state.say(state.views.mark.position, false),
             Step::Deliver => self.hear(&mut state)?,
             Step::Lose => {
                 state.losses += 1;
@@ -292,10 +302,8 @@ impl Model for Restores {
     fn properties(&self) -> Vec<Property<Self>> {
         vec![
             Property::always(LOST, |model: &Self, state: &State| {
-                // As long as the horizon has not heard of the restore, it speaks of the history that was lost; and it knows
-                // of the later epoch only from where it heard of it.
-                let known = |event: &Event| state.heard_of > event.history && event.mark.position >= state.heard_from.position;
-                state.lost.iter().all(|event| !known(event) || !model.reached(state, event.mark))
+                // As long as the horizon has not heard of the restore, it speaks of the history that was lost.
+                !state.learned || state.lost.iter().all(|event| !model.reached(state, event.mark))
             }),
             Property::always(HELD, |model: &Self, state: &State| {
                 let holds = |event: &Event| {
@@ -314,7 +322,7 @@ impl Model for Restores {
     }
 }
 
-const LOST: &str = "a token of a lost part is not reached once its place is known to be of a later epoch";
+const LOST: &str = "a token of a lost part is not reached once the log is known to have gone back";
 const HELD: &str = "a row that is served holds what the token names";
 const MENDS: &str = "left alone, rows and tokens are those of the log";
 
