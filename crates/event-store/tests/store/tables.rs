@@ -96,8 +96,8 @@ async fn several_replicas_may_add_the_same_children_at_once() {
         let (ahead, day) = (Position(round * 3_000_000), UnixMillis::now().plus_ms(round as i64 * 10 * 86_400_000));
         let logs = if round % 2 == 0 { vec![(log(1), ahead)] } else { vec![] };
         let mut replicas = JoinSet::new();
-        for store in stores.iter().cloned() {
-            let logs = logs.clone();
+        for store in &stores {
+            let (store, logs) = (store.clone(), logs.clone());
             replicas.spawn(async move { store.prepare(&logs, RETENTION, day).await });
         }
         while let Some(prepared) = replicas.join_next().await {
