@@ -1,9 +1,12 @@
 use anyhow::Result;
-use souk_proto::{cart::v1::*, common::v1::Money};
+use souk_proto::{
+    cart::v1::{query_service_client::QueryServiceClient, *},
+    common::v1::Money,
+};
 use souk_tests::eur;
 use tonic::Code::{Aborted, FailedPrecondition as Refused, InvalidArgument as Bad, NotFound};
 
-use super::Table;
+use super::{Scene, Table};
 
 fn add(customer: &str, product: &str, quantity: i64) -> AddItemRequest {
     AddItemRequest { customer_id: customer.into(), product_id: product.into(), quantity, ..Default::default() }
@@ -53,9 +56,16 @@ pub async fn commands(table: &mut Table) -> Result<()> {
     table.command("no currency", check_out("c-full", Some(none))).await?.names(&["expected_total.currency"])
 }
 
-pub async fn queries(table: &mut Table) -> Result<()> {
+pub async fn queries(table: &mut Table, scene: &Scene) -> Result<()> {
     let get = |id: &str, token: &str| GetCartRequest { customer_id: id.into(), token: token.into() };
     table.query("a customer without a cart", get("none", "")).await?.says(NotFound, "CART_NOT_FOUND")?;
     table.query("bad id", get("c-1 or 1=1", "")).await?.names(&["customer_id"])?;
-    table.query("forged token", get("c-full", "AAAA.AAAA")).await?.tells(Bad, "INVALID_TOKEN", &["token"])
+    table.query("forged token", get("c-full", "AAAA.AAAA")).await?.tells(Bad, "INVALID_TOKEN", &["token"])?;
+
+    let mut client = QueryServiceClient::connect(scene.system.stack.endpoint("query")).await?;
+    let watch = |id: &str, token: &str| WatchCartRequest { customer_id: id.into(), token: token.into() };
+    let path = "souk.cart.v1.QueryService/WatchCart";
+    table.call(path, "a customer without a cart", client.watch_cart(watch("none", ""))).await?.says(NotFound, "CART_NOT_FOUND")?;
+    table.call(path, "bad id", client.watch_cart(watch("c 1", ""))).await?.names(&["customer_id"])?;
+    table.call(path, "forged token", client.watch_cart(watch("c-full", "AAAA"))).await?.tells(Bad, "INVALID_TOKEN", &["token"])
 }

@@ -150,7 +150,7 @@ async fn hostile_requests_are_refused_with_a_reason_and_change_nothing() -> Resu
     stock::commands(&mut table, &scene).await?;
     stock::queries(&mut table).await?;
     carts::commands(&mut table).await?;
-    carts::queries(&mut table).await?;
+    carts::queries(&mut table, &scene).await?;
     orders::commands(&mut table, &scene).await?;
     orders::queries(&mut table, &scene).await?;
     internal::log_and_look_ups(&mut table, &scene).await?;
