@@ -44,9 +44,7 @@ fn message(from: u64, to: u64, changes: bool) -> ChangeFeed {
         position: to,
         rows: changes.then_some(row).into_iter().collect(),
         revision: 1,
-        time_ms: 0,
-        traceparents: Vec::new(),
-        repaired_ms: 0,
+        ..Default::default()
     }
 }
 
