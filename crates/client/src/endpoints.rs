@@ -1,14 +1,13 @@
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use tonic::transport::{Channel, Endpoint};
 
-use crate::{Session, owners::Owners, rpc::Door};
+use crate::{
+    Session,
+    owners::Owners,
+    pool::{Pool, Turn},
+    rpc::Door,
+};
 
 /// Where a Souk installation is. Each of the urls may be several, separated by commas: the replicas of a service, where no
 /// load balancer stands before them.
@@ -40,12 +39,6 @@ struct Doors {
     command: Pool,
     query: Pool,
     internal: Option<Pool>,
-}
-
-#[derive(Debug)]
-struct Pool {
-    channels: Vec<Channel>,
-    next: AtomicUsize,
 }
 
 impl Endpoints {
@@ -90,10 +83,15 @@ impl Souk {
 
     /// A channel to one door; `None` for the internal one when its endpoint was not given.
     pub fn channel(&self, door: Door) -> Option<Channel> {
+        self.turn(door).map(|turn| turn.channel)
+    }
+
+    /// The same, and how it went is to be told.
+    pub(crate) fn turn(&self, door: Door) -> Option<Turn> {
         match door {
-            Door::Command => Some(self.doors.command.next()),
-            Door::Query => Some(self.doors.query.next()),
-            Door::Internal => self.doors.internal.as_ref().map(Pool::next),
+            Door::Command => Some(self.doors.command.turn()),
+            Door::Query => Some(self.doors.query.turn()),
+            Door::Internal => self.doors.internal.as_ref().map(Pool::turn),
         }
     }
 }
@@ -112,24 +110,9 @@ pub(crate) fn endpoint(url: &str) -> Result<Endpoint, InvalidEndpoint> {
         .connect_timeout(Duration::from_secs(2))
         .tcp_nodelay(true)
         .tcp_keepalive(Some(Duration::from_secs(15)))
-        // A peer that vanished without a word is noticed in seconds, also between calls.
-        .http2_keep_alive_interval(Duration::from_secs(3))
+        // A peer that vanished or hangs without a word is noticed in seconds, also between calls.
+        .http2_keep_alive_interval(Duration::from_secs(1))
         .keep_alive_timeout(Duration::from_secs(2))
         .keep_alive_while_idle(true);
     Ok(endpoint)
-}
-
-impl Pool {
-    /// Connections to each of the urls, which are separated by commas.
-    fn new(urls: &str, connections: usize) -> Result<Self, InvalidEndpoint> {
-        let endpoints = urls.split(',').map(|url| endpoint(url.trim())).collect::<Result<Vec<_>, _>>()?;
-        let channels = (0..connections).flat_map(|_| endpoints.iter().map(Endpoint::connect_lazy)).collect();
-        Ok(Self { channels, next: AtomicUsize::new(0) })
-    }
-
-    /// Takes turns: the attempt after a failed one goes to another replica, if there are several.
-    fn next(&self) -> Channel {
-        let index = self.next.fetch_add(1, Ordering::Relaxed) % self.channels.len();
-        self.channels[index].clone()
-    }
 }

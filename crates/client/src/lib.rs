@@ -16,6 +16,7 @@
 //! # Layout
 //! - `endpoints`: where Souk is: [`Endpoints`], [`Souk`]
 //! - `session`: [`Session`]: tokens carried from reply to query, request ids, deadlines, retries
+//! - `pool`: the connections to the replicas of one service, and which of them are left alone
 //! - `owners`: which replica carries a command out without forwarding it
 //! - `rpc`: [`Command`] and [`Query`], implemented for every request message by one table
 //! - `retry`: what is repeated, and after how long
@@ -25,6 +26,7 @@
 mod endpoints;
 mod error;
 mod owners;
+mod pool;
 mod retry;
 mod rpc;
 mod session;

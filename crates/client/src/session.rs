@@ -1,4 +1,5 @@
 use std::{
+    error::Error as _,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -8,7 +9,7 @@ use opentelemetry::trace::TraceContextExt;
 use prost::Message;
 use souk_event_sourcing::HeldToken;
 use tokio::time::{Instant, sleep, timeout_at};
-use tonic::{Code, Request, Status, client::Grpc, metadata::AsciiMetadataValue};
+use tonic::{Code, Request, Status, client::Grpc, metadata::AsciiMetadataValue, transport::Channel};
 use tonic_prost::ProstCodec;
 use tracing::{Instrument, Span, field};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
@@ -16,6 +17,7 @@ use uuid::Uuid;
 
 use crate::{
     Command, Error, Query, Souk,
+    pool::Turn,
     retry::{delay, is_retryable, is_timeout, is_unreached},
     rpc::Door,
 };
@@ -42,6 +44,22 @@ struct Call<'a> {
     /// Of a command's entity.
     routing_hash: Option<u32>,
     retry_aborted: bool,
+}
+
+/// Whom a call is sent to.
+enum Way {
+    /// The owner of the entity's log, by name.
+    Owner(String, Channel),
+    /// Whose turn it is.
+    Turn(Turn),
+}
+
+impl Way {
+    fn channel(&self) -> Channel {
+        match self {
+            Self::Owner(_, channel) | Self::Turn(Turn { channel, .. }) => channel.clone(),
+        }
+    }
 }
 
 impl Session {
@@ -163,10 +181,11 @@ impl Session {
         R: Message + Default + 'static,
     {
         let owner = call.routing_hash.and_then(|hash| self.souk.owners().of(hash));
-        let channel = match &owner {
-            Some((_, channel)) => channel.clone(),
-            None => self.souk.channel(call.door).ok_or_else(|| Status::failed_precondition("no internal endpoint was given"))?,
+        let way = match owner {
+            Some((name, channel)) => Way::Owner(name, channel),
+            None => Way::Turn(self.souk.turn(call.door).ok_or_else(|| Status::failed_precondition("no internal endpoint was given"))?),
         };
+        let channel = way.channel();
         let mut request = self.request(message);
         // Sent along, so that the service stops when nobody waits any more; and kept here, should it not answer.
         request.set_timeout(until.saturating_duration_since(Instant::now()).max(Duration::from_millis(1)));
@@ -180,11 +199,14 @@ impl Session {
         let result = result.map_err(|status| if is_timeout(&status) && status.details().is_empty() { late() } else { status });
         let code = result.as_ref().map_or_else(Status::code, |_| Code::Ok);
         Span::current().record("rpc.grpc.status_code", code as i64);
-        match (&result, &owner) {
-            (Ok(response), _) if call.routing_hash.is_some() => self.souk.owners().learn(response.metadata()),
+        if let (Ok(response), Some(_)) = (&result, call.routing_hash) {
+            self.souk.owners().learn(response.metadata());
+        }
+        match (way, result.as_ref().err()) {
             // It is gone, or it hangs: the next attempt goes through the common door.
-            (Err(status), Some((owner, _))) if is_unreached(status) || is_timeout(status) => self.souk.owners().forget(owner),
-            _ => {}
+            (Way::Owner(owner, _), Some(status)) if is_unreached(status) || is_timeout(status) => self.souk.owners().forget(&owner),
+            (Way::Owner(..), _) => {}
+            (Way::Turn(turn), failed) => turn.ended(!failed.is_some_and(|status| status.source().is_some() || is_timeout(status))),
         }
         result.map(tonic::Response::into_inner)
     }

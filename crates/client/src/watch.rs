@@ -1,4 +1,4 @@
-use std::time::Duration;
+use std::{error::Error as _, time::Duration};
 
 use futures::{Stream, stream};
 use http::uri::PathAndQuery;
@@ -216,16 +216,18 @@ impl<W: Watched> Watch<W> {
     }
 
     async fn open(&self) -> Result<Streaming<W::Reply>, Status> {
-        let channel = self.session.souk().channel(Door::Query).ok_or_else(|| Status::internal("there is always a query endpoint"))?;
+        let turn = self.session.souk().turn(Door::Query).ok_or_else(|| Status::internal("there is always a query endpoint"))?;
         let request = self.session.request(W::watch(self.id.clone(), self.token.clone()));
         let opening = async {
-            let mut grpc = Grpc::new(channel);
+            let mut grpc = Grpc::new(turn.channel.clone());
             grpc.ready().await.map_err(|error| Status::from_error(error.into()))?;
             let codec = ProstCodec::<W::Watch, W::Reply>::default();
             grpc.server_streaming(request, PathAndQuery::from_static(W::PATH), codec).await
         };
         // A replica that hangs must not be waited for: another may answer.
         let silent = |_| Status::unavailable("no answer from the service");
-        Ok(timeout(OPENING, opening).await.map_err(silent)??.into_inner())
+        let opened = timeout(OPENING, opening).await;
+        turn.ended(!opened.as_ref().map_or(true, |result| result.as_ref().is_err_and(|status| status.source().is_some())));
+        Ok(opened.map_err(silent)??.into_inner())
     }
 }

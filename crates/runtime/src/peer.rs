@@ -35,8 +35,8 @@ impl Peer {
                 .connect_timeout(Duration::from_secs(2))
                 .tcp_nodelay(true)
                 // A peer that vanished without a word is noticed in seconds.
-                .http2_keep_alive_interval(Duration::from_secs(3))
-                .keep_alive_timeout(Duration::from_secs(3))
+                .http2_keep_alive_interval(Duration::from_secs(1))
+                .keep_alive_timeout(Duration::from_secs(2))
                 .keep_alive_while_idle(true);
             Ok(endpoint.connect_lazy())
         };

@@ -21,6 +21,8 @@ use crate::{
 const MARGIN: Duration = Duration::from_millis(20);
 /// Longest wait for an owner's answer. One that hangs is noticed much earlier, by the keepalive of the connection.
 const LONGEST_HOP: Duration = Duration::from_secs(60);
+/// An owner that has not answered for so long is asked whether it lives, and has as long to say so.
+const SILENT: Duration = Duration::from_millis(500);
 /// How long to wait before an owner is asked again that has just taken the log over or given it up.
 const PAUSE: Duration = Duration::from_millis(25);
 
@@ -106,12 +108,16 @@ impl Route {
         let patience = self.deadline.budget(MARGIN, LONGEST_HOP);
         let outgoing = Outgoing { to: &home.addresses.internal, method, metadata, patience };
         metrics::counter!("souk_forwarded_total").increment(1);
-        let status = match gateway.peers().call::<M, R>(outgoing, message).await {
-            Ok(mut response) => {
-                response.extensions_mut().insert(Elsewhere);
-                return Ok(Some(response));
-            }
-            Err(status) => status,
+        let status = tokio::select! {
+            answer = gateway.peers().call::<M, R>(outgoing, message) => match answer {
+                Ok(mut response) => {
+                    response.extensions_mut().insert(Elsewhere);
+                    return Ok(Some(response));
+                }
+                Err(status) => status,
+            },
+            // The next owner answers the same request id, whatever became of it there.
+            () = moved(gateway, home, log) => return Ok(None),
         };
         if unreached(&status) {
             gateway.directory().suspect(&home.owner);
@@ -135,6 +141,22 @@ impl Route {
         }
         tokio::time::sleep(PAUSE).await;
         Ok(())
+    }
+}
+
+/// Waits until the log is at home elsewhere. An owner that answers nothing at all is suspected meanwhile: it hangs, and if
+/// it misses its heartbeat as well, its logs are free.
+async fn moved(gateway: &Gateway, home: &Home, log: LogId) {
+    let mut learnt = gateway.directory().watch();
+    loop {
+        learnt.mark_unchanged();
+        if gateway.owns(log) || gateway.home(log).is_some_and(|now| now.owner != home.owner) {
+            return;
+        }
+        let silent = tokio::time::timeout(SILENT, learnt.changed()).await.is_err();
+        if silent && !gateway.peers().answers(&home.addresses.internal, SILENT).await {
+            gateway.directory().suspect(&home.owner);
+        }
     }
 }
 

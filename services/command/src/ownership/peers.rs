@@ -66,6 +66,15 @@ impl Peers {
         }
     }
 
+    /// Whether a replica says anything at all in that time.
+    pub async fn answers(&self, to: &str, patience: Duration) -> bool {
+        let outgoing = Outgoing { to, method: "grpc.health.v1.Health/Check", metadata: MetadataMap::new(), patience };
+        match self.call::<(), ()>(outgoing, ()).await {
+            Ok(_) => true,
+            Err(status) => !unreached(&status) && status.code() != tonic::Code::DeadlineExceeded,
+        }
+    }
+
     fn channel(&self, address: &str) -> Result<Channel, Status> {
         let mut channels = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(channel) = channels.get(address) {
@@ -75,7 +84,8 @@ impl Peers {
         let channel = endpoint
             .connect_timeout(Duration::from_secs(1))
             .tcp_nodelay(true)
-            .http2_keep_alive_interval(Duration::from_secs(2))
+            // An owner that hangs is suspected as soon as one that died.
+            .http2_keep_alive_interval(Duration::from_secs(1))
             .keep_alive_timeout(Duration::from_secs(2))
             .keep_alive_while_idle(true)
             .connect_lazy();
@@ -109,5 +119,20 @@ mod tests {
         tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
         Peers::default().nudge(&address).await;
         timeout(Duration::from_secs(10), directory.asked()).await.expect("asked to read the leases");
+    }
+
+    #[tokio::test]
+    async fn a_replica_that_hangs_is_told_from_one_that_answers_anything() {
+        const PATIENCE: Duration = Duration::from_millis(300);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        // It takes connections, and nobody looks at them.
+        assert!(!Peers::default().answers(&address, PATIENCE).await);
+        #[expect(clippy::disallowed_methods, reason = "one call of one test needs no limits")]
+        let server = Server::builder().add_service(OwnershipServiceServer::new(Nudges(Directory::default())));
+        tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
+        // UNIMPLEMENTED is an answer.
+        assert!(Peers::default().answers(&address, Duration::from_secs(10)).await);
+        assert!(!Peers::default().answers("127.0.0.1:1", PATIENCE).await);
     }
 }
