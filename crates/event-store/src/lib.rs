@@ -25,5 +25,7 @@ pub use error::StoreError;
 pub use ledger::{Bucket, Retention, UntimelyRequestId};
 pub use log::{EpochStart, EventLog, Head};
 pub use memory::{Examined, MemoryLog, MemoryStore};
-pub use postgres::{Addresses, DatabaseConfig, Lease, Ownership, PostgresLane, PostgresStore, Replica, Survey, Taken, migrate_guarded};
+pub use postgres::{
+    Addresses, DatabaseConfig, Lease, Ownership, PostgresLane, PostgresStore, Replica, Survey, Taken, migrate_guarded, missing_migrations,
+};
 pub use restored::{Lost, Restored};

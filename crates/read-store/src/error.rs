@@ -7,7 +7,7 @@ pub enum ReadStoreError {
     Database { database: String, source: sqlx::Error },
     #[error("read database '{database}': {source}")]
     Orm { database: String, source: sea_orm::DbErr },
-    #[error("read database '{0}' has no tables yet, or not all: a projector creates them when it starts")]
+    #[error("read database '{0}' has no tables yet, or not all: a projector creates them when it starts, or `souk migrate`")]
     NotInstalled(String),
     #[error("read database '{database}' belongs to another installation than '{first}'")]
     ForeignDatabase { database: String, first: String },

@@ -1,7 +1,8 @@
 use futures::future::try_join_all;
-use sea_orm::{ActiveValue::Set, ConnectionTrait, EntityTrait, Statement, TransactionTrait, sea_query::OnConflict};
+use sea_orm::{ActiveValue::Set, ConnectionTrait, DbErr, EntityTrait, Statement, TransactionTrait, sea_query::OnConflict};
 use sea_orm_migration::MigratorTrait;
 use souk_event_sourcing::{LogId, Region, UnixMillis};
+use souk_schema::Known;
 use sqlx::PgPool;
 use uuid::Uuid;
 
@@ -55,6 +56,16 @@ impl ReadStore {
     }
 }
 
+/// Names of the migrations, the store's own and those of `M`, that a database lacks; writes nothing.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn missing_migrations<M: MigratorTrait>(database: &impl ConnectionTrait) -> Result<Vec<String>, DbErr> {
+    let mut missing = souk_schema::missing::<StoreMigrator>(database).await?;
+    missing.extend(souk_schema::missing::<M>(database).await?);
+    Ok(missing)
+}
+
 /// Migrates one database under a lock and a transaction; returns its installation id, which is `id` if it had none.
 async fn migrate<M: MigratorTrait>(
     database: &Database,
@@ -70,8 +81,8 @@ async fn migrate<M: MigratorTrait>(
     transaction.execute_raw(lock).await.map_err(orm(name))?;
     // Unlike rows, tables and ids must not go back after a crash.
     transaction.execute_unprepared("set local synchronous_commit = on").await.map_err(orm(name))?;
-    StoreMigrator::up(&transaction, None).await.map_err(orm(name))?;
-    M::up(&transaction, None).await.map_err(orm(name))?;
+    Known::<StoreMigrator>::up(&transaction, None).await.map_err(orm(name))?;
+    Known::<M>::up(&transaction, None).await.map_err(orm(name))?;
     let row = installation::ActiveModel {
         singleton: Set(true),
         id: Set(id.unwrap_or_else(Uuid::new_v4)),

@@ -38,7 +38,7 @@ mod table;
 
 pub use checkpoint::{Checkpoint, Fence};
 pub use error::ReadStoreError;
-pub use install::Installation;
+pub use install::{Installation, missing_migrations};
 pub use members::{Members, Replica};
 pub use memory::MemoryViews;
 pub use parked::{Parked, ParkedEntity, ParkedEvent, ParkedQuery};

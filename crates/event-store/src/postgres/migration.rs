@@ -2,6 +2,7 @@ use sea_orm_migration::{
     prelude::*,
     sea_orm::{Database, DatabaseConnection},
 };
+use souk_schema::Known;
 use sqlx::{Connection, PgConnection};
 
 use crate::StoreError;
@@ -67,19 +68,34 @@ impl MigrationTrait for Children {
     }
 }
 
-/// Runs the pending migrations of `M` on the database at `url`, one process at a time. The session lock needs a
-/// connection of its own that bypasses poolers in transaction mode.
+/// Runs the pending migrations of `M` on the database at `url`, one process at a time; those of a newer build may stand
+/// there already. The session lock needs a connection of its own that bypasses poolers in transaction mode.
 ///
 /// # Errors
 /// When the database cannot be reached or a migration fails.
 pub async fn migrate_guarded<M: MigratorTrait>(url: &str) -> Result<(), StoreError> {
     let mut guard = PgConnection::connect(url).await?;
     sqlx::query("select pg_advisory_lock($1)").bind(MIGRATION_LOCK).execute(&mut guard).await?;
-    let mut options = sea_orm_migration::sea_orm::ConnectOptions::new(url);
-    options.max_connections(1).sqlx_logging(false);
-    let database: DatabaseConnection = Database::connect(options).await?;
-    let outcome = M::up(&database, None).await;
+    let database = connect(url).await?;
+    let outcome = Known::<M>::up(&database, None).await;
     database.close().await?;
     guard.close().await?;
     Ok(outcome?)
+}
+
+/// Names of the migrations of `M` that the database at `url` lacks; writes nothing.
+///
+/// # Errors
+/// When the database cannot be reached.
+pub async fn missing_migrations<M: MigratorTrait>(url: &str) -> Result<Vec<String>, StoreError> {
+    let database = connect(url).await?;
+    let missing = souk_schema::missing::<M>(&database).await;
+    database.close().await?;
+    Ok(missing?)
+}
+
+async fn connect(url: &str) -> Result<DatabaseConnection, StoreError> {
+    let mut options = sea_orm_migration::sea_orm::ConnectOptions::new(url);
+    options.max_connections(1).sqlx_logging(false);
+    Ok(Database::connect(options).await?)
 }

@@ -20,6 +20,6 @@ mod upkeep;
 mod warnings;
 
 pub use lane::PostgresLane;
-pub use migration::migrate_guarded;
+pub use migration::{migrate_guarded, missing_migrations};
 pub use ownership::{Addresses, Lease, Ownership, Replica, Survey, Taken};
 pub use setup::{DatabaseConfig, PostgresStore};

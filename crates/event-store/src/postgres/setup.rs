@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::{
     PostgresLane,
-    migration::{Migrator, migrate_guarded},
+    migration::{Migrator, migrate_guarded, missing_migrations},
 };
 use crate::StoreError;
 
@@ -56,6 +56,20 @@ impl PostgresStore {
             migrate_guarded::<Migrator>(&config.url).await?;
         }
         Ok(())
+    }
+
+    /// What keeps this build from working on the databases: each migration that is missing, with its database. Empty when all
+    /// are there, whatever a newer build may have added.
+    ///
+    /// # Errors
+    /// When a database cannot be reached.
+    pub async fn missing_migrations(configs: &[DatabaseConfig]) -> Result<Vec<String>, StoreError> {
+        let mut missing = Vec::new();
+        for config in configs {
+            let names = missing_migrations::<Migrator>(config.pooled_url.as_ref().unwrap_or(&config.url)).await?;
+            missing.extend(names.into_iter().map(|name| format!("{name} in {}", config.name)));
+        }
+        Ok(missing)
     }
 
     /// Connects to migrated databases. The first start of an installation fixes its partition count and places the

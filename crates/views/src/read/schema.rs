@@ -1,4 +1,3 @@
-use sea_orm_migration::MigratorTrait;
 use souk_read_store::{Demand, ReadStore, ReadStoreError, Server};
 
 use crate::ViewsMigrator;
@@ -10,12 +9,12 @@ pub async fn missing_migrations(store: &ReadStore) -> Result<Vec<String>, ReadSt
     let mut missing = Vec::new();
     for database in store.databases() {
         let pending = |server: Server| async move {
-            let pending = ViewsMigrator::get_pending_migrations_read_only(server.orm()).await;
+            let pending = souk_read_store::missing_migrations::<ViewsMigrator>(server.orm()).await;
             let pending = pending.map_err(|source| ReadStoreError::Orm { database: database.name().to_owned(), source })?;
             Ok((pending, Vec::new()))
         };
         let (pending, _) = database.read(&anybody, pending).await?;
-        missing.extend(pending.iter().map(|migration| format!("{} in {}", migration.name(), database.name())));
+        missing.extend(pending.iter().map(|name| format!("{name} in {}", database.name())));
     }
     Ok(missing)
 }
