@@ -122,6 +122,9 @@ impl Sources {
             Kind::InvalidType(_, want) | Kind::InvalidValue(_, want) if secret => format!("want {want} (value not shown)"),
             Kind::InvalidType(found, want) | Kind::InvalidValue(found, want) => format!("{} is not {want}", shown(found)),
             Kind::UnknownVariant(found, known) => format!("{found:?} is none of {}", known.join(", ")),
+            // What is said of a file names the file and nothing in it.
+            Kind::Message(message) if secret && message.starts_with("cannot read ") => one_line(message),
+            Kind::Message(message) if secret && message.starts_with("a string or ") => format!("want {message} (value not shown)"),
             Kind::Message(_) if secret => "malformed (value not shown)".to_owned(),
             Kind::Message(message) => one_line(message),
             other => one_line(&other.to_string()),
@@ -242,6 +245,38 @@ mod tests {
             assert!(line.starts_with(start), "{line}");
             assert!(!line.contains("c0ffee") && !line.contains("12345678") && !line.contains('\n'), "{line}");
         }
+    }
+
+    #[test]
+    fn a_secret_may_lie_in_a_file() {
+        let folder = std::env::temp_dir().join(format!("souk-secret-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let write = |name: &str, text: &str| {
+            let path = folder.join(name);
+            std::fs::write(&path, text).unwrap();
+            format!("{{ file = {:?} }}", path.display().to_string())
+        };
+        let (key, url, nats) =
+            (write("key", &format!("{KEY}\n")), write("url", "postgres://u:hunter2@h/d"), write("nats", "nats://n:4222\r\n"));
+        let toml = format!(
+            "[installation]\ntoken_key = {key}\n[write]\ndatabases = [{{ name = \"w0\", url = {url}, pooled_url = {url} }}]\n\
+             [read]\ndatabases = [{{ name = \"r0\", url = {url}, replicas = [{url}] }}]\n[nats]\nurl = {nats}\n"
+        );
+        let settings = load(&toml, &[]).unwrap();
+        assert_eq!(&*settings.installation.token_key, KEY);
+        assert_eq!(&*settings.write.databases[0].url, "postgres://u:hunter2@h/d");
+        assert_eq!(&*settings.nats.url, "nats://n:4222");
+        assert!(!format!("{settings:?}").contains("hunter2"));
+
+        // What is wrong with it is said without what it holds.
+        let wrong = format!("[installation]\ntoken_key = {url}\n");
+        assert_eq!(refusal(&wrong, &[]), "souk.toml: installation.token_key: want 64 hexadecimal digits (value not shown)");
+        let absent = "[installation]\ntoken_key = { file = \"/nonexistent/key\" }\n";
+        let line = refusal(absent, &[]);
+        assert_eq!(line, "souk.toml: installation.token_key: cannot read /nonexistent/key: No such file or directory (os error 2)");
+        let line = refusal(&format!("{}[nats]\nurl = {{ path = \"/x\" }}\n", minimal()), &[]);
+        assert_eq!(line, "souk.toml: nats.url: want a string or { file = \"/path\" } (value not shown)");
+        std::fs::remove_dir_all(&folder).unwrap();
     }
 
     #[test]

@@ -1,7 +1,7 @@
 mod load;
 mod validate;
 
-use std::{fmt, net::SocketAddr, time::Duration};
+use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
 
 use serde::Deserialize;
 use souk_event_sourcing::{Region, TokenKey};
@@ -41,10 +41,39 @@ pub struct Settings {
     pub saga: SagaSettings,
 }
 
-/// A text that must not be printed: `Debug` shows only that it is there.
+/// A text that must not be printed: `Debug` shows only that it is there. Written as it is, or as `{ file = "/path" }`: then
+/// it is what the file holds, without the line break at its end.
 #[derive(Clone, Default, PartialEq, Eq, Deserialize)]
-#[serde(transparent)]
+#[serde(try_from = "Written")]
 pub struct Secret(String);
+
+/// A secret as settings write it.
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "a string or { file = \"/path\" }")]
+enum Written {
+    Here(String),
+    There(SecretFile),
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SecretFile {
+    file: PathBuf,
+}
+
+impl TryFrom<Written> for Secret {
+    type Error = String;
+
+    fn try_from(written: Written) -> Result<Self, String> {
+        let path = match written {
+            Written::Here(text) => return Ok(Self(text)),
+            Written::There(SecretFile { file }) => file,
+        };
+        let mut text = std::fs::read_to_string(&path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
+        text.truncate(text.trim_end_matches(['\r', '\n']).len());
+        Ok(Self(text))
+    }
+}
 
 impl Secret {
     pub fn new(text: impl Into<String>) -> Self {
@@ -213,8 +242,8 @@ fn ten() -> u32 {
 
 section! {
     NatsSettings {
-        /// `nats://host:port`, several separated by commas.
-        url: String = String::new(),
+        /// `nats://user:password@host:port`, several separated by commas.
+        url: Secret = Secret::default(),
         /// First part of every subject and JetStream stream name.
         prefix: String = "souk".into(),
         /// What JetStream keeps per partition; older events are read from Postgres.
