@@ -54,6 +54,11 @@ impl System {
         Ok(system)
     }
 
+    /// For tests that start their processes themselves: held, no system runs beside them.
+    pub async fn turn() -> MutexGuard<'static, ()> {
+        TURN.lock().await
+    }
+
     /// A client of its own, with its own connections, to all replicas.
     ///
     /// # Errors

@@ -30,6 +30,11 @@ pub struct Component {
     name: Arc<str>,
 }
 
+/// Why a service waits that was not asked to migrate: these migrations are missing.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the schema is too old, these migrations are missing: {}; `souk migrate` runs them", .0.join(", "))]
+pub struct SchemaTooOld(pub Vec<String>);
+
 const DRAIN: &str = "drain";
 
 impl Default for Health {

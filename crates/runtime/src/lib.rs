@@ -29,7 +29,7 @@ pub mod telemetry;
 pub use call::{Deadline, caller, token};
 pub use failure::{ERROR_DOMAIN, Failure, Violations};
 pub use grpc::{GrpcServer, ReplyPatience, code_name};
-pub use health::{Component, Health};
+pub use health::{Component, Health, SchemaTooOld};
 pub use main_of::{install_tls_provider, main_of, run_service, termination};
 pub use peer::Peer;
 pub use process::{Listeners, Process, ServiceKind, bind};

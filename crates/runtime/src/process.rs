@@ -1,4 +1,7 @@
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::{Ipv6Addr, SocketAddr},
+    sync::Arc,
+};
 
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -103,6 +106,26 @@ impl Process {
     }
 }
 
+impl Process {
+    /// Where other processes reach a door of this one: the host they are told of, or where it listens, with the door's port.
+    ///
+    /// # Errors
+    /// When the door has no address any more.
+    pub fn reached_at(&self, door: &TcpListener) -> std::io::Result<String> {
+        let bound = door.local_addr()?;
+        Ok(advertised(&self.settings.process.advertise_host, bound))
+    }
+}
+
+/// An IPv6 address stands in brackets before a port.
+fn advertised(host: &str, bound: SocketAddr) -> String {
+    match (host, host.parse::<Ipv6Addr>()) {
+        ("", _) => bound.to_string(),
+        (_, Ok(address)) => SocketAddr::from((address, bound.port())).to_string(),
+        (name, Err(_)) => format!("{name}:{}", bound.port()),
+    }
+}
+
 impl Listeners {
     /// Binds the doors of `service`.
     ///
@@ -128,4 +151,18 @@ pub async fn bind(key: &str, address: SocketAddr) -> Result<TcpListener, ConfigE
         };
         ConfigError::new(format!("{key}: {what}; choose another with {environment}={}:PORT", address.ip()))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pod_is_reached_at_its_address_of_either_family() {
+        let bound = "0.0.0.0:50061".parse().unwrap();
+        assert_eq!(advertised("", bound), "0.0.0.0:50061");
+        assert_eq!(advertised("10.1.2.3", bound), "10.1.2.3:50061");
+        assert_eq!(advertised("fd00:10::7", bound), "[fd00:10::7]:50061");
+        assert_eq!(advertised("souk-command-0.souk-command", bound), "souk-command-0.souk-command:50061");
+    }
 }

@@ -12,9 +12,8 @@ use souk_event_store::{Addresses, DatabaseConfig, PostgresStore, Retention, Stor
 use souk_proto::{
     cart::v1 as cart, catalog::v1 as catalog, internal::v1 as internal, log::v1 as log, orders::v1 as orders, stock::v1 as stock,
 };
-use souk_runtime::{GrpcServer, Listeners, Process, Queue, Settings, limited};
+use souk_runtime::{GrpcServer, Listeners, Process, Queue, SchemaTooOld, Settings, limited};
 use tokio::{
-    net::TcpListener,
     sync::{Semaphore, mpsc},
     task::JoinSet,
     time::{MissedTickBehavior, interval, sleep},
@@ -56,7 +55,7 @@ pub async fn run(process: Process, listeners: Listeners) -> anyhow::Result<()> {
     let watchers = Arc::new(Watchers::default());
     let mut tasks = JoinSet::new();
     let lanes = spawn_lanes(&settings, &store, retention, &held, &watchers, &mut tasks);
-    let addresses = addresses(&settings, &listeners)?;
+    let addresses = addresses(&process, &listeners)?;
     let (directory, peers) = (Directory::default(), Peers::default());
     let owner = Owner {
         store: store.clone(),
@@ -92,7 +91,7 @@ pub async fn run(process: Process, listeners: Listeners) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Migrates and connects, for as long as it takes. `None` when shutdown came first.
+/// Connects, for as long as databases and tables are missing that this process was not asked to make. `None` when shutdown came first.
 async fn connect(
     settings: &Settings,
     shutdown: &CancellationToken,
@@ -108,11 +107,18 @@ async fn connect(
         .collect();
     loop {
         let attempt = async {
-            PostgresStore::migrate(&databases).await?;
-            PostgresStore::connect(&databases, Region(settings.installation.region_number), settings.installation.partitions).await
+            let missing = match settings.process.migrate {
+                true => PostgresStore::migrate(&databases).await.map(|()| Vec::new())?,
+                false => PostgresStore::missing_migrations(&databases).await?,
+            };
+            if !missing.is_empty() {
+                return Ok(Err(SchemaTooOld(missing)));
+            }
+            PostgresStore::connect(&databases, settings.installation.region(), settings.installation.partitions).await.map(Ok)
         };
         match attempt.await {
-            Ok(store) => return Ok(Some(store)),
+            Ok(Ok(store)) => return Ok(Some(store)),
+            Ok(Err(old)) => ready.not_ready(&old.to_string()),
             Err(error @ StoreError::Setup(_)) => return Err(error.into()),
             Err(error) => {
                 warn!(%error, "the write store is not there yet");
@@ -127,14 +133,9 @@ async fn connect(
 }
 
 /// Where others reach this process.
-fn addresses(settings: &Settings, listeners: &Listeners) -> anyhow::Result<Addresses> {
-    let reached = |listener: &TcpListener| -> std::io::Result<String> {
-        let bound = listener.local_addr()?;
-        let host = &settings.process.advertise_host;
-        Ok(if host.is_empty() { bound.to_string() } else { format!("{host}:{}", bound.port()) })
-    };
-    let public = listeners.public.as_ref().map(reached).transpose()?.unwrap_or_default();
-    Ok(Addresses { internal: reached(&listeners.internal)?, public })
+fn addresses(process: &Process, listeners: &Listeners) -> anyhow::Result<Addresses> {
+    let public = listeners.public.as_ref().map(|door| process.reached_at(door)).transpose()?.unwrap_or_default();
+    Ok(Addresses { internal: process.reached_at(&listeners.internal)?, public })
 }
 
 fn site(settings: &Settings, retention: Retention) -> Site {

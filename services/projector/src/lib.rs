@@ -38,7 +38,7 @@ mod testing;
 mod tests;
 mod watchdog;
 
-pub use service::run;
+pub use service::{migrate, run};
 
 use std::time::Duration;
 

@@ -8,9 +8,9 @@ use anyhow::Context;
 use souk_bus::{Feed, JetStreamBus};
 use souk_event_sourcing::Region;
 use souk_proto::internal::v1::{admin_service_server::AdminServiceServer, parked_entity_service_server::ParkedEntityServiceServer};
-use souk_read_store::{DatabaseConfig, Installation, PostgresViews, ReadStore, Replica};
-use souk_runtime::{GrpcServer, Listeners, Peer, Process, limited};
-use souk_views::{TABLES, ViewsMigrator};
+use souk_read_store::{Access, DatabaseConfig, Installation, PostgresViews, ReadStore, ReadStoreError, Replica};
+use souk_runtime::{GrpcServer, Listeners, Peer, Process, SchemaTooOld, Settings, limited};
+use souk_views::{TABLES, ViewsMigrator, read::missing_migrations};
 use tokio::{sync::watch, task::JoinSet, time::sleep};
 use tokio_util::sync::CancellationToken;
 
@@ -43,7 +43,7 @@ pub async fn run(process: Process, listeners: Listeners) -> anyhow::Result<()> {
     let (board_sender, board) = watch::channel(Board::new(Heads::new([])));
     let (shards_sender, shards) = watch::channel(Vec::new());
     let admin = Admin { replica: process.replica.clone(), board, started };
-    let replica = Replica { id: process.replica.clone(), address: address(&process, &listeners)? };
+    let replica = Replica { id: process.replica.clone(), address: process.reached_at(&listeners.internal)? };
     let door = CancellationToken::new();
     let server = GrpcServer::new("internal", &process)
         .add(limited!(AdminServiceServer::new(admin), process))
@@ -131,13 +131,6 @@ fn start_shards(
     shards
 }
 
-/// Where others reach the internal port.
-fn address(process: &Process, listeners: &Listeners) -> std::io::Result<String> {
-    let bound = listeners.internal.local_addr()?;
-    let host = &process.settings.process.advertise_host;
-    Ok(if host.is_empty() { bound.to_string() } else { format!("{host}:{}", bound.port()) })
-}
-
 async fn report_pools(store: ReadStore, until: CancellationToken) {
     let mut ticks = tokio::time::interval(POOL_REPORTS);
     let reporting = async {
@@ -152,19 +145,28 @@ async fn report_pools(store: ReadStore, until: CancellationToken) {
     }
 }
 
-/// Migrates and opens the read databases, waiting for them as long as it takes; `None` when shutdown comes first.
+/// Brings the read databases up to date for this build: tables, placement, checkpoints. Harmless when two do it at once.
+///
+/// # Errors
+/// When a database does not answer or does not fit the settings.
+pub async fn migrate(settings: &Settings) -> Result<(), ReadStoreError> {
+    let store = ReadStore::install::<ViewsMigrator>(&databases(settings), installation(settings), now()).await?;
+    store.close().await;
+    Ok(())
+}
+
+/// Opens the read databases, waiting for them and their tables as long as it takes; `None` when shutdown comes first.
 async fn install(process: &Process, config: Config) -> anyhow::Result<Option<ReadStore>> {
     let component = process.health.component("read databases");
     let settings = &process.settings;
-    let databases: Vec<_> = settings.read.databases.iter().map(database).collect();
-    let installation = Installation { region: settings.installation.region(), partitions: settings.installation.partitions };
     let mut backoff = Backoff::new(config.retry_backoff, config.retry_backoff_max);
     loop {
-        match ReadStore::install::<ViewsMigrator>(&databases, installation, now()).await {
-            Ok(store) => {
+        match open(settings).await {
+            Ok(Ok(store)) => {
                 component.ready();
                 return Ok(Some(store));
             }
+            Ok(Err(missing)) => component.not_ready(&SchemaTooOld(missing).to_string()),
             Err(error) if !error.retryable() => return Err(error.into()),
             Err(error) => component.not_ready(&error.to_string()),
         }
@@ -175,6 +177,26 @@ async fn install(process: &Process, config: Config) -> anyhow::Result<Option<Rea
     }
 }
 
-fn database(settings: &souk_runtime::Database) -> DatabaseConfig {
-    DatabaseConfig::new(&settings.name, &*settings.url, settings.max_connections)
+/// The store, or the migrations it lacks and nobody asked this process for.
+async fn open(settings: &Settings) -> Result<Result<ReadStore, Vec<String>>, ReadStoreError> {
+    let (databases, installation) = (databases(settings), installation(settings));
+    if settings.process.migrate {
+        return ReadStore::install::<ViewsMigrator>(&databases, installation, now()).await.map(Ok);
+    }
+    let store = ReadStore::open(&databases, Access::Write, installation).await?;
+    let missing = missing_migrations(&store).await?;
+    if missing.is_empty() {
+        return Ok(Ok(store));
+    }
+    store.close().await;
+    Ok(Err(missing))
+}
+
+fn databases(settings: &Settings) -> Vec<DatabaseConfig> {
+    let config = |database: &souk_runtime::Database| DatabaseConfig::new(&database.name, &*database.url, database.max_connections);
+    settings.read.databases.iter().map(config).collect()
+}
+
+fn installation(settings: &Settings) -> Installation {
+    Installation { region: settings.installation.region(), partitions: settings.installation.partitions }
 }

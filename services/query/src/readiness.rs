@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use souk_read_store::{Access, DatabaseConfig, Installation, ReadStore};
-use souk_runtime::{Component, Settings};
+use souk_runtime::{Component, SchemaTooOld, Settings};
 use souk_views::read::missing_migrations;
 
 const RETRY: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(5));
@@ -63,7 +63,7 @@ pub(crate) async fn watch(store: Arc<ReadStore>, component: Component, report: i
 async fn lacks(store: &ReadStore) -> Option<String> {
     match missing_migrations(store).await {
         Ok(missing) if missing.is_empty() => None,
-        Ok(missing) => Some(format!("the schema is too old, these migrations are missing: {}", missing.join(", "))),
+        Ok(missing) => Some(SchemaTooOld(missing).to_string()),
         Err(error) => Some(error.to_string()),
     }
 }

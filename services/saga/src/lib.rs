@@ -36,4 +36,4 @@ mod testing;
 #[cfg(test)]
 mod tests;
 
-pub use service::run;
+pub use service::{migrate, run};

@@ -4,7 +4,7 @@ use anyhow::Context;
 use souk_bus::JetStreamBus;
 use souk_event_store::{DatabaseConfig, PostgresStore, StoreError};
 use souk_proto::internal::v1::admin_service_server::AdminServiceServer;
-use souk_runtime::{GrpcServer, Listeners, Peer, Process, Settings, limited};
+use souk_runtime::{GrpcServer, Listeners, Peer, Process, SchemaTooOld, Settings, limited};
 use tokio::{sync::Semaphore, task::JoinSet, time::Instant};
 
 use crate::{
@@ -84,11 +84,12 @@ async fn placement(process: &Process) -> anyhow::Result<Option<PostgresStore>> {
     let ready = process.health.component("placement");
     let mut backoff = Backoff::new(settings.saga.retry_backoff, settings.saga.retry_backoff_max);
     loop {
-        match prepare(settings).await {
-            Ok(store) => {
+        match prepare(settings, settings.process.migrate).await {
+            Ok(Ok(store)) => {
                 ready.ready();
                 return Ok(Some(store));
             }
+            Ok(Err(old)) => ready.not_ready(&old.to_string()),
             Err(error) if error.retryable() => {
                 tracing::warn!(%error, "a write database does not answer; trying again");
                 ready.not_ready("a write database does not answer");
@@ -102,7 +103,20 @@ async fn placement(process: &Process) -> anyhow::Result<Option<PostgresStore>> {
     }
 }
 
-async fn prepare(settings: &Settings) -> Result<PostgresStore, StoreError> {
+/// Brings the write databases up to date for this build: log, ledger, placement, and the process manager's tables beside
+/// them. Harmless when two do it at once.
+///
+/// # Errors
+/// When a database does not answer or does not fit the settings.
+pub async fn migrate(settings: &Settings) -> Result<(), StoreError> {
+    if let Ok(store) = prepare(settings, true).await? {
+        store.close().await;
+    }
+    Ok(())
+}
+
+/// The placement, once all tables are there: made here if `migrate` says so.
+async fn prepare(settings: &Settings, migrate: bool) -> Result<Result<PostgresStore, SchemaTooOld>, StoreError> {
     let config = |database: &souk_runtime::Database| DatabaseConfig {
         name: database.name.clone(),
         url: database.url.to_string(),
@@ -110,16 +124,30 @@ async fn prepare(settings: &Settings) -> Result<PostgresStore, StoreError> {
         max_connections: 2,
     };
     let configs: Vec<_> = settings.write.databases.iter().map(config).collect();
-    PostgresStore::migrate(&configs).await?;
+    let way = |config: &DatabaseConfig| config.pooled_url.as_ref().unwrap_or(&config.url).clone();
+    if migrate {
+        PostgresStore::migrate(&configs).await?;
+    } else {
+        let mut missing = PostgresStore::missing_migrations(&configs).await?;
+        for config in &configs {
+            let names = SagaStore::missing_migrations(&way(config)).await?;
+            missing.extend(names.into_iter().map(|name| format!("{name} in {}", config.name)));
+        }
+        if !missing.is_empty() {
+            return Ok(Err(SchemaTooOld(missing)));
+        }
+    }
     let region = settings.installation.region();
     let store = PostgresStore::connect(&configs, region, settings.installation.partitions).await?;
     for config in &configs {
-        SagaStore::migrate(&config.url).await?;
-        let tables = SagaStore::connect(config.pooled_url.as_ref().unwrap_or(&config.url), region)?;
+        if migrate {
+            SagaStore::migrate(&config.url).await?;
+        }
+        let tables = SagaStore::connect(&way(config), region)?;
         tables.seed(&store.partitions_of(&config.name)).await?;
         tables.close().await;
     }
-    Ok(store)
+    Ok(Ok(store))
 }
 
 fn databases(placement: &PostgresStore) -> HashMap<souk_event_sourcing::Partition, String> {

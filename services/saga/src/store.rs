@@ -14,7 +14,7 @@ use std::{collections::BTreeMap, str::FromStr, time::Duration};
 
 use souk_domain::order::Placed;
 use souk_event_sourcing::{LogHash, LogId, Partition, Region, UnixMillis};
-use souk_event_store::{StoreError, migrate_guarded};
+use souk_event_store::{StoreError, migrate_guarded, missing_migrations};
 use sqlx::{
     ConnectOptions, PgPool, Row,
     postgres::{PgConnectOptions, PgPoolOptions, PgRow},
@@ -39,6 +39,11 @@ impl SagaStore {
     /// Brings the tables up to date; harmless when two processes do it at once.
     pub async fn migrate(url: &str) -> Result<(), StoreError> {
         migrate_guarded::<migration::Migrator>(url).await
+    }
+
+    /// Names of the migrations the tables lack.
+    pub async fn missing_migrations(url: &str) -> Result<Vec<String>, StoreError> {
+        missing_migrations::<migration::Migrator>(url).await
     }
 
     /// Connects when first used.

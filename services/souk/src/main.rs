@@ -3,13 +3,14 @@
 //! # Layout
 //!
 //! One module per command, each with its `Args` and a `run`:
-//! - `up`: the whole system on this machine; `serve`: one service, as deployed
+//! - `up`: the whole system on this machine; `serve`: one service, as deployed; `migrate`: its databases
 //! - `call`, `seed`, `demo`, `drill`: use it; `status`, `timeline`, `audit`: look into it; `parked`: mend what stands still in views
 
 mod audit;
 mod call;
 mod demo;
 mod drill;
+mod migrate;
 mod paint;
 mod parked;
 mod seed;
@@ -37,6 +38,8 @@ enum Command {
     Up(up::Args),
     /// Run one service as a process of its own
     Serve(serve::Args),
+    /// Bring all databases up to date, for services that are told not to
+    Migrate(migrate::Args),
     /// Call any RPC of the running system
     Call(call::Args),
     /// Create products and customers for load tests
@@ -87,6 +90,7 @@ async fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Up(args) => up::run(args).await,
         Command::Serve(_) => anyhow::bail!("a service runs on a runtime of its own"),
+        Command::Migrate(args) => migrate::run(args).await,
         Command::Call(args) => call::run(args).await,
         Command::Seed(args) => seed::run(args).await,
         Command::Demo(args) => demo::run(args).await,

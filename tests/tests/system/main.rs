@@ -10,6 +10,7 @@ mod flash_sale;
 mod hostile_connections;
 mod idempotency;
 mod linearizability;
+mod migrations;
 mod one_order;
 mod other_languages;
 mod overload;

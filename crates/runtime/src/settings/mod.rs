@@ -178,6 +178,9 @@ section! {
         /// Host name or address under which other processes reach this one, in Kubernetes the pod's; where it listens when
         /// empty.
         advertise_host: String = String::new(),
+        /// Whether a service brings its tables up to date when it starts. If not, `souk migrate` does, and a service that needs
+        /// more than it finds is not ready, says what is missing and waits.
+        migrate: bool = true,
         /// Time between "not serving" and the closed door, so that load balancers notice.
         #[serde(with = "humantime_serde")]
         shutdown_pause: Duration = Duration::ZERO,
