@@ -50,6 +50,19 @@ interleavings: setup
 fuzz SECONDS="10": setup
     @sh crates/devstack/scripts/fuzz.sh "{{SECONDS}}"
 
+# Test the chart: rendered by Helm 3 and 4, validated, at every size and step; needs no cluster (2 minutes)
+[positional-arguments]
+chart-test *ARGS:
+    @helm/tests/run.sh -m pytest -c helm/tests/pytest.ini helm/tests "$@"
+
+# Make the chart's schema and the table of its README from values.yaml
+chart-docs:
+    @helm/tests/run.sh helm/tests/docs.py
+
+# Render every size into k8s/rendered
+chart-golden: chart-docs
+    @helm/tests/run.sh helm/tests/golden.py
+
 # Check format, lints, contracts and dependencies
 check: setup
     sh crates/devstack/scripts/check.sh

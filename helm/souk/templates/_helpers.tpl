@@ -1,0 +1,137 @@
+{{- define "souk.name" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 40 | trimSuffix "-" -}}
+{{- end -}}
+
+{{/* What all names begin with; the longest ending is "-projector-headless", and 63 letters are the bound. */}}
+{{- define "souk.fullname" -}}
+{{- if .Values.fullnameOverride -}}
+{{- .Values.fullnameOverride | trunc 40 | trimSuffix "-" -}}
+{{- else if contains (include "souk.name" .) .Release.Name -}}
+{{- .Release.Name | trunc 40 | trimSuffix "-" -}}
+{{- else -}}
+{{- printf "%s-%s" .Release.Name (include "souk.name" .) | trunc 40 | trimSuffix "-" -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "souk.selector" -}}
+app.kubernetes.io/name: {{ include "souk.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end -}}
+
+{{/* Labels of an object. Of: root, component (may be empty). */}}
+{{- define "souk.labels" -}}
+helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" }}
+{{ include "souk.selector" .root }}
+{{- with .component }}
+app.kubernetes.io/component: {{ . }}
+{{- end }}
+app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
+app.kubernetes.io/part-of: souk
+app.kubernetes.io/managed-by: {{ .root.Release.Service }}
+{{- with .root.Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{/* Labels of pods: not the chart's version, or all of them would start anew whenever it is raised. Of: root, component. */}}
+{{- define "souk.podLabels" -}}
+{{ include "souk.selector" .root }}
+app.kubernetes.io/component: {{ .component }}
+{{- with .root.Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{/* The metadata of an object. Of: root, name, component, labels, annotations (the last three may be missing). */}}
+{{- define "souk.metadata" -}}
+name: {{ .name }}
+namespace: {{ .root.Release.Namespace }}
+labels:
+  {{- include "souk.labels" . | nindent 2 }}
+  {{- with .labels }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+{{- with mustMerge (dict) (.annotations | default dict) .root.Values.commonAnnotations }}
+annotations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
+{{- define "souk.image" -}}
+{{- $image := .Values.image -}}
+{{- if $image.digest -}}
+{{- printf "%s@%s" $image.repository $image.digest -}}
+{{- else -}}
+{{- printf "%s:%s" $image.repository (default .Chart.AppVersion $image.tag) -}}
+{{- end -}}
+{{- end -}}
+
+{{/* What is fixed for each component: its doors, its side, whom it calls. One place says it. */}}
+{{- define "souk.components" -}}
+command: {public: 50051, internal: 50061, ops: 50071, sides: [write], peers: []}
+query: {public: 50052, internal: 50062, ops: 50072, sides: [read], peers: []}
+projector: {internal: 50063, ops: 50073, sides: [read], peers: [command_internal]}
+saga: {internal: 50064, ops: 50074, sides: [write], peers: [command, command_internal]}
+migrate: {sides: [write, read], peers: []}
+{{- end -}}
+
+{{- define "souk.services" -}}
+[command, query, projector, saga]
+{{- end -}}
+
+{{/* The services that a pod of a component runs: itself, or all of them. */}}
+{{- define "souk.servicesOf" -}}
+{{- if eq . "combined" -}}{{ include "souk.services" . }}{{- else -}}[{{ . }}]{{- end -}}
+{{- end -}}
+
+{{/* The Deployments of this layout. */}}
+{{- define "souk.workloads" -}}
+{{- $apart := include "souk.services" . | fromYamlArray -}}
+{{- if eq .Values.layout "combined" -}}
+{{- list "combined" | toJson -}}
+{{- else if eq .Values.layout "both" -}}
+{{- append $apart "combined" | toJson -}}
+{{- else -}}
+{{- $apart | toJson -}}
+{{- end -}}
+{{- end -}}
+
+{{/* The values of a component over those of all. Of: root, component. */}}
+{{- define "souk.valuesOf" -}}
+{{- /* What scales all services by default is not meant for the pod that holds them together. */ -}}
+{{- $common := ternary (dict "autoscaling" (dict "kind" "")) (dict) (eq .component "combined") -}}
+{{- mustMergeOverwrite (deepCopy .root.Values.defaults) $common (deepCopy (index .root.Values .component | default dict)) | toJson -}}
+{{- end -}}
+
+{{- define "souk.serviceAccountName" -}}
+{{- $values := include "souk.valuesOf" . | fromJson -}}
+{{- default (printf "%s-%s" (include "souk.fullname" .root) .component) $values.serviceAccount.name -}}
+{{- end -}}
+
+{{/* Replicas at least, whoever counts them. Of the values of a component. */}}
+{{- define "souk.least" -}}
+{{- if .autoscaling.kind -}}{{ int .autoscaling.min }}{{- else -}}{{ int .replicas }}{{- end -}}
+{{- end -}}
+
+{{/* Whether preStop may sleep: without a shell in the image only Kubernetes itself can. */}}
+{{- define "souk.canSleep" -}}
+{{- if semverCompare ">=1.30.0-0" .Capabilities.KubeVersion.Version -}}yes{{- end -}}
+{{- end -}}
+
+{{- define "souk.podSecurityContext" -}}
+runAsNonRoot: true
+runAsUser: 65532
+runAsGroup: 65532
+fsGroup: 65532
+fsGroupChangePolicy: OnRootMismatch
+seccompProfile:
+  type: RuntimeDefault
+{{- end -}}
+
+{{- define "souk.securityContext" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+privileged: false
+capabilities:
+  drop: [ALL]
+{{- end -}}

@@ -1,0 +1,219 @@
+"""What the switches do."""
+
+import json
+
+import pytest
+
+from chart import LEAST, OLDEST, SIZES, by_name, hook, least, name, of_kind, one, pod_spec, size, text
+from test_rendering import EVERYTHING
+
+
+def deployment(found, named="command"):
+    return one(found, "Deployment", f"souk-{named}")
+
+
+class TestReplicas:
+    def test_without_an_autoscaler_they_are_rendered(self):
+        assert deployment(least({"command": {"replicas": 3}}))["spec"]["replicas"] == 3
+
+    @pytest.mark.parametrize("kind", ["hpa", "keda"])
+    def test_an_autoscaler_rules_alone_unless_told_otherwise(self, kind):
+        values = {"keda": {"prometheus": "http://p:9090"}, "command": {"replicas": 3, "autoscaling": {"kind": kind}}}
+        assert "replicas" not in deployment(least(values))["spec"]
+        values["command"]["autoscaling"]["preserveReplicas"] = False
+        assert deployment(least(values))["spec"]["replicas"] == 3
+
+    def test_a_budget_is_made_from_two_on(self):
+        budgets = lambda replicas: {name(budget)[1] for budget in of_kind(least({"command": {"replicas": replicas}}), "PodDisruptionBudget")}
+        assert budgets(1) == set() and budgets(2) == {"souk-command"}
+
+    def test_every_size_but_the_smallest_bears_the_loss_of_a_pod(self):
+        for of in SIZES[1:]:
+            assert len(of_kind(size(of), "PodDisruptionBudget")) == 4
+
+    def test_projectors_are_never_more_than_partitions(self):
+        for of in SIZES:
+            for scaled in of_kind(size(of), "ScaledObject", "HorizontalPodAutoscaler"):
+                spec = scaled["spec"]
+                most = spec.get("maxReplicaCount", spec.get("maxReplicas"))
+                if scaled["metadata"]["name"] in ("souk-projector", "souk-saga"):
+                    assert most <= 64
+
+
+class TestKeda:
+    def scaled(self, of, size_of="1m"):
+        return one(size(size_of), "ScaledObject", f"souk-{of}")["spec"]
+
+    @pytest.mark.parametrize(
+        "of, metric", [("projector", "souk_projection_lag_events"), ("command", "souk_queue_wait_seconds_bucket"), ("query", "souk_rpc_in_flight")]
+    )
+    def test_services_scale_on_what_souk_says_of_itself(self, of, metric):
+        spec = self.scaled(of)
+        trigger = spec["triggers"][0]
+        assert trigger["type"] == "prometheus" and metric in trigger["metadata"]["query"]
+        assert f'namespace="souk",service="souk-{of}-headless"' in trigger["metadata"]["query"]
+        # A fallback works for averages alone.
+        assert trigger["metricType"] == "AverageValue"
+        assert spec["fallback"]["behavior"] == "currentReplicasIfHigher"
+        assert spec["minReplicaCount"] <= spec["fallback"]["replicas"] <= spec["maxReplicaCount"]
+        assert float(trigger["metadata"]["threshold"]) > 0
+
+    def test_queries_scale_on_cpu_as_well_and_sagas_on_it_alone(self):
+        kinds = lambda of: [trigger["type"] for trigger in self.scaled(of)["triggers"]]
+        assert kinds("query") == ["prometheus", "cpu"] and kinds("saga") == ["cpu"]
+        assert "fallback" not in self.scaled("saga")
+
+
+class TestMigrations:
+    """A hook must not wait for what is installed after it, nor anything for a hook that runs after it."""
+
+    def job(self, found):
+        jobs = of_kind(found, "Job")
+        assert len(jobs) == 1
+        return jobs[0]
+
+    @pytest.mark.parametrize("mode", ["hook", "job"])
+    def test_the_first_install_has_no_hook_at_all(self, mode):
+        found = least({"migrations": {"mode": mode}})
+        assert not hook(self.job(found))
+        # A test is run by `helm test` alone.
+        assert {hook(object) for object in found} == {None, "test"}
+
+    def test_an_upgrade_migrates_before_services_are_replaced(self):
+        found = least(upgrade=True)
+        job = self.job(found)
+        hooked = [object for object in found if hook(object) == "pre-upgrade"]
+        assert {object["kind"] for object in hooked} == {"Job", "ConfigMap", "ServiceAccount"}
+        weights = {object["kind"]: int(object["metadata"]["annotations"]["helm.sh/hook-weight"]) for object in hooked}
+        assert all(weights[kind] < weights["Job"] for kind in weights if kind != "Job")
+        assert all(object["metadata"]["annotations"]["helm.sh/hook-delete-policy"] == "before-hook-creation,hook-succeeded" for object in hooked)
+        # What it uses is its own: that of the services is not there yet, or is that of the release before.
+        own = {named for _, named in map(name, hooked)}
+        pod = pod_spec(job)
+        assert pod["serviceAccountName"] in own and pod["volumes"][0]["configMap"]["name"] in own
+
+    def test_secrets_in_values_are_hooked_with_it(self):
+        values = {"installation": {"tokenKey": "ab" * 32, "tokenKeySecret": {"name": ""}}}
+        secret = one(least(values, upgrade=True), "Secret", "souk-migrate")
+        assert hook(secret) == "pre-upgrade" and secret["stringData"] == {"token-key": "ab" * 32}
+
+    def test_mode_job_never_has_a_hook_and_names_the_job_by_its_content(self):
+        named = lambda **values: self.job(least({"migrations": {"mode": "job"}} | values, upgrade=True))["metadata"]["name"]
+        assert not hook(self.job(least({"migrations": {"mode": "job"}}, upgrade=True)))
+        first = named()
+        assert named() == first
+        others = {named(image={"tag": "0.2.0"}), named(secretsVersion="2"), named(settings={"telemetry": {"log_format": "human"}})}
+        assert len(others) == 3 and first not in others
+
+    def test_mode_external_makes_nothing(self):
+        found = least({"migrations": {"mode": "external"}})
+        assert not of_kind(found, "Job") and not any("migrate" in named for _, named in map(name, found))
+
+    def test_no_service_migrates_by_itself(self):
+        for settings in one(least(), "ConfigMap", "souk-settings")["data"].values():
+            assert "migrate = false" in settings
+
+
+class TestStopping:
+    def test_pods_sleep_natively_where_kubernetes_can_and_pause_by_themselves_where_it_cannot(self):
+        environment = lambda container: {variable["name"]: variable.get("value") for variable in container["env"]}
+        new = pod_spec(deployment(least(kube="1.30.0")))["containers"][0]
+        assert new["lifecycle"]["preStop"]["sleep"]["seconds"] == 5 and "SOUK_process__shutdown_pause" not in environment(new)
+        old = pod_spec(deployment(least(kube=OLDEST)))["containers"][0]
+        assert "lifecycle" not in old and environment(old)["SOUK_process__shutdown_pause"] == "5s"
+
+    def test_the_grace_follows_the_drain(self):
+        found = least({"saga": {"shutdown": {"drainSeconds": 100, "sleepSeconds": 7}}})
+        assert pod_spec(deployment(found, "saga"))["terminationGracePeriodSeconds"] == 122
+
+
+class TestRestarts:
+    def annotations(self, of, **changes):
+        return deployment(least(changes), of)["spec"]["template"]["metadata"]["annotations"]
+
+    @pytest.mark.parametrize(
+        "changes, restarted",
+        [
+            ({"settings": {"query": {"token_wait": "2s"}}}, {"query"}),
+            ({"settings": {"grpc": {"default_deadline": "2s"}}}, {"command", "query", "projector", "saga"}),
+            ({"read": {"databases": [{"name": "read-1", "urlSecret": {"name": "other", "key": "r"}}]}}, {"query", "projector"}),
+            ({"write": {"databases": [{"name": "write-1", "url": "postgres://h/new"}]}}, {"command", "saga"}),
+            ({"secretsVersion": "2"}, {"command", "query", "projector", "saga"}),
+            ({"monitoring": {"serviceMonitor": {"enabled": True}}}, set()),
+        ],
+    )
+    def test_a_service_starts_anew_for_its_own_inputs(self, changes, restarted):
+        of_all = ["command", "query", "projector", "saga"]
+        assert {of for of in of_all if self.annotations(of) != self.annotations(of, **changes)} == restarted
+
+
+class TestLayouts:
+    def test_combined_is_one_pod_behind_the_same_services(self):
+        found = size("100")
+        assert [name(object)[1] for object in of_kind(found, "Deployment")] == ["souk-combined"]
+        assert len(pod_spec(of_kind(found, "Deployment")[0])["containers"]) == 4
+        services = lambda of: {name(service) for service in of_kind(size(of), "Service")}
+        assert services("100") == services("1m")
+
+    def test_in_one_pod_services_find_each_other_on_its_own_address(self):
+        containers = {container["name"]: container for container in pod_spec(of_kind(size("100"), "Deployment")[0])["containers"]}
+        peers = lambda of: {variable["name"]: variable["value"] for variable in containers[of]["env"] if "peers" in variable["name"]}
+        assert peers("saga") == {"SOUK_peers__command": "http://127.0.0.1:50051", "SOUK_peers__command_internal": "http://127.0.0.1:50061"}
+        assert peers("projector") == {"SOUK_peers__command_internal": "http://127.0.0.1:50061"}
+        assert peers("query") == peers("command") == {}
+
+
+class TestMonitoring:
+    def test_prometheus_scrapes_each_pod_once(self):
+        found = size("1m")
+        monitor = one(found, "ServiceMonitor", "souk")["spec"]
+        chosen = [
+            service
+            for service in of_kind(found, "Service")
+            if "souk/headless" in service["metadata"]["labels"]
+        ]
+        assert len(chosen) == 4 and all(any(port["name"] == "ops" for port in service["spec"]["ports"]) for service in chosen)
+        assert monitor["endpoints"][0]["port"] == "ops" and monitor["namespaceSelector"]["matchNames"] == ["souk"]
+
+
+class TestTheTest:
+    def test_it_places_an_order_through_both_services(self):
+        pod = pod_spec(one(least(), "Pod", "souk-test-order"))
+        assert pod["containers"][0]["args"] == ["demo", "--command=http://souk-command:50051", "--query=http://souk-query:50052"]
+        assert pod["restartPolicy"] == "Never"
+        assert not of_kind(least({"tests": {"enabled": False}}), "Pod")
+
+
+class TestSettings:
+    def settings(self, service, values):
+        return one(least(values), "ConfigMap", "souk-settings")["data"][f"{service}.toml"]
+
+    def test_numbers_texts_and_nested_values_are_toml(self):
+        import tomllib
+
+        given = {"grpc": {"max_connections": 1000000, "connection_age_jitter": 0.25, "default_deadline": "5s"}, "telemetry": {"log_filter": 'info,"x"\\'}}
+        read = tomllib.loads(self.settings("command", {"settings": given, "nats": {"streamMaxBytes": 1 << 40}}))
+        assert read["grpc"] == given["grpc"] and type(read["grpc"]["max_connections"]) is int
+        assert read["telemetry"] == {"log_filter": 'info,"x"\\', "log_format": "json"}
+        assert read["nats"]["stream_max_bytes"] == 1 << 40
+        assert read["write"]["databases"] == [{"name": "write-1", "url": {"file": "/run/souk/write-1/url"}}]
+
+    def test_poolers_and_replicas_are_named(self):
+        import tomllib
+
+        database = {"name": "write-1", "url": "postgres://h/d", "pooledUrl": "postgres://p/d", "maxConnections": 7}
+        read = tomllib.loads(self.settings("saga", {"write": {"databases": [database]}}))["write"]["databases"]
+        assert read == [{"name": "write-1", "url": {"file": "/run/souk/write-1/url"}, "pooled_url": {"file": "/run/souk/write-1/pooled-url"}, "max_connections": 7}]
+
+
+@pytest.mark.parametrize("of", SIZES)
+def test_notes_name_the_next_commands(of):
+    # `helm template` leaves the notes out; the text is rendered as an object of ours instead.
+    from chart import CHART
+
+    notes = (CHART / "templates/NOTES.txt").read_text()
+    probe = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: notes}\ndata:\n  notes: |\n" + "{{- define \"notes\" }}" + notes + "{{ end }}{{ include \"notes\" . | nindent 4 }}\n"
+    said = one(size(of, values={"extraObjects": [probe]}), "ConfigMap", "notes")["data"]["notes"]
+    for command in ("helm --namespace souk test souk", "kubectl --namespace souk get pods", "port-forward service/souk-command 50051"):
+        assert command in said
+    assert "write-1, " in said and "64 partitions" in said
