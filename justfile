@@ -55,6 +55,11 @@ fuzz SECONDS="10": setup
 chart-test *ARGS:
     @helm/tests/run.sh -m pytest -c helm/tests/pytest.ini helm/tests "$@"
 
+# The same against a real API server, built from Go modules: sizes, steps, immutable fields (a quarter of an hour to build first)
+[positional-arguments]
+chart-test-api *ARGS:
+    @helm/tests/api/run.sh "$@"
+
 # Make the chart's schema and the table of its README from values.yaml
 chart-docs:
     @helm/tests/run.sh helm/tests/docs.py

@@ -18,6 +18,10 @@ SIZES = ["100", "10k", "1m", "100m"]
 OLDEST, NEWEST = "1.29.0", "1.37.0"
 
 
+# As safe as the other, and ten times as fast.
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
 class Refused(Exception):
     """Helm did not render; the message says why."""
 
@@ -51,7 +55,7 @@ def text(*files, helm="4", kube=NEWEST, upgrade=False, sets=(), values="{}", tes
 def render(*files, values=None, **options):
     """The objects, as a list of maps."""
     printed = text(*files, values=json.dumps(values or {}), **options)
-    return [document for document in yaml.safe_load_all(printed) if document]
+    return [document for document in yaml.load_all(printed, Loader=LOADER) if document]
 
 
 def size(name, **options):

@@ -17,15 +17,21 @@ CRDS = {(crd["apiVersion"], crd["kind"]): crd for crd in map(json.loads, (file.r
 
 # It reads the same megabytes for every object.
 utils.schema_contents = functools.cache(utils.schema_contents)
+SEEN = set()
 
 
 def validate(object, kube):
     """Strictly: a key that the server does not know is an error."""
     crd = CRDS.get((object["apiVersion"], object["kind"]))
+    # Many objects of one size are those of the next.
+    content = (kube, json.dumps(object, sort_keys=True))
+    if content in SEEN:
+        return
     if crd:
         jsonschema.validate(object, crd["schema"])
     else:
         kubernetes_validate.validate(object, kube, strict=True)
+    SEEN.add(content)
 
 
 # Every switch at once, so that no line of the templates goes unseen.

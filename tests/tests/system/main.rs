@@ -16,6 +16,7 @@ mod other_languages;
 mod overload;
 mod parked;
 mod projector_replicas;
+mod rendered;
 mod replicas;
 mod restore;
 mod saga_replicas;
