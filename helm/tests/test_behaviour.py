@@ -216,4 +216,4 @@ def test_notes_name_the_next_commands(of):
     said = one(size(of, values={"extraObjects": [probe]}), "ConfigMap", "notes")["data"]["notes"]
     for command in ("helm --namespace souk test souk", "kubectl --namespace souk get pods", "port-forward service/souk-command 50051"):
         assert command in said
-    assert "write-1, " in said and "64 partitions" in said
+    assert "write-1, " in said and "64 partitions" in said and "JetStream must have" in said

@@ -1,6 +1,6 @@
 """Every step up is an upgrade: no field that never changes is changed, no partition moved, nothing that holds data removed."""
 
-import json
+import tomllib
 
 import pytest
 
@@ -99,4 +99,7 @@ def test_each_header_states_its_contract(of):
     head = (CHART / f"values-{of}.yaml").read_text().split("\nlayout:")[0].replace("\n# ", " ")
     for wanted in ("Load contract", "requests/s", "commands", "queries", "of log", "a day", "behind", "Turns on", "Secrets it wants"):
         assert wanted in head, wanted
+    settings = tomllib.loads(one(size(of), "ConfigMap", "souk-settings")["data"]["command.toml"])
+    aside = settings["installation"]["partitions"] * settings["nats"]["stream_max_bytes"] >> 30
+    assert f"of 64 partitions: {aside} GiB" in head
     assert of != "100m" or "Regions are not built yet" in head
