@@ -44,6 +44,9 @@ def strict(schema):
         result[key] = {name: strict(item) for name, item in value.items()} if key == "properties" else strict(value)
     if schema.get("x-kubernetes-int-or-string"):
         result = {"type": ["integer", "string"]} | {key: value for key, value in result.items() if key == "pattern"}
+    elif "pattern" in result and isinstance(result["pattern"], str):
+        # Go reads flags anywhere, Python at the beginning alone.
+        result["pattern"] = result["pattern"].replace("^(?i)", "(?i)^")
     elif "properties" in result and "additionalProperties" not in result and not schema.get("x-kubernetes-preserve-unknown-fields"):
         result["additionalProperties"] = False
     return result

@@ -1,11 +1,8 @@
 """What the switches do."""
 
-import json
-
 import pytest
 
-from chart import LEAST, OLDEST, SIZES, by_name, hook, least, name, of_kind, one, pod_spec, size, text
-from test_rendering import EVERYTHING
+from chart import OLDEST, SIZES, hook, least, name, of_kind, one, pod_spec, size
 
 
 def deployment(found, named="command"):

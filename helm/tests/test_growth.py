@@ -4,7 +4,7 @@ import tomllib
 
 import pytest
 
-from chart import CHART, SIZES, by_name, hook, name, of_kind, one, pod_spec, render, size
+from chart import CHART, SIZES, by_name, hook, name, of_kind, one, render, size
 
 # As GROWING.md says it: the first step passes through both layouts.
 WAY = [("100", {}), ("10k", {"layout": "both"}), ("10k", {}), ("1m", {}), ("100m", {})]
