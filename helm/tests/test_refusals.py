@@ -22,6 +22,7 @@ IMPOSSIBLE = [
     ({"projector": {"autoscaling": {"kind": "hpa", "max": 65}}}, "projector.autoscaling.max: 65 replicas would share 64 partitions"),
     ({"saga": {"replicas": 65}}, "saga.replicas: 65 replicas would share 64 partitions"),
     ({"query": {"shutdown": {"graceSeconds": 34}}}, r"query.shutdown.graceSeconds: 34 s is less than sleep \+ drain \+ 10 = 35 s"),
+    ({"defaults": {"serviceAccount": {"name": "shop"}}}, "query.serviceAccount: shop is made by command already"),
     ({"layout": "combined", "query": {"replicas": 2}}, "query.replicas: layout is combined"),
     ({"layout": "combined", "combined": {"autoscaling": {"kind": "hpa"}}}, "combined.autoscaling: the pod holds all services"),
 ]
@@ -67,4 +68,5 @@ def test_malformed_values_are_refused(values, helm):
 def test_what_is_refused_is_only_that():
     assert least()
     assert least({"projector": {"autoscaling": {"kind": "hpa", "max": 64}}})
+    assert least({"defaults": {"serviceAccount": {"name": "shop", "create": False}}})
     assert least({"query": {"shutdown": {"graceSeconds": 35}}})

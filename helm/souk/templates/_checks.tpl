@@ -8,6 +8,15 @@
 {{- range $component := include "souk.workloads" . | fromJsonArray -}}
 {{- include "souk.checkWorkload" (dict "root" $ "component" $component "values" (include "souk.valuesOf" (dict "root" $ "component" $component) | fromJson)) -}}
 {{- end -}}
+{{- $accounts := dict -}}
+{{- range $component := include "souk.workloads" . | fromJsonArray -}}
+{{- $facts := dict "root" $ "component" $component -}}
+{{- $name := include "souk.serviceAccountName" $facts -}}
+{{- if (include "souk.valuesOf" $facts | fromJson).serviceAccount.create -}}
+{{- if hasKey $accounts $name -}}{{- fail (printf "%s.serviceAccount: %s is made by %s already; give each a name, or set create: false" $component $name (index $accounts $name)) -}}{{- end -}}
+{{- $_ := set $accounts $name $component -}}
+{{- end -}}
+{{- end -}}
 {{- if eq .Values.layout "combined" -}}
 {{- range $service := include "souk.services" . | fromYamlArray -}}
 {{- $own := index $.Values $service | default dict -}}

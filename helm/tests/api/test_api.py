@@ -69,6 +69,25 @@ class Server:
         assert not check or done.returncode == 0, done.stderr
         return done
 
+    def kubeconfig(self):
+        file = self.folder / "kubeconfig"
+        cluster = {"server": f"https://127.0.0.1:{self.port}", "insecure-skip-tls-verify": True}
+        config = {"clusters": [{"name": "a", "cluster": cluster}], "users": [{"name": "a", "user": {"token": self.token}}]}
+        config |= {"contexts": [{"name": "a", "context": {"cluster": "a", "user": "a"}}], "current-context": "a"}
+        file.write_text(yaml.safe_dump(config))
+        return file
+
+    def helm(self, version, *arguments, values=None, check=True):
+        """`helm upgrade --install` and the like; migrations are ordinary Jobs, since no pod runs that a hook could wait for."""
+        home = self.folder / f"helm{version}"
+        environment = os.environ | {f"HELM_{name}_HOME": str(home / name) for name in ("CACHE", "CONFIG", "DATA")}
+        command = [tool("helm", f"helm{version}"), "--kubeconfig", str(self.kubeconfig()), *arguments]
+        if values is not False:
+            command += ["--values", "-"]
+        done = subprocess.run(command, input=json.dumps((values or {}) | {"migrations": {"mode": "job"}}), capture_output=True, text=True, env=environment)
+        assert not check or done.returncode == 0, done.stderr
+        return done
+
     def apply(self, objects, *options, check=True):
         """As one that owns every field, with strict validation; warnings are errors."""
         documents = yaml.safe_dump_all([object for object in objects if not hook(object) or hook(object) == "pre-upgrade"])
@@ -147,6 +166,48 @@ def test_it_would_refuse_what_never_changes(server):
     deployment["spec"]["template"]["metadata"]["labels"]["other"] = "label"
     refused = server.apply([deployment], "--dry-run=server", check=False)
     assert refused.returncode != 0 and "immutable" in refused.stderr
+
+
+@pytest.mark.parametrize("version", "34")
+class TestHelm:
+    """Both Helms in earnest, each in a namespace of its own."""
+
+    def upgrade(self, server, version, *files, values=None, check=True):
+        arguments = ["upgrade", "--install", "souk", str(CHART), "--namespace", f"helm{version}", "--create-namespace"]
+        arguments += [word for file in files for word in ("--values", str(CHART / f"values-{file}.yaml"))]
+        return server.helm(version, *arguments, values=values, check=check)
+
+    def replicas(self, server, version):
+        return server.kubectl(f"--namespace=helm{version}", "get", "deployment/souk-command", "--output=jsonpath={.spec.replicas}").stdout
+
+    def test_it_goes_every_step_and_rolls_back(self, server, version):
+        for step in [STEPS[0][0], *(after for _, after in STEPS)]:
+            self.upgrade(server, version, step[0], values=step[1])
+        server.helm(version, "rollback", "souk", "--namespace", f"helm{version}", values=False)
+
+    def test_another_partition_count_is_refused_where_one_is_installed(self, server, version):
+        self.upgrade(server, version, "10k")
+        refused = self.upgrade(server, version, "10k", values={"installation": {"partitions": 32}}, check=False)
+        assert refused.returncode != 0 and "installation.partitions: this installation has 64 for ever" in refused.stderr
+
+    def test_what_an_autoscaler_made_of_replicas_survives_upgrades(self, server, version):
+        self.upgrade(server, version, "10k")
+        server.kubectl(f"--namespace=helm{version}", "scale", "deployment/souk-command", "--replicas=3")
+        self.upgrade(server, version, "1m")
+        assert self.replicas(server, version) == "3"
+
+    def test_an_autoscaler_for_fixed_replicas_is_what_growing_says_it_is(self, server, version):
+        fixed = {"command": {"replicas": 4, "autoscaling": {"kind": ""}}}
+        rendered = {"command": {"replicas": 4, "autoscaling": {"kind": "hpa", "preserveReplicas": False}}}
+        alone = {"command": {"replicas": 4, "autoscaling": {"kind": "hpa"}}}
+        self.upgrade(server, version, "10k", values=fixed)
+        assert self.replicas(server, version) == "4"
+        self.upgrade(server, version, "10k", values=rendered)
+        assert self.replicas(server, version) == "4"
+        # The autoscaler changes it, as one that owns the field from then on.
+        server.kubectl(f"--namespace=helm{version}", "scale", "deployment/souk-command", "--replicas=3")
+        self.upgrade(server, version, "10k", values=alone)
+        assert self.replicas(server, version) == {"3": "1", "4": "3"}[version]
 
 
 def test_replicas_of_an_autoscaler_survive_an_upgrade(server):
