@@ -215,14 +215,16 @@ impl ReadStore {
         self.placement.iter().filter(|(_, index)| self.databases[**index].name == database).map(|(log, _)| *log).collect()
     }
 
-    /// Reports how many connections each pool has in use and idle, as metrics; called now and then by the process.
+    /// Reports how many connections each pool has in use and idle, as metrics; called by the process at every scrape.
     pub fn report_pools(&self) {
         for server in self.databases.iter().flat_map(Database::servers) {
             let (size, idle) = (server.pool().size() as usize, server.pool().num_idle());
+            let name = format!("read/{}", server.name());
             for (state, count) in [("idle", idle), ("used", size.saturating_sub(idle))] {
-                let labels = [("database", server.name().to_owned()), ("state", state.to_owned())];
-                metrics::gauge!("souk_read_pool_connections", &labels).set(count as f64);
+                metrics::gauge!("souk_pool_connections", "pool" => name.clone(), "state" => state).set(count as f64);
             }
+            let most = server.pool().options().get_max_connections();
+            metrics::gauge!("souk_pool_connections_max", "pool" => name).set(f64::from(most));
         }
     }
 

@@ -67,6 +67,13 @@ impl Health {
         self.shared.set(&format!("{}{DRAIN}", self.scope), Some("draining"));
     }
 
+    /// Whether this, or the whole process, was told to drain.
+    pub fn is_draining(&self) -> bool {
+        let own = format!("{}{DRAIN}", self.scope);
+        let components = self.shared.lock();
+        components.contains_key(&own) || components.contains_key(DRAIN)
+    }
+
     pub fn is_ready(&self) -> bool {
         self.reasons().is_empty()
     }
@@ -146,7 +153,9 @@ mod tests {
         let (command, query) = (health.scoped("command"), health.scoped("query"));
         command.drain();
         assert!(!command.is_ready() && query.is_ready() && !health.is_ready());
+        assert!(command.is_draining() && !query.is_draining() && !health.is_draining());
         health.drain();
+        assert!(query.is_draining() && health.is_draining());
         assert_eq!(query.reasons(), ["drain: draining"]);
     }
 }

@@ -13,7 +13,8 @@ pub async fn serve(listener: TcpListener, health: Health, shutdown: Cancellation
         .route("/livez", get(|| async { "alive\n" }))
         .route("/readyz", get(readyz))
         .route("/metrics", get(scrape))
-        .with_state(health);
+        .with_state(health.clone());
+    let _process = metrics::watch_process(health.clone());
     let upkeep = tokio::spawn(metrics::upkeep());
     let served = axum::serve(listener, routes).with_graceful_shutdown(shutdown.cancelled_owned()).await;
     upkeep.abort();

@@ -12,6 +12,7 @@ use crate::{ConfigError, Health, Settings};
 #[derive(Debug, Clone)]
 pub struct Process {
     pub settings: Arc<Settings>,
+    pub service: ServiceKind,
     /// Name of this process among the replicas of the service.
     pub replica: String,
     /// The service's own scope of health.
@@ -102,7 +103,7 @@ impl Process {
         let health = health.scoped(service.name());
         // Without any component it would count as ready until the service has got as far as naming one.
         health.component("grpc internal");
-        Self { settings, replica, health, shutdown }
+        Self { settings, service, replica, health, shutdown }
     }
 }
 

@@ -1,7 +1,10 @@
 use std::{
+    fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
+
+use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 
 use crate::Failure;
 
@@ -16,11 +19,13 @@ const RETRY_AFTER: (Duration, Duration) = (Duration::from_millis(50), Duration::
 /// The expected wait is the number of places ahead times the time per place, which everyone who leaves tells anew: time
 /// inside over places passed (Little's law; batches and parallel servers are in it by themselves). When nobody leaves for
 /// as long as the limit, nobody more is let in.
-#[derive(Debug)]
 pub struct Queue {
     limit: Duration,
     at_once: usize,
     state: Mutex<State>,
+    length: Gauge,
+    waits: Histogram,
+    refusals: Counter,
 }
 
 #[derive(Debug)]
@@ -31,6 +36,12 @@ struct State {
     places: f64,
     /// When somebody last left, or came when nobody was inside.
     moved: Instant,
+}
+
+impl fmt::Debug for Queue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Queue").field("limit", &self.limit).field("state", &self.state()).finish_non_exhaustive()
+    }
 }
 
 /// A place in a queue, given up when it is dropped.
@@ -56,10 +67,14 @@ impl From<TooLong> for Failure {
 }
 
 impl Queue {
-    /// `at_once` are served side by side, hence always let in.
-    pub fn new(limit: Duration, at_once: usize) -> Arc<Self> {
-        let state = State { inside: 0, seconds: 0.0, places: 0.0, moved: Instant::now() };
-        Arc::new(Self { limit, at_once, state: Mutex::new(state) })
+    /// `name` is for metrics; `at_once` are served side by side, hence always let in.
+    pub fn new(name: &str, limit: Duration, at_once: usize) -> Arc<Self> {
+        let state = Mutex::new(State { inside: 0, seconds: 0.0, places: 0.0, moved: Instant::now() });
+        let labels = [("queue", name.to_owned())];
+        let length = gauge!("souk_queue_length", &labels);
+        let waits = histogram!("souk_queue_wait_seconds", &labels);
+        let refusals = counter!("souk_queue_refused_total", &labels);
+        Arc::new(Self { limit, at_once, state, length, waits, refusals })
     }
 
     /// Takes the last place.
@@ -81,19 +96,23 @@ impl Queue {
             let standstill = now.saturating_duration_since(state.moved);
             let expected = Duration::from_secs_f64(pace * (ahead + 1) as f64).max(standstill);
             if expected > self.limit {
-                metrics::counter!("souk_queue_refused_total").increment(1);
+                self.refusals.increment(1);
                 return Err(TooLong { expected });
             }
         }
         state.inside += 1;
+        self.length.set(state.inside as f64);
         Ok(Place { queue: self.clone(), ahead, entered: now })
     }
 
     fn leave_at(&self, ahead: usize, entered: Instant, now: Instant) {
+        let waited = now.saturating_duration_since(entered);
+        self.waits.record(waited);
         // A standstill that is over says little of the pace to come.
-        let inside = now.saturating_duration_since(entered).min(self.limit * 2);
+        let inside = waited.min(self.limit * 2);
         let mut state = self.state();
         state.inside -= 1;
+        self.length.set(state.inside as f64);
         state.moved = now;
         state.seconds = state.seconds * (1.0 - FRESH) + inside.as_secs_f64();
         state.places = state.places * (1.0 - FRESH) + (ahead + 1) as f64;
@@ -146,7 +165,7 @@ mod tests {
 
     #[test]
     fn twice_the_load_is_halved_and_the_rest_waits_no_longer_than_the_limit() {
-        let queue = Queue::new(LIMIT, 1);
+        let queue = Queue::new("test", LIMIT, 1);
         let (mut waits, refused) = twice_the_load(&queue, Instant::now());
         assert!((4_700..=5_000).contains(&refused), "{refused}");
         assert_eq!(waits.len(), 5_000, "never idle");
@@ -157,7 +176,7 @@ mod tests {
 
     #[test]
     fn who_is_served_at_once_is_always_let_in() {
-        let (queue, start) = (Queue::new(LIMIT, 2), Instant::now());
+        let (queue, start) = (Queue::new("test", LIMIT, 2), Instant::now());
         for round in 0..100 {
             let now = start + LIMIT * 5 * round;
             let (first, second) = (queue.enter_at(now).unwrap(), queue.enter_at(now).unwrap());
@@ -173,7 +192,7 @@ mod tests {
 
     #[test]
     fn nobody_is_let_into_a_queue_that_stands_still() {
-        let (queue, start) = (Queue::new(LIMIT, 1), Instant::now());
+        let (queue, start) = (Queue::new("test", LIMIT, 1), Instant::now());
         let mut line = vec![queue.enter_at(start).unwrap(), queue.enter_at(start + LIMIT / 2).unwrap()];
         assert_eq!(queue.enter_at(start + LIMIT * 3).unwrap_err(), TooLong { expected: LIMIT * 3 });
         leave(line.remove(0), start + LIMIT * 4);

@@ -434,8 +434,9 @@ async fn the_ops_port_tells_readiness_with_reasons_and_metrics() {
     let not_ready = get("/readyz").await;
     assert!(not_ready.starts_with("HTTP/1.1 503") && not_ready.contains("query/cache: warming up"), "{not_ready}");
     let metrics = get("/metrics").await;
-    let unary = r#"souk_rpc_requests_total{service="souk.catalog.v1.QueryService",method="GetProduct",code="OK"}"#;
-    let streamed = r#"souk_rpc_seconds_bucket{service="souk.orders.v1.QueryService",method="WatchOrder",code="OK",le="0.0005"}"#;
+    let unary = r#"souk_rpc_requests_total{grpc_service="souk.catalog.v1.QueryService",grpc_method="GetProduct",grpc_code="OK"}"#;
+    let streamed =
+        r#"souk_rpc_seconds_bucket{grpc_service="souk.orders.v1.QueryService",grpc_method="WatchOrder",grpc_code="OK",le="0.0005"}"#;
     assert!(metrics.contains(unary) && metrics.contains(streamed), "{metrics}");
     shutdown.cancel();
     ops.await.unwrap().unwrap();

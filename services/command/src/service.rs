@@ -1,18 +1,22 @@
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     num::NonZeroUsize,
     sync::Arc,
     time::{Duration, Instant},
 };
 
+use metrics::{counter, gauge};
 use souk_bus::JetStreamBus;
 use souk_bus_publisher::{JetStreamPublisher, StreamLimits};
-use souk_event_sourcing::{Epoch, Region};
+use souk_event_sourcing::{Epoch, LogId, Region};
 use souk_event_store::{Addresses, DatabaseConfig, PostgresStore, Retention, StoreError};
 use souk_proto::{
     cart::v1 as cart, catalog::v1 as catalog, internal::v1 as internal, log::v1 as log, orders::v1 as orders, stock::v1 as stock,
 };
-use souk_runtime::{GrpcServer, Listeners, Process, Queue, SchemaTooOld, Settings, limited};
+use souk_runtime::{
+    GrpcServer, Listeners, Process, Queue, SchemaTooOld, Settings, limited,
+    metrics::{Look, at_scrape, start_at_zero},
+};
 use tokio::{
     sync::{Semaphore, mpsc},
     task::JoinSet,
@@ -79,6 +83,7 @@ pub async fn run(process: Process, listeners: Listeners) -> anyhow::Result<()> {
     // All is handed over while the doors are open still, so that no caller meets a log without an owner.
     let close_doors = CancellationToken::new();
     let owning = tokio::spawn(own(owner, settings.clone(), ready, process.shutdown.clone(), close_doors.clone()));
+    let _figures = watch_store(store.clone(), held.clone());
     let admin = Admin { store: store.clone(), held, replica: process.replica.clone(), started: Instant::now() };
     serve(&process, listeners, gateway, store, admin, &close_doors).await?;
 
@@ -132,6 +137,38 @@ async fn connect(
     }
 }
 
+/// Shows what is owned of each database, and its pool.
+fn watch_store(store: Arc<PostgresStore>, held: Held) -> Look {
+    start_at_zero(&[
+        "souk_forwarded_total",
+        "souk_leases_lost_total",
+        "souk_leases_handed_over_total",
+        "souk_logs_restored_total",
+        "souk_relay_troubles_total",
+    ]);
+    for database in store.databases() {
+        counter!("souk_leases_taken_total", "database" => database.to_owned()).increment(0);
+    }
+    at_scrape(move || {
+        let owned: BTreeSet<LogId> = held.each(|log, _| log).into_iter().collect();
+        for (database, pool) in store.pools() {
+            let region = store.region();
+            let owned = store
+                .partitions_of(database)
+                .into_iter()
+                .filter(|partition| owned.contains(&LogId { region, partition: *partition }))
+                .count();
+            gauge!("souk_command_partitions", "database" => database.to_owned()).set(owned as f64);
+            let name = format!("write/{database}");
+            let (size, idle) = (pool.size() as usize, pool.num_idle());
+            for (state, count) in [("used", size.saturating_sub(idle)), ("idle", idle)] {
+                gauge!("souk_pool_connections", "pool" => name.clone(), "state" => state).set(count as f64);
+            }
+            gauge!("souk_pool_connections_max", "pool" => name).set(f64::from(pool.options().get_max_connections()));
+        }
+    })
+}
+
 /// Where others reach this process.
 fn addresses(process: &Process, listeners: &Listeners) -> anyhow::Result<Addresses> {
     let public = listeners.public.as_ref().map(|door| process.reached_at(door)).transpose()?.unwrap_or_default();
@@ -166,7 +203,7 @@ fn spawn_lanes(
         cached_entities: NonZeroUsize::new(command.entity_cache_entries as usize).unwrap_or(NonZeroUsize::MIN),
         snapshot_every: command.snapshot_every.max(1),
     };
-    let (snapshots, mut kept) = mpsc::channel::<(souk_event_sourcing::LogId, _, _, souk_event_store::StoredSnapshot)>(SNAPSHOT_QUEUE);
+    let (snapshots, mut kept) = mpsc::channel::<(LogId, _, _, souk_event_store::StoredSnapshot)>(SNAPSHOT_QUEUE);
     let keeper = store.clone();
     tasks.spawn(async move {
         while let Some((log, epoch, stream, snapshot)) = kept.recv().await {
@@ -181,12 +218,12 @@ fn spawn_lanes(
         let lane = store.lane(database).expect("the store named it").with_retention(retention);
         let (sink, lost) = (snapshots.clone(), held.clone());
         let keep = Box::new(move |log, epoch, stream, snapshot| drop(sink.try_send((log, epoch, stream, snapshot))));
-        let committer = Committer::new(lane, limits.clone(), watchers.clone(), keep, Box::new(move |log| lost.lost(log)));
+        let committer = Committer::new(database, lane, limits.clone(), watchers.clone(), keep, Box::new(move |log| lost.lost(log)));
         tasks.spawn(committer.run(work));
         // One batch at a time.
-        let door = LaneDoor { queue, waiting: Queue::new(command.queue_wait, 1) };
+        let door = LaneDoor { queue, waiting: Queue::new(&format!("write/{database}"), command.queue_wait, 1) };
         for partition in store.partitions_of(database) {
-            lanes.insert(souk_event_sourcing::LogId { region: store.region(), partition }, door.clone());
+            lanes.insert(LogId { region: store.region(), partition }, door.clone());
         }
     }
     lanes

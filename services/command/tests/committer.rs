@@ -160,7 +160,7 @@ async fn commit(store: &Store, commands: Vec<Count>) -> Vec<Result<String, Comma
         answers.push(answered);
     }
     drop(queue);
-    let committer = Committer::new(store.clone(), LIMITS, Arc::<Watchers>::default(), Box::new(|_, _, _, _| {}), Box::new(|_| {}));
+    let committer = Committer::new("w0", store.clone(), LIMITS, Arc::<Watchers>::default(), Box::new(|_, _, _, _| {}), Box::new(|_| {}));
     committer.run(work).await;
     let mut told = Vec::new();
     for answer in answers {
@@ -251,7 +251,7 @@ async fn a_log_that_went_back_is_given_up_before_anything_is_answered() {
     let (told, mut lost) = mpsc::channel(8);
     let tell = Box::new(move |lost| told.try_send(lost).expect("room"));
     let watchers = Arc::<Watchers>::default();
-    let committing = tokio::spawn(Committer::new(store.clone(), LIMITS, watchers, Box::new(|_, _, _, _| {}), tell).run(work));
+    let committing = tokio::spawn(Committer::new("w0", store.clone(), LIMITS, watchers, Box::new(|_, _, _, _| {}), tell).run(work));
     let door = Queue::new(Duration::from_secs(60), 1);
     let send =
         async |command: Job<Counter>| queue.send(Work::Command(Box::new(command), door.enter().expect("short"))).await.expect("room");

@@ -3,7 +3,6 @@ use std::{
     time::Instant,
 };
 
-use metrics::{counter, histogram};
 use souk_event_sourcing::{LogId, Position, RecordedEvent, UnixMillis};
 use souk_proto::log::v1::EpochStart;
 use souk_read_store::{Advance, Batch, Checkpoint, ParkedEvent, ReadStoreError, Row};
@@ -119,9 +118,9 @@ impl Shard {
         let (advances, released) = (self.advances(&tails), Vec::new());
         let batch = Batch { advances, rows, parked, released, revision: souk_views::revision(), now };
         let written = self.store.write(&batch).await?;
-        histogram!("souk_projector_commit_seconds").record(started.elapsed().as_secs_f64());
-        histogram!("souk_projector_batch_events").record(events.len() as f64);
-        counter!("souk_projector_transactions_total").increment(1);
+        self.meters.commits.record(started.elapsed());
+        self.meters.batches.record(events.len() as f64);
+        self.meters.transactions.increment(1);
         let mut changed = changes::changed_rows(&batch.rows);
         written.lost.iter().for_each(|log| self.lost(*log));
         for checkpoint in written.moved {
@@ -132,7 +131,7 @@ impl Shard {
                 let first = of_log(events, checkpoint.log).find(|event| event.epoch == checkpoint.epoch);
                 progress.epoch_start = first.map(|event| EpochStart { epoch: event.epoch.0, first_position: event.position.0 });
             }
-            counter!("souk_projector_events_total").increment(checkpoint.position.0 - from.0);
+            self.meters.events.increment(checkpoint.position.0 - from.0);
             // It moves again: whatever it stood still for is behind it.
             (progress.halted, progress.moved) = (None, Some(tokio::time::Instant::now()));
             let mut message = self.message(&checkpoint, from);

@@ -7,7 +7,7 @@ use std::{
     time::Instant,
 };
 
-use metrics::{counter, gauge};
+use metrics::{Gauge, counter, gauge};
 use souk_event_sourcing::{Epoch, LogId, Position};
 use souk_proto::internal::v1::PartitionStatus;
 use souk_read_store::Checkpoint;
@@ -31,6 +31,20 @@ struct Entry {
     halted: bool,
     /// A head that is not reached yet, and since when it is known.
     behind: Option<(Position, Instant)>,
+    /// When the position last changed.
+    moved: Instant,
+    gauges: Gauges,
+}
+
+/// What is shown of a log at every scrape.
+#[derive(Debug)]
+struct Gauges {
+    lag_events: Gauge,
+    lag_seconds: Gauge,
+    stalled_seconds: Gauge,
+    position: Gauge,
+    parked: Gauge,
+    halted: Gauge,
 }
 
 impl Board {
@@ -41,31 +55,49 @@ impl Board {
     /// Notes how far a log is.
     pub(crate) fn note(&self, database: &str, checkpoint: &Checkpoint, halted: bool) {
         let Checkpoint { log, epoch, position, parked, .. } = *checkpoint;
-        let head = self.heads.of(log).map_or(position, |head| head.position);
         let mut entries = self.lock();
-        let fresh = || Entry { database: database.to_owned(), epoch, position, parked, halted, behind: None };
+        let fresh = || Entry {
+            database: database.to_owned(),
+            epoch,
+            position,
+            parked,
+            halted,
+            behind: None,
+            moved: Instant::now(),
+            gauges: Gauges::new(database, log),
+        };
         let entry = entries.entry(log).or_insert_with(fresh);
-        (entry.epoch, entry.position, entry.parked, entry.halted) = (epoch, position, parked, halted);
-        // Measured from one head to the next, so that a log under constant load does not seem to fall ever further behind.
-        if entry.behind.is_none_or(|(target, _)| target <= position) {
-            entry.behind = (head > position).then(|| (head, Instant::now()));
+        if entry.position != position {
+            entry.moved = Instant::now();
         }
-        let labels = [("region", log.region.to_string()), ("partition", log.partition.to_string())];
-        gauge!("souk_projection_lag_events", &labels).set(head.0.saturating_sub(position.0) as f64);
-        gauge!("souk_projection_lag_seconds", &labels).set(entry.lag_seconds());
-        gauge!("souk_parked_events", &labels).set(f64::from(parked));
-        gauge!("souk_projection_halted", &labels).set(f64::from(u8::from(halted)));
+        (entry.epoch, entry.position, entry.parked, entry.halted) = (epoch, position, parked, halted);
+        entry.compare(self.head(log));
     }
 
     /// Another projector has this log now.
     pub(crate) fn forget(&self, log: LogId) {
-        if self.lock().remove(&log).is_none() {
-            return;
+        if let Some(entry) = self.lock().remove(&log) {
+            entry.gauges.clear();
         }
-        let labels = [("region", log.region.to_string()), ("partition", log.partition.to_string())];
-        for name in ["souk_projection_lag_events", "souk_projection_lag_seconds", "souk_parked_events", "souk_projection_halted"] {
-            gauge!(name, &labels).set(0.0);
+    }
+
+    /// Shows all logs as metrics, held against the heads known by now: also those that nobody gets to note any more.
+    pub(crate) fn measure(&self) {
+        for (log, entry) in &mut *self.lock() {
+            let head = self.head(*log);
+            entry.compare(head);
+            let lag = head.map_or(0, |head| head.0.saturating_sub(entry.position.0));
+            entry.gauges.lag_events.set(lag as f64);
+            entry.gauges.lag_seconds.set(entry.lag_seconds());
+            entry.gauges.stalled_seconds.set(entry.stalled_seconds());
+            entry.gauges.position.set(entry.position.0 as f64);
+            entry.gauges.parked.set(f64::from(entry.parked));
+            entry.gauges.halted.set(f64::from(u8::from(entry.halted)));
         }
+    }
+
+    fn head(&self, log: LogId) -> Option<Position> {
+        self.heads.of(log).map(|head| head.position)
     }
 
     /// Since when a head is known that the log has not reached.
@@ -110,8 +142,40 @@ impl Board {
 }
 
 impl Entry {
+    /// Measured from one head to the next, so that a log under constant load does not seem to fall ever further behind.
+    fn compare(&mut self, head: Option<Position>) {
+        if self.behind.is_none_or(|(target, _)| target <= self.position) {
+            self.behind = head.filter(|head| *head > self.position).map(|head| (head, Instant::now()));
+        }
+    }
+
+    /// Since it moved or got something to do, whichever was later.
+    fn stalled_seconds(&self) -> f64 {
+        self.behind.map_or(0.0, |(_, since)| since.max(self.moved).elapsed().as_secs_f64())
+    }
+
     fn lag_seconds(&self) -> f64 {
         self.behind.map_or(0.0, |(_, since)| since.elapsed().as_secs_f64())
+    }
+}
+
+impl Gauges {
+    fn new(database: &str, log: LogId) -> Self {
+        let (region, partition) = (log.region.to_string(), log.partition.to_string());
+        let labels = [("database", database.to_owned()), ("region", region), ("partition", partition)];
+        Self {
+            lag_events: gauge!("souk_projection_lag_events", &labels),
+            lag_seconds: gauge!("souk_projection_lag_seconds", &labels),
+            stalled_seconds: gauge!("souk_projection_stalled_seconds", &labels),
+            position: gauge!("souk_projection_position", &labels),
+            parked: gauge!("souk_parked_events", &labels),
+            halted: gauge!("souk_projection_halted", &labels),
+        }
+    }
+
+    fn clear(&self) {
+        let Self { lag_events, lag_seconds, stalled_seconds, position, parked, halted } = self;
+        [lag_events, lag_seconds, stalled_seconds, position, parked, halted].into_iter().for_each(|gauge| gauge.set(0.0));
     }
 }
 
@@ -147,6 +211,12 @@ mod tests {
         note(12, false);
         assert_eq!(board.lock()[&log].behind.map(|(target, _)| target), Some(Position(20)));
         note(20, true);
-        assert_eq!((board.partitions()[0].head, lag(&board), board.partitions()[0].parked, board.halted()), (20, 0.0, 3, 1));
+        assert_eq!(board.lock()[&log].behind, None);
+        announce(30);
+        assert_eq!(lag(&board), 0.0, "nobody has looked");
+        board.measure();
+        assert!(lag(&board) > 0.0, "a log that is not noted any more lags all the same");
+        note(30, true);
+        assert_eq!((board.partitions()[0].head, lag(&board), board.partitions()[0].parked, board.halted()), (30, 0.0, 3, 1));
     }
 }

@@ -12,7 +12,7 @@
 //! - `membership`: sharing the logs of a database with other projectors
 //! - `parking`: replaying and dropping what was set aside (law 11); `parked_api`: the same on the internal port
 //! - `changes`: the change feed
-//! - `board`, `admin`: what status and metrics say
+//! - `board`, `meters`, `admin`: what status and metrics say
 //! - `service`: connecting, starting and stopping all of it in order
 
 mod admin;
@@ -23,6 +23,7 @@ mod changes;
 mod heads;
 mod log_reader;
 mod membership;
+mod meters;
 #[cfg(test)]
 mod model;
 mod parked_api;

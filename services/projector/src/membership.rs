@@ -1,8 +1,8 @@
 use std::time::Duration;
 
-use metrics::{counter, gauge};
+use metrics::counter;
 use souk_event_sourcing::{Holding, LogId, Patience, Share};
-use souk_read_store::{ReadStoreError, Replica};
+use souk_read_store::{ParkedQuery, ReadStoreError, Replica};
 use tokio::time::Instant;
 
 use crate::shard::{Held, Progress, Shard, now};
@@ -63,7 +63,20 @@ impl Shard {
         if claimed < share.wanted.len() {
             self.seat.next = Instant::now() + self.config.heartbeat_interval / ASKS;
         }
-        gauge!("souk_projector_partitions", "database" => self.database.clone()).set(self.held_logs().len() as f64);
+        self.meters.partitions.set(self.held_logs().len() as f64);
+        self.count_parked().await
+    }
+
+    /// Events set aside are counted in the checkpoints, their entities in the database.
+    async fn count_parked(&self) -> Result<(), ReadStoreError> {
+        const MOST: usize = 10_000;
+        let holds_any = |progress: &Progress| progress.checkpoint.is_some_and(|checkpoint| checkpoint.parked > 0);
+        let logs: Vec<_> = self.logs.iter().filter(|(_, progress)| holds_any(progress)).map(|(log, _)| *log).collect();
+        let parked = match logs.as_slice() {
+            [] => 0,
+            logs => self.store.parked_entities(ParkedQuery::all(logs, MOST)).await?.len(),
+        };
+        self.meters.parked_entities.set(parked as f64);
         Ok(())
     }
 
@@ -79,6 +92,7 @@ impl Shard {
             }
         }
         if !claimed.is_empty() {
+            self.meters.claims.increment(claimed.len() as u64);
             tracing::info!(database = self.database, logs = claimed.len(), "logs claimed");
         }
         Ok(claimed.len())

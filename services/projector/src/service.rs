@@ -9,7 +9,10 @@ use souk_bus::{Feed, JetStreamBus};
 use souk_event_sourcing::Region;
 use souk_proto::internal::v1::{admin_service_server::AdminServiceServer, parked_entity_service_server::ParkedEntityServiceServer};
 use souk_read_store::{Access, DatabaseConfig, Installation, PostgresViews, ReadStore, ReadStoreError, Replica};
-use souk_runtime::{GrpcServer, Listeners, Peer, Process, SchemaTooOld, Settings, limited};
+use souk_runtime::{
+    GrpcServer, Listeners, Peer, Process, SchemaTooOld, Settings, limited,
+    metrics::{at_scrape, start_at_zero},
+};
 use souk_views::{TABLES, ViewsMigrator, read::missing_migrations};
 use tokio::{sync::watch, task::JoinSet, time::sleep};
 use tokio_util::sync::CancellationToken;
@@ -29,8 +32,6 @@ use crate::{
 
 /// Time for announcing the last changes when the process ends.
 const LAST_WORDS: Duration = Duration::from_secs(2);
-
-const POOL_REPORTS: Duration = Duration::from_secs(5);
 
 /// Runs the projector until `process.shutdown`, then finishes its batches and returns.
 ///
@@ -86,7 +87,22 @@ async fn project(process: &Process, replica: &Replica, config: Config, shown: Sh
         listeners.spawn(heads.clone().listen(feed, region, backoff, listening.clone()));
     }
 
-    listeners.spawn(report_pools(store.clone(), listening.clone()));
+    start_at_zero(&[
+        "souk_projector_taken_over_total",
+        "souk_projector_lost_total",
+        "souk_projector_rewinds_total",
+        "souk_projector_divergences_total",
+        "souk_projector_backfills_total",
+        "souk_projector_feed_failures_total",
+        "souk_watchdog_restarts_total",
+    ]);
+    let _figures = {
+        let (store, board) = (store.clone(), ports.board.clone());
+        at_scrape(move || {
+            store.report_pools();
+            board.measure();
+        })
+    };
     let mut shards = start_shards(process, replica, config, &store, ports, &shown.shards);
     while let Some(ended) = shards.join_next().await {
         ended.context("a shard")?;
@@ -129,20 +145,6 @@ fn start_shards(
         shards.spawn(shard.run(process.shutdown.clone()));
     }
     shards
-}
-
-async fn report_pools(store: ReadStore, until: CancellationToken) {
-    let mut ticks = tokio::time::interval(POOL_REPORTS);
-    let reporting = async {
-        loop {
-            ticks.tick().await;
-            store.report_pools();
-        }
-    };
-    tokio::select! {
-        () = reporting => {}
-        () = until.cancelled() => {}
-    }
 }
 
 /// Brings the read databases up to date for this build: tables, placement, checkpoints. Harmless when two do it at once.

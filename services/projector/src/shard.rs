@@ -24,6 +24,7 @@ use crate::{
     heads::Heads,
     log_reader::LogReader,
     membership::Seat,
+    meters::Meters,
     parking::{Errand, Errands},
     reader::{Arrival, PERMIT_BYTES, Reader},
     sequence::Tail,
@@ -56,6 +57,7 @@ pub(crate) struct Shard {
     pub(crate) component: Component,
     pub(crate) backoff: Backoff,
     pub(crate) seat: Seat,
+    pub(crate) meters: Meters,
     inbox: mpsc::Receiver<Arrival>,
     outbox: mpsc::Sender<Arrival>,
     room: Arc<Semaphore>,
@@ -130,6 +132,7 @@ impl Shard {
         let (errand_door, errands) = mpsc::channel(ERRANDS);
         let room = Arc::new(Semaphore::new((4 * config.batch_bytes / PERMIT_BYTES).max(4096)));
         Self {
+            meters: Meters::of(&database),
             database,
             store,
             folder: Folder::new((config.row_cache_entries / 2).max(1)),

@@ -20,7 +20,7 @@ impl Doors {
         let queue = |name: &str| {
             let configured = settings.read.databases.iter().find(|database| database.name == name);
             let connections = configured.map_or(1, |database| database.max_connections as usize * (1 + database.replicas.len()));
-            (name.to_owned(), Queue::new(settings.query.queue_wait, connections))
+            (name.to_owned(), Queue::new(&format!("read/{name}"), settings.query.queue_wait, connections))
         };
         let queues = store.databases().iter().map(|database| queue(database.name())).collect();
         Self { store, queues }

@@ -45,8 +45,8 @@ pub(crate) async fn open(settings: &Settings, component: &Component) -> ReadStor
     }
 }
 
-/// Keeps readiness and the figures of pools and cache up to date, until it is dropped.
-pub(crate) async fn watch(store: Arc<ReadStore>, component: Component, report: impl Fn()) {
+/// Keeps readiness up to date, until it is dropped.
+pub(crate) async fn watch(store: Arc<ReadStore>, component: Component) {
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
         let lack = tokio::time::timeout(LOOK_LIMIT, lacks(&store)).await;
@@ -54,8 +54,6 @@ pub(crate) async fn watch(store: Arc<ReadStore>, component: Component, report: i
             None => component.ready(),
             Some(lack) => component.not_ready(&lack),
         }
-        store.report_pools();
-        report();
     }
 }
 

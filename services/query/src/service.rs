@@ -11,7 +11,7 @@ use souk_proto::{
     orders::v1::query_service_server::QueryServiceServer as OrdersServer,
     stock::v1::query_service_server::QueryServiceServer as StockServer,
 };
-use souk_runtime::{Component, GrpcServer, Listeners, Process, limited};
+use souk_runtime::{Component, GrpcServer, Listeners, Process, limited, metrics::at_scrape};
 use tokio::task::JoinSet;
 
 use crate::{
@@ -68,7 +68,14 @@ async fn serve_from_store(process: Process, entrance: Entrance, bus: Arc<dyn Fee
         tasks.spawn(feed::follow(bus.clone(), region, cache.clone()));
     }
     tasks.spawn(feed::look(core.store.clone(), cache.clone(), process.settings.query.unproven_after / 3));
-    tasks.spawn(readiness::watch(core.store.clone(), component, move || report(&cache)));
+    tasks.spawn(readiness::watch(core.store.clone(), component));
+    let _figures = {
+        let store = core.store.clone();
+        at_scrape(move || {
+            store.report_pools();
+            report(&cache);
+        })
+    };
     entrance.open(core);
     // Aborted with the service; ends by itself only when one of them panics.
     while let Some(ended) = tasks.join_next().await {

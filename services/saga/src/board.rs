@@ -46,6 +46,12 @@ impl Progress {
         self.behind_since.map_or(0.0, |since| since.elapsed().as_secs_f64())
     }
 
+    /// Since it moved or fell behind, whichever was later.
+    fn stalled_seconds(&self) -> f64 {
+        let since = self.behind_since.map(|behind| self.moved.map_or(behind, |moved| moved.max(behind)));
+        since.map_or(0.0, |since| since.elapsed().as_secs_f64())
+    }
+
     /// Whether the log is behind and its checkpoint stays where it is, both for that long, and nobody knows why.
     fn hangs(&self, after: Duration) -> bool {
         let for_long = |since: Option<Instant>| since.is_some_and(|since| since.elapsed() >= after);
@@ -126,7 +132,7 @@ impl Board {
         self.lock().logs.iter().map(|(log, progress)| (*log, progress.clone())).collect()
     }
 
-    /// Publishes lag as metrics.
+    /// Shows the logs held as metrics.
     pub fn measure(&self) {
         for (log, progress) in self.all().into_iter().filter(|(_, progress)| progress.epoch != Epoch(0)) {
             measure(log, &progress);
@@ -165,9 +171,10 @@ impl Board {
 }
 
 fn measure(log: LogId, progress: &Progress) {
-    let partition = log.partition.to_string();
-    gauge!("souk_saga_lag_events", "partition" => partition.clone()).set(progress.lag() as f64);
-    gauge!("souk_saga_lag_seconds", "partition" => partition).set(progress.lag_seconds());
+    let labels = [("region", log.region.to_string()), ("partition", log.partition.to_string())];
+    gauge!("souk_saga_lag_events", &labels).set(progress.lag() as f64);
+    gauge!("souk_saga_lag_seconds", &labels).set(progress.lag_seconds());
+    gauge!("souk_saga_stalled_seconds", &labels).set(progress.stalled_seconds());
 }
 
 #[cfg(test)]

@@ -4,7 +4,10 @@ use anyhow::Context;
 use souk_bus::JetStreamBus;
 use souk_event_store::{DatabaseConfig, PostgresStore, StoreError};
 use souk_proto::internal::v1::admin_service_server::AdminServiceServer;
-use souk_runtime::{GrpcServer, Listeners, Peer, Process, SchemaTooOld, Settings, limited};
+use souk_runtime::{
+    GrpcServer, Listeners, Peer, Process, SchemaTooOld, Settings, limited,
+    metrics::{at_scrape, start_at_zero},
+};
 use tokio::{sync::Semaphore, task::JoinSet, time::Instant};
 
 use crate::{
@@ -65,6 +68,9 @@ pub async fn run(process: Process, listeners: Listeners) -> anyhow::Result<()> {
         };
         shards.spawn(Arc::new(shard).run());
     }
+    start_at_zero(&["souk_saga_fenced_total", "souk_saga_divergences_total", "souk_saga_backfills_total", "souk_watchdog_restarts_total"]);
+    let shown = board.clone();
+    let _figures = at_scrape(move || shown.measure());
     let listening = tokio::spawn(board.clone().listen(bus, region));
     let admin = Admin { board, replica: process.replica.clone(), started: Instant::now(), databases: Arc::new(databases(&placement)) };
     let server = GrpcServer::new("internal", &process).add(limited!(AdminServiceServer::new(admin), process));

@@ -1,6 +1,6 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
-use metrics::histogram;
+use metrics::{counter, histogram};
 use souk_domain::Event;
 use souk_event_sourcing::{Epoch, LogId, Partition, RecordedEvent, UnixMillis};
 use souk_event_store::StoreError;
@@ -180,6 +180,7 @@ impl<'a> Session<'a> {
         // After the claim, never before: an older owner may have written until then.
         let steps = self.shard.store.steps(&partitions).await?;
         if !taken.is_empty() {
+            counter!("souk_saga_claims_total", "database" => self.shard.database.clone()).increment(taken.len() as u64);
             tracing::info!(database = self.shard.database, logs = taken.len(), steps = steps.len(), "logs claimed");
         }
         for Taken { log, epoch, tail } in taken {
@@ -202,7 +203,6 @@ impl<'a> Session<'a> {
 
     /// Tells metrics and readiness how things are.
     pub(crate) fn report(&self) {
-        self.shard.sources.board.measure();
         self.shard.sources.board.steps(&self.shard.database, self.open);
         if self.held.values().any(|held| held.blocked) {
             self.shard.ready.not_ready("a log stands still at an event that cannot be applied");

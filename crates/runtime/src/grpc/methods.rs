@@ -68,7 +68,8 @@ impl Method {
     /// Counts one finished call.
     pub fn record(&self, code: Code, took: Duration) {
         let (calls, seconds) = self.outcomes[code as usize % CODES].get_or_init(|| {
-            let labels = [("service", self.service.clone()), ("method", self.name.clone()), ("code", code_name(code).to_owned())];
+            let labels =
+                [("grpc_service", self.service.clone()), ("grpc_method", self.name.clone()), ("grpc_code", code_name(code).to_owned())];
             (counter!("souk_rpc_requests_total", &labels), histogram!("souk_rpc_seconds", &labels))
         });
         calls.increment(1);

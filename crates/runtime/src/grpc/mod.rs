@@ -13,6 +13,7 @@ mod untaken;
 
 use std::{convert::Infallible, sync::Arc};
 
+use ::metrics::gauge;
 use tokio::{net::TcpListener, sync::Semaphore};
 use tokio_util::sync::CancellationToken;
 use tonic::{body::Body, server::NamedService, service::Routes};
@@ -88,6 +89,12 @@ impl GrpcServer {
     /// When the listener breaks for good.
     pub async fn serve(mut self, listener: TcpListener) -> anyhow::Result<()> {
         metrics::install();
+        metrics::start_at_zero(&[
+            "souk_rpc_shed_total",
+            "souk_rpc_untaken_total",
+            "souk_rpc_connections_refused_total",
+            "souk_rpc_connections_unasked_total",
+        ]);
         let component = self.process.health.component(&format!("grpc {}", self.name));
         let health = health::server(self.process.health.clone(), &self.services);
         self = self.add(health);
@@ -101,6 +108,7 @@ impl GrpcServer {
             routes: self.routes.prepare(),
             settings,
         });
+        let _load = watch_load(format!("{}/{}", self.process.service.name(), self.name), shared.clone());
         let address = listener.local_addr()?;
         tracing::info!(server = self.name, %address, "listening");
         component.ready();
@@ -122,4 +130,19 @@ impl GrpcServer {
         self.routes = self.routes.add_service(v1).add_service(v1alpha);
         Ok(self)
     }
+}
+
+/// Shows how many calls are under way at a door.
+fn watch_load(door: String, shared: Arc<Shared>) -> metrics::Look {
+    metrics::at_scrape(move || {
+        let (calls, streams) = (shared.settings.max_concurrent_calls, shared.settings.max_open_streams);
+        let figures = [
+            ("souk_rpc_in_flight", calls.saturating_sub(shared.calls.available_permits())),
+            ("souk_rpc_in_flight_max", calls),
+            ("souk_rpc_streams_open", streams.saturating_sub(shared.streams.available_permits())),
+        ];
+        for (name, figure) in figures {
+            gauge!(name, "door" => door.clone()).set(figure as f64);
+        }
+    })
 }

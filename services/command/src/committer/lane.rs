@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use metrics::{counter, gauge, histogram};
+use metrics::counter;
 use souk_event_sourcing::{Epoch, HlcClock, LogId, LogPosition, Position, RecordedEvent, StreamId, UnixMillis, Version};
 use souk_event_store::{BatchOutcome, Belief, Lane, LogBatch, StoreError, StoredReply, StoredSnapshot, Taken};
 use souk_runtime::{Place, telemetry};
@@ -15,6 +15,7 @@ use tracing::{Instrument, error, info, info_span, warn};
 use super::{
     Answer, CommandError, Job, Model, Watchers,
     entities::{Entities, Entity, fold},
+    meters::Meters,
     plan::{Plan, Planned},
     replies,
 };
@@ -124,6 +125,7 @@ pub struct Committer<M: Model, L: Lane> {
     watchers: Arc<Watchers>,
     snapshots: SnapshotSink,
     lost: LostLog,
+    meters: Meters,
     /// The heads must be read before the next append or look-up: a statement's outcome is unknown, or the connection was
     /// lost, and the database may have gone back meanwhile.
     unsure: bool,
@@ -132,10 +134,12 @@ pub struct Committer<M: Model, L: Lane> {
 }
 
 impl<M: Model, L: Lane> Committer<M, L> {
-    pub fn new(store: L, limits: Limits, watchers: Arc<Watchers>, snapshots: SnapshotSink, lost: LostLog) -> Self {
+    /// `database` is for metrics.
+    pub fn new(database: &str, store: L, limits: Limits, watchers: Arc<Watchers>, snapshots: SnapshotSink, lost: LostLog) -> Self {
         let entities = Entities::new(limits.cached_entities);
         let (owned, clock) = (HashMap::new(), HlcClock::default());
-        Self { store, limits, entities, owned, clock, watchers, snapshots, lost, unsure: false, confirmed: Instant::now() }
+        let meters = Meters::of(database);
+        Self { store, limits, entities, owned, clock, watchers, snapshots, lost, meters, unsure: false, confirmed: Instant::now() }
     }
 
     /// Works until every sender of `queue` is gone and what it held is answered.
@@ -164,7 +168,6 @@ impl<M: Model, L: Lane> Committer<M, L> {
                 let full = count >= self.limits.batch_commands || bytes >= self.limits.batch_bytes || !releases.is_empty();
                 next = if full { None } else { queue.try_recv().ok() };
             }
-            gauge!("souk_command_queue_length").set(queue.len() as f64);
             self.commit(commands).await;
             for (log, streams, reply) in reads {
                 let _ = reply.send(self.read(log, &streams).await);
@@ -352,8 +355,8 @@ impl<M: Model, L: Lane> Committer<M, L> {
         if outcomes.is_ok() {
             self.confirmed = Instant::now();
         }
-        histogram!("souk_commit_seconds").record(started.elapsed());
-        histogram!("souk_commit_batch_commands").record(commands as f64);
+        self.meters.appends.record(started.elapsed());
+        self.meters.commands.record(commands as f64);
         outcomes
     }
 
@@ -364,11 +367,11 @@ impl<M: Model, L: Lane> Committer<M, L> {
                 for (stream, _) in &stale {
                     self.entities.forget(stream);
                 }
-                counter!("souk_conflicts_total").increment(stale.len() as u64);
+                self.meters.conflicts.increment(stale.len() as u64);
                 self.again(queue, batch.log, plan, repeats, !stale.is_empty());
             }
             BatchOutcome::Fenced => {
-                counter!("souk_fenced_total").increment(1);
+                self.meters.fenced.increment(1);
                 self.unsure = true;
                 self.again(queue, batch.log, plan, Vec::new(), true);
             }
@@ -382,6 +385,7 @@ impl<M: Model, L: Lane> Committer<M, L> {
         if let Some(last) = batch.events.last() {
             owned.written = last.epoch;
         }
+        self.meters.events.increment(batch.events.len() as u64);
         for event in &batch.events {
             owned.outlet.push(event.clone());
         }

@@ -5,11 +5,13 @@
 //! - `job`: a command on its way, and what may become of it
 //! - `lane`: the loop ([`Committer`])
 //! - `plan`: one log's commands decided in memory, before the append
+//! - `meters`: what it counts
 //! - `entities`: the entity cache; `replies`: the ledger's encoding; `watchers`: who waits for an entity
 
 mod entities;
 mod job;
 mod lane;
+mod meters;
 mod model;
 mod plan;
 mod replies;

@@ -56,13 +56,6 @@ impl Owner {
     /// # Errors
     /// When a database cannot be reached; the others were looked after all the same.
     pub async fn beat(&mut self) -> Result<(), StoreError> {
-        for (database, pool) in self.store.pools() {
-            let (size, idle) = (pool.size() as usize, pool.num_idle());
-            for (state, count) in [("used", size.saturating_sub(idle)), ("idle", idle)] {
-                let labels = [("database", database.to_owned()), ("state", state.to_owned())];
-                metrics::gauge!("souk_write_pool_connections", &labels).set(count as f64);
-            }
-        }
         let suspects = self.directory.take_suspects();
         let databases: Vec<String> = self.store.databases().map(str::to_owned).collect();
         let mut outcome = Ok(());
@@ -242,6 +235,7 @@ impl Owner {
         let heads: Vec<_> = taken.iter().map(|taken| (taken.log, taken.belief.position)).collect();
         self.store.prepare(&heads, self.retention, UnixMillis::now()).await?;
         info!(database, logs = taken.len(), "logs taken over");
+        metrics::counter!("souk_leases_taken_total", "database" => database.to_owned()).increment(taken.len() as u64);
         self.highest = taken.iter().map(|taken| taken.belief.epoch).fold(self.highest, Epoch::max);
         for taken in taken {
             self.own(taken).await;

@@ -20,13 +20,13 @@ pub struct Progress {
 
 impl Progress {
     pub fn new(log: LogId, ring: Arc<Ring>) -> Self {
-        let partition = log.partition.to_string();
+        let labels = [("region", log.region.to_string()), ("partition", log.partition.to_string())];
         Self {
             ring,
             acknowledged: AtomicU64::new(0),
             complete_until: AtomicI64::new(UnixMillis::now().0),
-            lag_events: gauge!("souk_relay_lag_events", "partition" => partition.clone()),
-            lag_seconds: gauge!("souk_relay_lag_seconds", "partition" => partition),
+            lag_events: gauge!("souk_relay_lag_events", &labels),
+            lag_seconds: gauge!("souk_relay_lag_seconds", &labels),
         }
     }
 
@@ -60,5 +60,13 @@ impl Progress {
     pub(super) fn report(&self) {
         self.lag_events.set(self.head().0.saturating_sub(self.acknowledged().0) as f64);
         self.lag_seconds.set(self.lag_seconds());
+    }
+}
+
+impl Drop for Progress {
+    /// The log has another relay now, in this process or elsewhere, which tells how far it is.
+    fn drop(&mut self) {
+        self.lag_events.set(0.0);
+        self.lag_seconds.set(0.0);
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 use souk_devstack::Service;
-use souk_runtime::{Health, Listeners, Process, ServiceKind, Settings, bind, ops};
+use souk_runtime::{Health, Listeners, Process, ServiceKind, Settings, bind, metrics, ops};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -32,6 +32,8 @@ struct Running {
 impl OneProcess {
     /// Binds all ports, then starts the services; they are ready some time later.
     pub async fn start(settings: Settings) -> Result<Self> {
+        // Before anything that is counted is made.
+        metrics::install();
         let settings = Arc::new(settings);
         let health = Health::new();
         let mut doors = Vec::new();

@@ -1,0 +1,27 @@
+use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
+
+/// What the shard of one read database counts.
+pub(crate) struct Meters {
+    pub commits: Histogram,
+    pub batches: Histogram,
+    pub transactions: Counter,
+    pub events: Counter,
+    pub claims: Counter,
+    pub partitions: Gauge,
+    pub parked_entities: Gauge,
+}
+
+impl Meters {
+    pub fn of(database: &str) -> Self {
+        let labels = [("database", database.to_owned())];
+        Self {
+            commits: histogram!("souk_projector_commit_seconds", &labels),
+            batches: histogram!("souk_projector_batch_events", &labels),
+            transactions: counter!("souk_projector_transactions_total", &labels),
+            events: counter!("souk_projector_events_total", &labels),
+            claims: counter!("souk_projector_claims_total", &labels),
+            partitions: gauge!("souk_projector_partitions", &labels),
+            parked_entities: gauge!("souk_parked_entities", &labels),
+        }
+    }
+}
