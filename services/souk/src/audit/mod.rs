@@ -5,9 +5,11 @@
 //! - `log`: heads, ledger and JetStream stream against the walk
 //! - `views`: view rows against the fold
 //! - `findings`: counts and differences
+//! - `forever`: one audit after the other, shown as metrics
 //! - `lost`: what was lost when logs went back
 
 mod findings;
+mod forever;
 mod log;
 mod lost;
 mod views;
@@ -15,6 +17,8 @@ mod walk;
 
 use std::{
     io::{IsTerminal, Write},
+    net::SocketAddr,
+    path::PathBuf,
     sync::atomic::{AtomicU64, Ordering},
     time::{Duration, Instant},
 };
@@ -49,6 +53,15 @@ pub struct Args {
     /// Print one JSON object
     #[arg(long)]
     json: bool,
+    /// Settings (TOML) of the system, where `souk up` has not started it
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Audit again and again, so often, until told to end
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration, conflicts_with = "lost")]
+    every: Option<Duration>,
+    /// Where `--every` shows `/metrics`, `/livez` and `/readyz`
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9090", requires = "every")]
+    ops: SocketAddr,
 }
 
 /// What is compared, and how patiently.
@@ -59,6 +72,12 @@ pub(crate) struct Sources {
     read: ReadStore,
     settle: Duration,
     progress: Progress,
+}
+
+impl Args {
+    fn shows_progress(&self) -> bool {
+        !self.json && self.every.is_none() && std::io::stderr().is_terminal()
+    }
 }
 
 /// Events walked so far, shown on a terminal.
@@ -83,15 +102,27 @@ impl Progress {
 /// # Errors
 /// When something cannot be reached, or is not as it should be.
 pub async fn run(args: Args) -> Result<()> {
-    let run = RunFile::find()?;
-    let settings = Settings::load(Some(&run.settings))?;
+    let settings = match &args.config {
+        Some(file) => Settings::load(Some(file))?,
+        None => Settings::load(Some(&RunFile::find()?.settings))?,
+    };
     if args.lost {
         return lost::tell(&write_store(&settings).await?, args.json).await;
     }
-    let sources = Sources::open(&settings, args.settle, !args.json && std::io::stderr().is_terminal()).await?;
+    if let Some(every) = args.every {
+        return forever::run(&settings, &args, every).await;
+    }
     let started = Instant::now();
-    let region = Region(run.region_number);
-    let logs = (0..run.partitions).map(|partition| LogId { region, partition: Partition(partition) });
+    let findings = audit(&settings, &args).await?;
+    tell(&findings, started.elapsed(), &args);
+    if findings.is_clean() { Ok(()) } else { bail!("{} differences", findings.wrong.values().sum::<u64>()) }
+}
+
+async fn audit(settings: &Settings, args: &Args) -> Result<Findings> {
+    let sources = Sources::open(settings, args.settle, args.shows_progress()).await?;
+    let installation = &settings.installation;
+    let region = installation.region();
+    let logs = (0..installation.partitions).map(|partition| LogId { region, partition: Partition(partition) });
     let findings = stream::iter(logs)
         .map(|log| log::audit(&sources, log, Position(args.from.max(1))))
         .buffer_unordered(PARALLEL)
@@ -99,13 +130,17 @@ pub async fn run(args: Args) -> Result<()> {
             all.add(one);
             Ok(all)
         })
-        .await?;
+        .await;
+    sources.close().await;
+    findings
+}
+
+fn tell(findings: &Findings, took: Duration, args: &Args) {
     if args.json {
-        println!("{}", serde_json::to_string(&findings)?);
+        println!("{}", serde_json::to_string(findings).expect("names and numbers"));
     } else {
-        report(&findings, started.elapsed(), sources.progress.shown);
+        report(findings, took, args.shows_progress());
     }
-    if findings.is_clean() { Ok(()) } else { bail!("{} differences", findings.wrong.values().sum::<u64>()) }
 }
 
 fn report(findings: &Findings, took: Duration, shown: bool) {
@@ -154,6 +189,11 @@ impl Sources {
         let publisher = JetStreamPublisher::new(bus.client().clone(), bus.subjects().clone(), limits, write.installation());
         tokio::time::timeout(settle, publisher.reachable()).await.context("NATS does not answer")?;
         Ok(Self { write, publisher, bus, read, settle, progress: Progress { events: AtomicU64::new(0), shown } })
+    }
+
+    async fn close(&self) {
+        self.write.close().await;
+        self.read.close().await;
     }
 
     fn views(&self, log: LogId) -> Result<PostgresViews> {
