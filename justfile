@@ -5,9 +5,10 @@ _list:
 setup:
     @sh crates/devstack/scripts/setup.sh
 
-# Get what the tests need beside: PgBouncer, unless the machine has it
+# Get what the tests need beside: PgBouncer and Prometheus, unless the machine has them
 setup-tests: setup
     @sh crates/devstack/scripts/fetch_pooler.sh
+    @sh crates/devstack/scripts/fetch_prometheus.sh
 
 # Start everything on this machine: `just up --help`
 [no-exit-message, positional-arguments]
