@@ -152,7 +152,7 @@ async fn commit(store: &Store, commands: Vec<Count>) -> Vec<Result<String, Comma
         let taken = Taken { log: log(partition), belief: store.memory.take(log(partition), 1), written: Epoch(0) };
         queue.try_send(Work::Own { taken, outlet: Box::new(Nowhere) }).expect("room");
     }
-    let door = Queue::new(Duration::from_secs(60), 1);
+    let door = Queue::new("test", Duration::from_secs(60), 1);
     let mut answers = Vec::new();
     for command in commands {
         let (answer, answered) = oneshot::channel();
@@ -252,7 +252,7 @@ async fn a_log_that_went_back_is_given_up_before_anything_is_answered() {
     let tell = Box::new(move |lost| told.try_send(lost).expect("room"));
     let watchers = Arc::<Watchers>::default();
     let committing = tokio::spawn(Committer::new("w0", store.clone(), LIMITS, watchers, Box::new(|_, _, _, _| {}), tell).run(work));
-    let door = Queue::new(Duration::from_secs(60), 1);
+    let door = Queue::new("test", Duration::from_secs(60), 1);
     let send =
         async |command: Job<Counter>| queue.send(Work::Command(Box::new(command), door.enter().expect("short"))).await.expect("room");
     let count = async || {
