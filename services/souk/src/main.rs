@@ -5,6 +5,7 @@
 //! One module per command, each with its `Args` and a `run`:
 //! - `up`: the whole system on this machine; `serve`: one service, as deployed; `migrate`: its databases
 //! - `call`, `seed`, `demo`, `drill`: use it; `status`, `timeline`, `audit`: look into it; `parked`: mend what stands still in views
+//! - `plan`: how much of everything a load needs
 
 mod audit;
 mod call;
@@ -13,6 +14,7 @@ mod drill;
 mod migrate;
 mod paint;
 mod parked;
+mod plan;
 mod seed;
 mod serve;
 mod status;
@@ -58,6 +60,8 @@ enum Command {
     /// See and mend entities whose events could not be applied to the views
     #[command(subcommand)]
     Parked(parked::Command),
+    /// Work out what a load needs, and what to do first as it grows
+    Plan(plan::Args),
 }
 
 #[derive(Debug, Subcommand)]
@@ -99,5 +103,6 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Order(OrderCommand::Timeline(args)) => timeline::run(args).await,
         Command::Audit(args) => audit::run(args).await,
         Command::Parked(command) => parked::run(command).await,
+        Command::Plan(args) => plan::run(&args),
     }
 }
