@@ -69,6 +69,14 @@ chart-docs:
 chart-golden: chart-docs
     @helm/tests/run.sh helm/tests/golden.py
 
+# Make the image from binaries of this machine, `just image release` a small one (needs a Docker engine)
+image PROFILE="debug": setup
+    @sh k8s/image/build.sh "{{PROFILE}}"
+
+# Run every service and the demo from the image, as in a cluster (needs a Docker engine and root)
+image-test: (image "debug")
+    cargo test -p souk-tests --test image -- --ignored --nocapture
+
 # Check format, lints, contracts and dependencies
 check: setup
     sh crates/devstack/scripts/check.sh
