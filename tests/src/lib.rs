@@ -2,6 +2,7 @@
 //!
 //! # Layout
 //! - [`System`]: the system under test, each service a process of its own
+//! - [`Site`]: the same as `souk up` starts it, again and again over its data
 //! - [`Shop`]: products, stock and orders with few words
 //! - [`Gate`]: a door before a service that counts calls and refuses some
 //! - [`open_loop`], [`closed_loop`]: load, and what became of it
@@ -23,6 +24,7 @@ mod plan;
 mod python;
 pub mod raw_http2;
 mod shop;
+mod site;
 mod small_disk;
 mod system;
 mod traces;
@@ -34,6 +36,7 @@ pub use network::Network;
 pub use plan::{fault_time, seed};
 pub use python::{PythonExample, repository};
 pub use shop::{Shop, eur};
+pub use site::{Site, Up};
 pub use small_disk::SmallDisk;
 pub use system::{System, until};
 pub use traces::{Recorded, TraceReceiver};

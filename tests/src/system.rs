@@ -18,6 +18,10 @@ const READY_PATIENCE: Duration = Duration::from_secs(90);
 /// Systems are heavy and measure time: one at a time in a test binary.
 static TURN: Mutex<()> = Mutex::const_new(());
 
+pub(crate) async fn turn() -> MutexGuard<'static, ()> {
+    TURN.lock().await
+}
+
 /// Postgres, NATS and the four services as processes, in a folder of their own; gone when dropped.
 pub struct System {
     pub stack: Stack,
@@ -31,7 +35,7 @@ impl System {
     /// # Errors
     /// When something does not start; the message has the ends of the logs.
     pub async fn start(change: impl FnOnce(&mut StackOptions)) -> Result<Self> {
-        let turn = TURN.lock().await;
+        let turn = turn().await;
         Self::start_services(turn, Stack::temporary(change).await?).await
     }
 
@@ -40,7 +44,7 @@ impl System {
     /// # Errors
     /// When something does not start.
     pub async fn start_over_network(change: impl FnOnce(&mut StackOptions)) -> Result<(Self, Network)> {
-        let turn = TURN.lock().await;
+        let turn = turn().await;
         let mut stack = Stack::temporary(change).await?;
         let network = Network::before(&mut stack).await?;
         Ok((Self::start_services(turn, stack).await?, network))

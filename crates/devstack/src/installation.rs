@@ -19,7 +19,9 @@ pub(crate) struct Installation {
     pub region: String,
     pub region_number: u16,
     pub partitions: u16,
+    /// May grow; the partitions stay where they are.
     pub write_shards: u16,
+    /// The same.
     pub read_shards: u16,
     /// Standbys of the database server. May change with every start.
     #[serde(default)]
@@ -48,8 +50,12 @@ impl Installation {
             let text = fs::read_to_string(&file)?;
             let mut found: Self = toml::from_str(&text).with_context(|| format!("{} is damaged", file.display()))?;
             found.agrees_with(wanted, data)?;
-            if let Some(changed) = wanted.read_replicas.filter(|wanted| *wanted != found.read_replicas) {
-                found.read_replicas = changed;
+            let before = found.clone();
+            found.read_replicas = wanted.read_replicas.unwrap_or(found.read_replicas);
+            found.write_shards = wanted.write_shards.unwrap_or(found.write_shards);
+            found.read_shards = wanted.read_shards.unwrap_or(found.read_shards);
+            found.check_shards()?;
+            if found != before {
                 write_secret(&file, &toml::to_string(&found)?)?;
             }
             return Ok(found);
@@ -63,9 +69,7 @@ impl Installation {
             read_replicas: wanted.read_replicas.unwrap_or(0),
             token_key: random_hex()?,
         };
-        for (name, shards) in [("write", new.write_shards), ("read", new.read_shards)] {
-            ensure!((1..=16).contains(&shards), "{shards} {name} shards: want 1 to 16");
-        }
+        new.check_shards()?;
         write_secret(&file, &toml::to_string(&new)?)?;
         Ok(new)
     }
@@ -83,14 +87,23 @@ impl Installation {
         Ok(())
     }
 
+    fn check_shards(&self) -> Result<()> {
+        for (name, shards) in [("write", self.write_shards), ("read", self.read_shards)] {
+            ensure!((1..=16).contains(&shards), "{shards} {name} shards: want 1 to 16");
+        }
+        Ok(())
+    }
+
+    /// Partitions stay as many, and databases may become more, never fewer: each holds its partitions for good.
     fn agrees_with(&self, wanted: Wanted, data: &Path) -> Result<()> {
+        let fewer = |found, wanted: Option<u16>| wanted.filter(|wanted| *wanted < found);
         let facts = [
-            ("write shards", self.write_shards, wanted.write_shards),
-            ("read shards", self.read_shards, wanted.read_shards),
-            ("partitions", self.partitions, wanted.partitions),
+            ("write shards", self.write_shards, fewer(self.write_shards, wanted.write_shards)),
+            ("read shards", self.read_shards, fewer(self.read_shards, wanted.read_shards)),
+            ("partitions", self.partitions, wanted.partitions.filter(|wanted| *wanted != self.partitions)),
         ];
         for (name, found, wanted) in facts {
-            if let Some(wanted) = wanted.filter(|wanted| *wanted != found) {
+            if let Some(wanted) = wanted {
                 bail!("the data in {} has {found} {name}, not {wanted}; leave the flag out, or start empty with --fresh", data.display());
             }
         }
@@ -142,8 +155,23 @@ mod tests {
         let first = Installation::open(folder.path(), Wanted { write_shards: Some(2), ..Wanted::default() }).unwrap();
         assert_eq!((first.partitions, first.write_shards, first.read_shards, first.token_key.len()), (64, 2, 1, 64));
         assert_eq!(Installation::open(folder.path(), Wanted::default()).unwrap(), first);
-        let refused = Installation::open(folder.path(), Wanted { write_shards: Some(3), ..Wanted::default() }).unwrap_err().to_string();
-        assert!(refused.contains("has 2 write shards, not 3"), "{refused}");
+        let refused = |wanted| Installation::open(folder.path(), wanted).unwrap_err().to_string();
+        let fewer = refused(Wanted { write_shards: Some(1), ..Wanted::default() });
+        assert!(fewer.contains("has 2 write shards, not 1"), "{fewer}");
+        let more = refused(Wanted { partitions: Some(128), ..Wanted::default() });
+        assert!(more.contains("has 64 partitions, not 128"), "{more}");
+    }
+
+    #[test]
+    fn databases_may_become_more() {
+        let folder = TemporaryFolder::create().unwrap();
+        let shards = |write_shards, read_shards| {
+            let wanted = Wanted { write_shards, read_shards, ..Wanted::default() };
+            Installation::open(folder.path(), wanted).map(|found| (found.write_shards, found.read_shards))
+        };
+        let grown = [(None, None), (Some(2), None), (None, Some(4)), (Some(2), Some(4)), (None, None)];
+        assert_eq!(grown.map(|(write, read)| shards(write, read).unwrap()), [(1, 1), (2, 1), (2, 4), (2, 4), (2, 4)]);
+        assert!(shards(Some(17), None).is_err() && shards(None, Some(3)).is_err());
     }
 
     #[test]

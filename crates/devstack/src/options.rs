@@ -69,9 +69,9 @@ pub struct StackOptions {
     pub ports: StackPorts,
     /// Partitions per region: `None` takes what the data has, or 64.
     pub partitions: Option<u16>,
-    /// Number of write databases: `None` takes what the data has, or 1.
+    /// Number of write databases: `None` takes what the data has, or 1. Those beyond what the data has hold no partition.
     pub write_shards: Option<u16>,
-    /// Number of read databases: `None` takes what the data has, or 1.
+    /// Number of read databases: `None` takes what the data has, or 1. Those beyond what the data has hold no partition.
     pub read_shards: Option<u16>,
     /// Number of streaming standbys of the database server: `None` takes what the last start had, or none.
     pub read_replicas: Option<u16>,

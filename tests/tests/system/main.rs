@@ -7,6 +7,7 @@ mod bad_input;
 mod command_replicas;
 mod faults;
 mod flash_sale;
+mod growing;
 mod hostile_connections;
 mod idempotency;
 mod linearizability;

@@ -39,10 +39,10 @@ pub struct Args {
     /// Where the data lives [default: .souk/data]
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
-    /// Databases the events are spread over [default: 1, or what the data has]
+    /// Databases the events are spread over by the first start; one added later stays empty [default: 1, or what the data has]
     #[arg(long, value_name = "N")]
     write_shards: Option<u16>,
-    /// Databases the views are spread over [default: 1, or what the data has]
+    /// Databases the views are spread over by the first start; one added later stays empty [default: 1, or what the data has]
     #[arg(long, value_name = "N")]
     read_shards: Option<u16>,
     /// Streaming standbys of the database server, for reads [default: none, or what the last start had]
