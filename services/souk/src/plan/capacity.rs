@@ -65,7 +65,7 @@ impl Default for Capacities {
 const MEASURED: [(&str, &str, &str); 5] = [
     ("write-database", "B4", "commands_per_second"),
     ("command", "B4", "commands_per_second"),
-    ("query", "B1", "queries_per_second"),
+    ("query", "B1", "hits_per_second"),
     ("projector", "B9", "events_per_second"),
     ("read-database", "B9", "events_per_second"),
 ];
@@ -133,7 +133,7 @@ mod tests {
     fn what_was_measured_goes_over_what_is_stated_and_what_is_given_over_both() {
         let record = json!({
             "B4": {"ratio": 1.1, "figures": {"commands_per_second": 12_345.6}},
-            "B1": {"ratio": 1.0, "figures": {"queries_per_second": 0}},
+            "B1": {"ratio": 1.0, "figures": {"hits_per_second": 0}},
             "B9": {"ratio": 1.0},
         });
         let measured = Capacities::default().measured(&record);
