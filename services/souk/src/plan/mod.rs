@@ -29,8 +29,8 @@ use capacity::Capacities;
 use demand::{Demand, Frame, Objectives, REQUESTS_PER_USER};
 use quantity::{parse_bytes, parse_count, parse_number, parse_share};
 
-/// Numbers may be written as 10k, 1M or 10,000.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Numbers may be written as 10k, 1M or 10,000; sizes as 1KB or 64MiB.")]
 pub struct Args {
     /// Users [default: 1M]
     #[arg(long, value_name = "N", value_parser = parse_number, conflicts_with_all = ["from", "to"])]
