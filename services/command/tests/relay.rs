@@ -247,6 +247,26 @@ async fn a_foreign_event_with_the_log_s_own_behind_it_is_found() {
 }
 
 #[tokio::test]
+async fn a_stream_put_in_the_place_of_ours_is_made_anew_however_alike_it_ends() {
+    let world = World::new().await;
+    let mut owned = world.own(history());
+    owned.commit(400).await;
+    owned.copied().await;
+    let mut mixed = world.relays.store.read(LOG, Position(1), 400).await.expect("read");
+    // Far behind the end that is walked event by event.
+    mixed[10] = History::of(LOG, "another history").events(11).pop().expect("some");
+    let foreign = world.foreign(&mixed).await.cached_info().created.to_string();
+    within(async {
+        while world.created().await == foreign {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    owned.commit(10).await;
+    owned.copied().await;
+}
+
+#[tokio::test]
 async fn two_relays_of_one_log_do_not_harm_each_other() {
     let world = World::new().await;
     let mut owned = world.own(history());

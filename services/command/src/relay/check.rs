@@ -74,6 +74,15 @@ impl Deletions {
     }
 }
 
+/// What a relay remembers of its stream from one check to the next.
+#[derive(Debug, Default)]
+pub(super) struct Memory {
+    deletions: Deletions,
+    /// The incarnation last made or found to be a copy. Nobody else makes streams of this log: another one in its place is
+    /// foreign, however alike their ends are.
+    incarnation: Option<u64>,
+}
+
 /// Looks at the stream of a log, makes its settings as they should be, and makes it anew unless it is a copy of the
 /// log's end: whole, not ahead, not further behind than a new one would be, nothing gone that limits do not explain,
 /// and with the log's own event at its last position. By the hash chain that event stands for all before it.
@@ -81,7 +90,7 @@ pub(super) async fn check<S: OwnedLog, P: LogPublisher, F>(
     relays: &Relays<S, P, F>,
     log: LogId,
     epoch: Epoch,
-    deletions: &mut Deletions,
+    memory: &mut Memory,
 ) -> Result<Copied, Trouble> {
     let (store, publisher) = (&*relays.store, &*relays.publisher);
     // The stream first: what it holds was committed before, so a head read later is never behind it without reason.
@@ -91,9 +100,14 @@ pub(super) async fn check<S: OwnedLog, P: LogPublisher, F>(
         return Err(Trouble::NotOwner);
     }
     if let Some(state) = state {
-        let flaw = match compare(relays, log, head.position, state).await? {
+        let replaced = memory.incarnation.is_some_and(|known| known != state.incarnation);
+        let compared = if replaced { Err("replaced") } else { compare(relays, log, head.position, state).await? };
+        let flaw = match compared {
             Ok(copied) => match settled(publisher, log, state).await? {
-                true => return Ok(copied),
+                true => {
+                    memory.incarnation = Some(copied.incarnation);
+                    return Ok(copied);
+                }
                 false => "foreign",
             },
             Err(flaw) => flaw,
@@ -107,7 +121,7 @@ pub(super) async fn check<S: OwnedLog, P: LogPublisher, F>(
             return Err(Trouble::WentBack);
         }
         store.keep_lost(log, &lost).await?;
-        if !deletions.allow(Instant::now()) {
+        if !memory.deletions.allow(Instant::now()) {
             return Err(Trouble::TooSoon(flaw));
         }
         warn!(%log, flaw, first = %state.first, last = %state.last, head = %head.position, "the stream is no copy of the log: it is made anew");
@@ -115,9 +129,12 @@ pub(super) async fn check<S: OwnedLog, P: LogPublisher, F>(
         publisher.delete(log).await?;
     }
     let first = Position(head.position.0.saturating_sub(relays.tuning.refill) + 1);
+    // If this fails half way, the next check finds a stream of its own making.
+    memory.incarnation = None;
     publisher.create(log, first).await?;
     info!(%log, %first, head = %head.position, "the stream is made");
     let incarnation = publisher.state(log).await?.ok_or(PublishError::NoStream)?.incarnation;
+    memory.incarnation = Some(incarnation);
     Ok(Copied { incarnation, ..at(store, log, first, Position(first.0 - 1)).await? })
 }
 

@@ -17,7 +17,7 @@ use tracing::{Instrument, Span, debug, info, info_span, warn};
 
 use super::{
     OwnedLog, Progress, Relays, Ring,
-    check::{Copied, Deletions, Trouble, check, unchanged},
+    check::{Copied, Memory, Trouble, check, unchanged},
 };
 
 const FIRST_BACKOFF: Duration = Duration::from_millis(50);
@@ -46,17 +46,17 @@ impl<S: OwnedLog + 'static, P: LogPublisher + 'static, F: Feed + 'static> Pump<S
     /// Keeps the stream a copy of the log and announces the log's head until stopped, or until the log has another
     /// owner; when stopped, publishes what it can for a moment.
     pub async fn run(self, stop: CancellationToken) {
-        let mut deletions = Deletions::default();
+        let mut memory = Memory::default();
         let lost = tokio::select! {
             biased;
             () = stop.cancelled() => false,
-            () = self.copy(&mut deletions) => true,
+            () = self.copy(&mut memory) => true,
             () = self.announce() => true,
         };
         if !lost {
             // Begins with a look at the stream: whatever was under way when the token came may have been half done.
             let farewell = async {
-                let copied = check(&self.relays, self.log, self.epoch, &mut deletions).await?;
+                let copied = check(&self.relays, self.log, self.epoch, &mut memory).await?;
                 let goal = self.ring.head().position;
                 Copying::new(&self, copied).run(Some(goal)).await
             };
@@ -68,11 +68,11 @@ impl<S: OwnedLog + 'static, P: LogPublisher + 'static, F: Feed + 'static> Pump<S
     }
 
     /// Checks the stream, then publishes until something is wrong, then checks again. Ends when the log is another's.
-    async fn copy(&self, deletions: &mut Deletions) {
+    async fn copy(&self, memory: &mut Memory) {
         let mut backoff = FIRST_BACKOFF;
         let mut in_trouble = false;
         loop {
-            let trouble = match check(&self.relays, self.log, self.epoch, deletions).await {
+            let trouble = match check(&self.relays, self.log, self.epoch, memory).await {
                 Ok(copied) => {
                     let mut copying = Copying::new(self, copied);
                     let outcome = copying.run(None).await;

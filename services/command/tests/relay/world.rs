@@ -145,7 +145,7 @@ impl World {
     }
 
     pub async fn created(&self) -> String {
-        self.stranger.get_stream(self.stream_name()).await.expect("found").cached_info().created.to_string()
+        self.stranger.get_stream(self.stream_name()).await.map_or_else(|_| String::new(), |stream| stream.cached_info().created.to_string())
     }
 }
 
