@@ -13,6 +13,7 @@
 //! - `ledger`: acknowledged commands, proved by SQL alone
 //! - [`linearizability`]: whether one order of operations explains what concurrent callers saw
 //! - [`SmallDisk`]: a file system that gets full
+//! - [`Prometheus`]: a real one that scrapes the system, with the chart's rules
 //! - `plan`: the seed of a test, and how long it stays with a fault
 
 mod gate;
@@ -21,6 +22,7 @@ pub mod linearizability;
 mod load;
 mod network;
 mod plan;
+mod prometheus;
 mod python;
 pub mod raw_http2;
 mod shop;
@@ -34,6 +36,7 @@ pub use ledger::Acknowledged;
 pub use load::{Outcome, closed_loop, open_loop};
 pub use network::Network;
 pub use plan::{fault_time, seed};
+pub use prometheus::{Prometheus, Rule, alerts, chart, get as http_get};
 pub use python::{PythonExample, repository};
 pub use shop::{Shop, eur};
 pub use site::{Site, Up};

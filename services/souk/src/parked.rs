@@ -161,7 +161,7 @@ impl Projectors {
         let clients = urls.map(|url| Ok(ParkedEntityServiceClient::new(Endpoint::from_shared(url)?.connect_lazy())));
         let clients = clients.collect::<Result<Vec<_>>>()?;
         if clients.is_empty() {
-            bail!("the internal port of a projector is known only for a system started by `souk up`");
+            bail!("name the internal ports of the projectors (--internal): they are known only for a system started by `souk up`");
         }
         Ok(Self(clients))
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use souk_client::{Endpoints, Session, Souk};
 use souk_devstack::RunFile;
 
@@ -15,6 +15,10 @@ pub struct Target {
     /// Query service; several replicas separated by commas [default: from .souk/run.json]
     #[arg(long, value_name = "URL", env = "SOUK_QUERY_URL")]
     query: Option<String>,
+    /// Internal port of each replica, separated by commas, its name beginning with its service: `projector-1=HOST:PORT` [default: from
+    /// .souk/run.json]
+    #[arg(long, value_name = "REPLICA=URL", env = "SOUK_INTERNAL_URLS", value_delimiter = ',', value_parser = replica_url)]
+    internal: Vec<(String, String)>,
 }
 
 /// Where the system is.
@@ -24,7 +28,7 @@ pub struct System {
     pub command: String,
     /// Urls of all replicas, separated by commas.
     pub query: String,
-    /// Internal ports by replica; empty when the system was named by its urls.
+    /// Internal ports by replica; empty when only the public ones were named.
     pub internal: BTreeMap<String, String>,
     /// What `souk up` wrote, unless the system was named by its urls.
     pub run_file: Option<RunFile>,
@@ -35,7 +39,10 @@ impl Target {
     /// When no system runs, or only one of the two urls was given.
     pub fn find(&self) -> Result<System> {
         if let (Some(command), Some(query)) = (&self.command, &self.query) {
-            return Ok(System { command: urls(command), query: urls(query), internal: BTreeMap::new(), run_file: None });
+            return Ok(System { command: urls(command), query: urls(query), internal: self.internal(), run_file: None });
+        }
+        if !self.internal.is_empty() {
+            return Ok(System { command: String::new(), query: String::new(), internal: self.internal(), run_file: None });
         }
         let run_file = RunFile::find()?;
         let addresses = &run_file.addresses;
@@ -45,6 +52,10 @@ impl Target {
             internal: addresses.internal.iter().map(|(replica, address)| (replica.clone(), urls(address))).collect(),
             run_file: Some(run_file),
         })
+    }
+
+    fn internal(&self) -> BTreeMap<String, String> {
+        self.internal.iter().cloned().collect()
     }
 
     /// A client of the system.
@@ -58,6 +69,13 @@ impl Target {
     pub fn session(&self, caller: &str) -> Result<Session> {
         Ok(self.connect(1)?.session().caller(caller))
     }
+}
+
+fn replica_url(text: &str) -> Result<(String, String)> {
+    let (replica, address) = text.split_once('=').context("want REPLICA=URL")?;
+    let services = ["command", "query", "projector", "saga"];
+    ensure!(services.iter().any(|service| replica.starts_with(service)), "want a name that begins with one of {services:?}");
+    Ok((replica.to_owned(), urls(address)))
 }
 
 fn urls(addresses: &str) -> String {

@@ -12,6 +12,7 @@ mod hostile_connections;
 mod idempotency;
 mod linearizability;
 mod migrations;
+mod monitoring;
 mod one_order;
 mod other_languages;
 mod overload;

@@ -130,10 +130,10 @@ pub const CATALOGUE: &[Metric] = &[
     histogram("souk_token_wait_seconds", "For how long queries waited until the views had what their token names"),
     counter("souk_read_server_answers_total", "Reads, by server and outcome (answered, behind, failed)"),
     // Auditor
-    gauge("souk_audit_differences", "Differences the last audit found, by kind"),
+    gauge("souk_audit_differences", "Differences the last audit found"),
     gauge("souk_audit_checked", "What the last audit looked at, by what"),
     gauge("souk_audit_finished_time_seconds", "When the last audit that looked at everything ended, Unix time"),
-    histogram("souk_audit_seconds", "Time of an audit"),
+    gauge("souk_audit_seconds", "Time the last audit took"),
     counter("souk_audit_failures_total", "Audits that could not look at everything"),
 ];
 

@@ -1,7 +1,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use metrics::{counter, gauge, histogram};
+use metrics::{counter, gauge};
 use souk_event_sourcing::UnixMillis;
 use souk_runtime::{Health, Settings, bind, metrics as recorder, ops, termination};
 use tokio::time::{MissedTickBehavior, interval};
@@ -48,7 +48,7 @@ async fn round(settings: &Settings, args: &Args) {
                 gauge!("souk_audit_checked", "what" => *what).set(*number as f64);
             }
             gauge!("souk_audit_finished_time_seconds").set(UnixMillis::now().0 as f64 / 1000.0);
-            histogram!("souk_audit_seconds").record(started.elapsed());
+            gauge!("souk_audit_seconds").set(started.elapsed().as_secs_f64());
             tell(&findings, started.elapsed(), args);
         }
         Err(error) => {

@@ -32,7 +32,7 @@ pub struct Args {
 pub async fn run(args: Args) -> Result<()> {
     let system = args.target.find()?;
     if system.internal.is_empty() {
-        bail!("the internal ports are known only for a system started by `souk up`");
+        bail!("name the internal ports (--internal): they are known only for a system started by `souk up`");
     }
     loop {
         let status = Status::gather(&system).await;
