@@ -70,8 +70,8 @@ chart-golden: chart-docs
     @helm/tests/run.sh helm/tests/golden.py
 
 # Make the image from binaries of this machine, `just image release` a small one (needs a Docker engine)
-image PROFILE="debug": setup
-    @sh k8s/image/build.sh "{{PROFILE}}"
+image PROFILE="debug" TAG=("souk:" + PROFILE): setup
+    @sh k8s/image/build.sh "{{PROFILE}}" "{{TAG}}"
 
 # Run every service and the demo from the image, as in a cluster (needs a Docker engine and root)
 image-test: (image "debug")

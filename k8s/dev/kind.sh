@@ -8,7 +8,7 @@ cd "$(dirname "$0")/../.."
 image=${SOUK_IMAGE:-souk:dev}
 
 kind get clusters | grep -qx souk || kind create cluster --config k8s/dev/kind.yaml
-docker image inspect "$image" >/dev/null 2>&1 || just image "$image"
+docker image inspect "$image" >/dev/null 2>&1 || just image release "$image"
 kind load docker-image "$image" --name souk
 
 kubectl apply -k k8s/dev

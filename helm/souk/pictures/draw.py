@@ -2,7 +2,7 @@
 """Draws one of the chart's dashboards from what a Prometheus has, without a Grafana: draw.py URL DASHBOARD.json SECONDS OUT.png
 
 Wants matplotlib. Panels lie where the dashboard puts them; units, thresholds and legends are the dashboard's. The pictures beside it
-show a load of 800 calls per second on two cores, scraped each second: after a quarter of it a console locks the checkpoints of one read
+show a load of 500 calls per second on two cores, scraped each second: after a quarter of it a console locks the checkpoints of one read
 database for 14 seconds, later a replica of the command service is paused for 8.
 """
 import json
