@@ -4,13 +4,14 @@
 //!
 //! One module per command, each with its `Args` and a `run`:
 //! - `up`: the whole system on this machine; `serve`: one service, as deployed; `migrate`: its databases
-//! - `call`, `seed`, `demo`, `drill`: use it; `status`, `timeline`, `audit`: look into it; `parked`: mend what stands still in views
+//! - `call`, `seed`, `load`, `demo`, `drill`: use it; `status`, `timeline`, `audit`: look into it; `parked`: mend what stands still in views
 //! - `plan`: how much of everything a load needs
 
 mod audit;
 mod call;
 mod demo;
 mod drill;
+mod load;
 mod migrate;
 mod paint;
 mod parked;
@@ -46,6 +47,8 @@ enum Command {
     Call(call::Args),
     /// Create products and customers for load tests
     Seed(seed::Args),
+    /// Send load as ghz does, or a mix of calls, and measure it
+    Load(load::Args),
     /// Tell the story of an order against the running system
     Demo(demo::Args),
     /// Sell out a shop in sixty seconds while its machines fail, on a system of its own
@@ -97,6 +100,7 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Migrate(args) => migrate::run(args).await,
         Command::Call(args) => call::run(args).await,
         Command::Seed(args) => seed::run(args).await,
+        Command::Load(args) => load::run(args).await,
         Command::Demo(args) => demo::run(args).await,
         Command::Drill(args) => drill::run(args).await,
         Command::Status(args) => status::run(args).await,

@@ -45,10 +45,13 @@ impl Place {
 
     /// What a command says of the system that runs.
     fn of_running(&self, command: &str) -> String {
-        let mut souk = Command::new(env!("CARGO_BIN_EXE_souk"));
-        let Output { status, stdout, stderr } = souk.arg(command).current_dir(self.folder.path()).output().unwrap();
+        let Output { status, stdout, stderr } = self.command(&[command]);
         assert!(status.success(), "{command}: {}", String::from_utf8_lossy(&stderr));
         String::from_utf8(stdout).unwrap()
+    }
+
+    fn command(&self, args: &[&str]) -> Output {
+        Command::new(env!("CARGO_BIN_EXE_souk")).args(args).current_dir(self.folder.path()).output().unwrap()
     }
 
     /// Starts it, expecting that it refuses.
@@ -120,6 +123,38 @@ async fn one_process_serves_everything_until_it_is_asked_to_stop() {
     let fresh = place.up(&["--write-shards", "3", "--fresh"]);
     assert_eq!(fresh.facts.write_databases.len(), 3);
     assert!(fresh.interrupt().success());
+}
+
+#[test]
+fn the_load_of_a_shop_is_measured_and_held_to_its_thresholds() {
+    let place = Place::new();
+    let up = place.up(&[]);
+    let seeded = place.command(&["seed", "--products", "20", "--customers", "20"]);
+    assert!(seeded.status.success(), "{}", String::from_utf8_lossy(&seeded.stderr));
+    // The scenario people use, for a small shop and a machine that has other work.
+    let scenario = include_str!("../../../tests/load/scenarios/shop.toml").replace("count = 1000", "count = 20");
+    let scenario: Vec<_> = scenario.lines().filter(|line| !line.starts_with("thresholds")).collect();
+    fs::write(place.folder.path().join("shop.toml"), scenario.join("\n")).unwrap();
+    let load = |threshold| {
+        place.command(&["load", "--config", "shop.toml", "--seed", "7", "-r", "100", "-z", "10s", "-O", "json", "--threshold", threshold])
+    };
+
+    let kept = load("errors < 0.1 %");
+    assert!(kept.status.success(), "{}", String::from_utf8_lossy(&kept.stderr));
+    let report: serde_json::Value = serde_json::from_slice(&kept.stdout).unwrap();
+    assert_eq!(report["statusCodeDistribution"], serde_json::json!({ "OK": 1000 }));
+    assert_eq!((&report["souk"]["intended"], &report["souk"]["unsent"]), (&1000.into(), &0.into()));
+    assert!(report["souk"]["lag"]["p50"].as_u64().unwrap() > 0 && report["latencyDistribution"][6]["percentage"] == 99);
+    for step in report["souk"]["steps"].as_array().unwrap() {
+        assert!(step["count"].as_u64().unwrap() > 0, "no {}", step["name"]);
+    }
+
+    let missed = load("max < 1us");
+    assert_eq!(missed.status.code(), Some(1));
+    let said = String::from_utf8(missed.stderr).unwrap();
+    assert!(said.contains("1 of 1 thresholds missed, such as max < 1us"), "{said}");
+    assert!(place.of_running("audit").contains("clean"));
+    assert!(up.interrupt().success());
 }
 
 #[tokio::test]

@@ -171,7 +171,7 @@ fn cause(status: &Status) -> anyhow::Error {
 }
 
 /// Whether `asked` names the service: its full name, or words of it in their order (`catalog`, `catalog.query`).
-fn is_meant(asked: &str, service: &str) -> bool {
+pub fn is_meant(asked: &str, service: &str) -> bool {
     let service = service.to_ascii_lowercase();
     let mut rest = service.as_str();
     asked.to_ascii_lowercase().split(['.', '/', ' ']).filter(|word| !word.is_empty()).all(|word| match rest.split_once(word) {

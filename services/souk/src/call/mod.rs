@@ -23,6 +23,7 @@ use crate::{
     system::Target,
 };
 use codec::DynamicCodec;
+pub use contracts::is_meant;
 use contracts::{Contracts, Found};
 use session::TokenFile;
 
@@ -165,6 +166,11 @@ fn read_request(kind: MessageDescriptor, text: &str) -> Result<DynamicMessage> {
     } else {
         text
     };
+    parse_request(kind, text)
+}
+
+/// A request from its JSON.
+pub fn parse_request(kind: MessageDescriptor, text: &str) -> Result<DynamicMessage> {
     let name = kind.full_name().to_owned();
     let mut deserializer = serde_json::Deserializer::from_str(text);
     let message = DynamicMessage::deserialize_with_options(kind, &mut deserializer, &DeserializeOptions::new().deny_unknown_fields(true))
