@@ -5,7 +5,7 @@
 //! - `process`: what a service is given ([`Process`], [`Listeners`]) and which services there are ([`ServiceKind`])
 //! - `peer`: [`Peer`], calls to the replicas of another service
 //! - `main_of`: the whole of a service's `main`
-//! - `grpc`: [`GrpcServer`], its layers, health and reflection
+//! - `grpc`: [`GrpcServer`], its layers, health and reflection; [`ByteCodec`] for replies that are encoded already
 //! - [`call`]: what a call brings along: [`caller`], [`token`], [`Deadline`]
 //! - `queue`: [`Queue`], a door that refuses whoever would wait too long
 //! - `failure`: [`Failure`] and [`Violations`], errors as callers read them
@@ -28,7 +28,7 @@ pub mod telemetry;
 
 pub use call::{Deadline, caller, token};
 pub use failure::{ERROR_DOMAIN, Failure, Violations};
-pub use grpc::{GrpcServer, ReplyPatience, code_name};
+pub use grpc::{ByteCodec, GrpcServer, ReplyPatience, code_name};
 pub use health::{Component, Health, SchemaTooOld};
 pub use main_of::{install_tls_provider, main_of, run_service, termination};
 pub use peer::Peer;

@@ -4,6 +4,7 @@
 //! that all callers come back at once), which cannot bound a drain, and whose own deadline answers without a reason.
 
 mod answer;
+mod bytes;
 mod connections;
 mod explain;
 mod health;
@@ -21,6 +22,7 @@ use tower::Service;
 
 use crate::{Process, metrics, settings::GrpcSettings};
 use methods::Methods;
+pub use bytes::ByteCodec;
 pub use methods::code_name;
 pub use untaken::ReplyPatience;
 

@@ -4,17 +4,15 @@ use std::{
     task::{Context, Poll},
 };
 
-use bytes::{BufMut, Bytes};
+use bytes::Bytes;
 use prost::Message;
-use souk_runtime::Failure;
+use souk_runtime::{ByteCodec, Failure};
 use tonic::{
     Request, Response, Status,
     body::Body,
-    codec::{BufferSettings, Codec, EncodeBuf, Encoder},
     codegen::{BoxFuture, Service, http},
     server::{Grpc, NamedService, UnaryService},
 };
-use tonic_prost::ProstCodec;
 
 use super::Queries;
 
@@ -75,7 +73,7 @@ where
         }
         let (call, limit) = (Call::<R>(self.queries.clone(), PhantomData), Some(self.limit));
         Box::pin(async move {
-            let mut grpc = Grpc::new(ByteCodec::<R::Request>(PhantomData)).apply_max_message_size_config(limit, limit);
+            let mut grpc = Grpc::new(ByteCodec::<R::Request>::default()).apply_max_message_size_config(limit, limit);
             Ok(grpc.unary(call, request).await)
         })
     }
@@ -90,35 +88,5 @@ impl<R: ByteRpc> UnaryService<R::Request> for Call<R> {
     fn call(&mut self, request: Request<R::Request>) -> Self::Future {
         let queries = self.0.clone();
         Box::pin(async move { Ok(Response::new(R::reply(&queries, request).await?)) })
-    }
-}
-
-/// Decodes requests with prost and sends replies as they are.
-struct ByteCodec<Q>(PhantomData<fn() -> Q>);
-
-impl<Q: Message + Default + 'static> Codec for ByteCodec<Q> {
-    type Encode = Bytes;
-    type Decode = Q;
-    type Encoder = ByteEncoder;
-    type Decoder = <ProstCodec<Q, Q> as Codec>::Decoder;
-
-    fn encoder(&mut self) -> ByteEncoder {
-        ByteEncoder
-    }
-
-    fn decoder(&mut self) -> Self::Decoder {
-        ProstCodec::<Q, Q>::raw_decoder(BufferSettings::default())
-    }
-}
-
-struct ByteEncoder;
-
-impl Encoder for ByteEncoder {
-    type Item = Bytes;
-    type Error = Status;
-
-    fn encode(&mut self, reply: Bytes, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        buffer.put(reply);
-        Ok(())
     }
 }

@@ -1,0 +1,186 @@
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use prost::Message;
+use souk_client::{Endpoints, Souk};
+use souk_devstack::Service;
+use souk_load::Report;
+use souk_proto::catalog::v1::GetProductRequest;
+use souk_tests::until;
+
+use super::Bench;
+use crate::{
+    echo::EchoProcess,
+    loader::{Loader, Press, all_ok},
+    machine::{cpu_of, pin_process},
+    pairs::median_of,
+    record::{Entry, Goal, progress},
+    sources::{GET_PRODUCT, Gets, Keys, product_id},
+    stage::{CONNECTIONS, Part},
+};
+
+const QUERY: Part = Part::Service(Service::Query);
+/// Callers enough to fill one core of a server.
+const READERS: usize = 128;
+/// The server has the first core and the loader the second.
+const SERVER: [usize; 1] = [0];
+const LOADER: [usize; 1] = [1];
+const BOTH: [usize; 2] = [0, 1];
+
+/// One side of a pair.
+#[derive(Debug, Clone)]
+struct Measured {
+    rate: f64,
+    /// Of the server, for one call.
+    cpu: Duration,
+    p99: Duration,
+}
+
+impl Measured {
+    fn of(report: &Report, cpu: Duration) -> Self {
+        let calls = report.answered().max(1) as f64;
+        Self { rate: report.rate(), cpu: Duration::from_secs_f64(cpu.as_secs_f64() / calls), p99: report.latency().quantile(0.99) }
+    }
+}
+
+impl Bench {
+    /// Queries answered by the cache against echoes of the same size.
+    pub(super) async fn queries(&mut self) -> Result<()> {
+        if self.wants_any(&["B1", "B2", "B3"]) {
+            self.stage.warm_up().await?;
+            self.hits().await?;
+            self.stage.pin(QUERY, &BOTH)?;
+        }
+        if self.wants("B14") {
+            self.misses_of_one_key().await?;
+        }
+        Ok(())
+    }
+
+    async fn hits(&mut self) -> Result<()> {
+        let bytes = self.reply_bytes().await?;
+        let settings = self.stage.system.stack.settings_file().to_path_buf();
+        let layered = EchoProcess::start(bytes, Some(settings.clone())).await?;
+        let bare = EchoProcess::start(bytes, None).await?;
+        let empty = EchoProcess::start(0, Some(settings)).await?;
+        for echo in [&layered, &bare, &empty] {
+            pin_process(echo.pid()?, &SERVER)?;
+        }
+        self.stage.pin(QUERY, &SERVER)?;
+        let (loader, time) = (self.stage.queries().on(&LOADER), self.effort.time);
+        let press = Press::Callers(READERS, time);
+        // Both sides warm: caches of code and of branches, too.
+        let warm = Press::Callers(READERS, Duration::from_secs(1));
+        self.hit(&loader, warm.clone()).await?;
+        for echo in [&layered, &bare, &empty] {
+            self.echo(echo, warm.clone()).await?;
+        }
+        progress("B1, B2: queries answered by the cache, by turns with echoes");
+        let mut pairs = Vec::new();
+        let mut besides = Vec::new();
+        for (hit, echo) in self.effort.pairs(|| self.hit(&loader, press.clone()), || self.echo(&layered, press.clone())).await? {
+            pairs.push((hit, echo));
+            besides.push((self.echo(&bare, press.clone()).await?, self.echo(&empty, press.clone()).await?));
+        }
+        let of = |value: fn(&Measured) -> f64| pairs.iter().map(move |(hit, echo)| value(hit) / value(echo)).collect::<Vec<_>>();
+        let (rate, cpu): (fn(&Measured) -> f64, fn(&Measured) -> f64) = (|side| side.rate, |side| side.cpu.as_secs_f64());
+        let middle = |value: fn(&Measured) -> f64| median_of(pairs.iter().map(|(hit, _)| value(hit)));
+        let echo_rate = median_of(pairs.iter().map(|(_, echo)| echo.rate));
+        let against_bare = middle(rate) / median_of(besides.iter().map(|(bare, _)| bare.rate));
+        let against_empty = middle(cpu) / median_of(besides.iter().map(|(_, empty)| cpu(empty)));
+        let entry = Entry::new("B1", of(rate), Goal::AtLeast(0.97), "queries from the cache ÷ echoes of the same size, calls/s")
+            .figure("hits_per_second", middle(rate))
+            .figure("echoes_per_second", echo_rate)
+            .figure("ratio_to_bare_tonic_echo", against_bare)
+            .figure("reply_bytes", bytes as f64)
+            .also(format!("at least 0.9 of a bare tonic echo ({against_bare:.2})"), against_bare >= 0.9);
+        self.keep("B1", entry);
+        let entry = Entry::new("B2", of(cpu), Goal::AtMost(1.05), "the same, CPU of the server per call")
+            .figure("hit_cpu_us", middle(cpu) * 1e6)
+            .figure("echo_cpu_us", median_of(pairs.iter().map(|(_, echo)| cpu(echo))) * 1e6)
+            .figure("ratio_to_empty_echo", against_empty);
+        self.keep("B2", entry);
+        if self.wants("B3") {
+            progress("B3: both at 70 % of the echo's most");
+            let press = Press::Rate(echo_rate * 0.7, time, 4096);
+            let pairs = self.effort.pairs(|| self.hit(&loader, press.clone()), || self.echo(&layered, press.clone())).await?;
+            let ratios = pairs.iter().map(|(hit, echo)| hit.p99.as_secs_f64() / echo.p99.as_secs_f64()).collect();
+            let entry = Entry::new("B3", ratios, Goal::AtMost(1.2), "p99 of hits ÷ p99 of echoes at 70 % of the echo's most")
+                .figure("calls_per_second", echo_rate * 0.7)
+                .figure("hit_p99_us", median_of(pairs.iter().map(|(hit, _)| hit.p99.as_secs_f64() * 1e6)))
+                .figure("echo_p99_us", median_of(pairs.iter().map(|(_, echo)| echo.p99.as_secs_f64() * 1e6)));
+            self.record(entry);
+        }
+        Ok(())
+    }
+
+    fn keep(&mut self, number: &str, entry: Entry) {
+        if self.wants(number) {
+            self.record(entry);
+        }
+    }
+
+    async fn hit(&self, loader: &Loader, press: Press) -> Result<Measured> {
+        let (keys, products) = (Keys::uniform(self.stage.products), self.stage.products);
+        let before = self.stage.cpu(&[QUERY])?;
+        let report = loader.run(&[(0, GET_PRODUCT)], move |rpcs| Gets::new(rpcs[0].clone(), keys, products), press).await?;
+        let report = all_ok(report)?;
+        Ok(Measured::of(&report, self.stage.cpu(&[QUERY])? - before))
+    }
+
+    async fn echo(&self, echo: &EchoProcess, press: Press) -> Result<Measured> {
+        let (keys, products) = (Keys::uniform(self.stage.products), self.stage.products);
+        let loader = Loader::new(echo.url.clone(), CONNECTIONS).on(&LOADER);
+        let before = cpu_of(echo.pid()?);
+        let report = loader.run(&[(0, GET_PRODUCT)], move |rpcs| Gets::new(rpcs[0].clone(), keys, products), press).await?;
+        let report = all_ok(report)?;
+        Ok(Measured::of(&report, cpu_of(echo.pid()?) - before))
+    }
+
+    /// Bytes of a reply about one product.
+    async fn reply_bytes(&self) -> Result<usize> {
+        let query = GetProductRequest { product_id: product_id(1), token: String::new() };
+        Ok(self.client()?.session().query(query).await?.encoded_len())
+    }
+
+    pub(super) fn client(&self) -> Result<Souk> {
+        let stack = &self.stage.system.stack;
+        Ok(Souk::connect(&Endpoints::new(stack.urls("command"), stack.urls("query")).connections(8))?)
+    }
+
+    /// A thousand callers ask at once for a row that is not cached.
+    async fn misses_of_one_key(&mut self) -> Result<()> {
+        const CALLERS: usize = 1000;
+        progress("B14: a thousand callers miss one key");
+        let mut counts = Vec::new();
+        for key in 0..self.effort.pairs as u64 {
+            // A cache that has just begun has nothing in it.
+            self.stage.system.kill_and_restart(Service::Query).await?;
+            let (before, product) = (self.scans().await?, key + 1);
+            let one = Keys::only(product);
+            let products = self.stage.products;
+            let source = move |rpcs: Vec<std::sync::Arc<souk_load::Rpc>>| Gets::new(rpcs[0].clone(), one, products);
+            all_ok(self.stage.queries().run(&[(0, GET_PRODUCT)], source, Press::Calls(CALLERS, CALLERS as u64)).await?)?;
+            let scans = until("the scans are counted", Duration::from_secs(20), || async {
+                let now = self.scans().await? - before;
+                Ok((now > 0).then_some(now))
+            });
+            scans.await?;
+            // A second one would be counted as late as the first.
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            counts.push((self.scans().await? - before) as f64);
+        }
+        self.record(Entry::new("B14", counts, Goal::Exactly(1.0), "reads of the row in the database for 1,000 concurrent misses of it"));
+        Ok(())
+    }
+
+    /// How often the read databases have looked a product up, as they count it themselves.
+    async fn scans(&self) -> Result<i64> {
+        let mut total = 0;
+        for pool in self.stage.system.read_pools().await? {
+            let query = "select coalesce(idx_scan, 0) + coalesce(seq_scan, 0) from pg_stat_user_tables where relname = 'product_view'";
+            total += sqlx::query_scalar::<_, i64>(query).fetch_one(&pool).await.context("the statistics of product_view")?;
+        }
+        Ok(total)
+    }
+}

@@ -1,0 +1,130 @@
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::Result;
+use souk_load::{Report, Rpc};
+use souk_proto::{catalog::v1::GetProductRequest, stock::v1::ReceiveStockRequest};
+use tokio::time::sleep;
+
+use super::Bench;
+use crate::{
+    loader::{Loader, Press, all_ok},
+    pairs::median_of,
+    record::{Entry, Goal, progress},
+    sources::{GET_PRODUCT, Gets, Keys, Mix, UPDATE_PRODUCT, product_id, updates},
+    stage::{CONNECTIONS, Part, WRITERS},
+};
+
+impl Bench {
+    pub(super) async fn together(&mut self) -> Result<()> {
+        if self.wants_any(&["B11", "B15"]) {
+            self.stage.warm_up().await?;
+        }
+        if self.wants("B11") {
+            self.mixed().await?;
+        }
+        if self.wants("B15") {
+            self.headline().await?;
+        }
+        Ok(())
+    }
+
+    fn both(&self) -> Loader {
+        self.stage.queries().and(self.stage.system.stack.urls("command"), CONNECTIONS)
+    }
+
+    async fn mix(&self, press: Press) -> Result<Report> {
+        let (keys, products) = (Keys::zipf(self.stage.products), self.stage.products);
+        let source = move |rpcs: Vec<Arc<Rpc>>| Mix::new(rpcs[0].clone(), rpcs[1].clone(), keys, products);
+        self.both().run(&[(0, GET_PRODUCT), (1, UPDATE_PRODUCT)], source, press).await
+    }
+
+    /// Commands and queries together against what each does alone.
+    async fn mixed(&mut self) -> Result<()> {
+        progress("B11: a tenth of commands, and each alone");
+        let press = Press::Callers(WRITERS, self.effort.time);
+        let products = self.stage.products;
+        let solo = || async {
+            let keys = Keys::zipf(products);
+            let gets = move |rpcs: Vec<Arc<Rpc>>| Gets::new(rpcs[0].clone(), keys, products);
+            let queries = all_ok(self.stage.queries().run(&[(0, GET_PRODUCT)], gets, press.clone()).await?)?.rate();
+            let keys = Keys::zipf(products);
+            let source = move |rpcs: Vec<Arc<Rpc>>| updates(rpcs[0].clone(), keys);
+            let commands = all_ok(self.stage.commands().run(&[(0, UPDATE_PRODUCT)], source, press.clone()).await?)?.rate();
+            self.stage.caught_up().await?;
+            Ok((queries, commands))
+        };
+        let mixed = || async { Ok((all_ok(self.mix(press.clone()).await?)?.rate(), 0.0)) };
+        let pairs = self.effort.pairs(mixed, solo).await?;
+        let ideal = |queries: f64, commands: f64| 1.0 / (0.9 / queries + 0.1 / commands);
+        let ratios = pairs.iter().map(|((mixed, _), (queries, commands))| mixed / ideal(*queries, *commands)).collect();
+        let entry = Entry::new("B11", ratios, Goal::AtLeast(0.9), "a tenth of commands ÷ the ideal from each alone, calls/s")
+            .figure("mixed_per_second", median_of(pairs.iter().map(|((mixed, _), _)| *mixed)))
+            .figure("queries_per_second_alone", median_of(pairs.iter().map(|(_, (queries, _))| *queries)))
+            .figure("commands_per_second_alone", median_of(pairs.iter().map(|(_, (_, commands))| *commands)));
+        self.record(entry);
+        Ok(())
+    }
+
+    /// The textbook load of a million users on this machine.
+    async fn headline(&mut self) -> Result<()> {
+        const RATE: f64 = 10_000.0;
+        let (times, time) = if self.effort.quick { (1, Duration::from_secs(30)) } else { (3, Duration::from_secs(60)) };
+        let mut best: Option<(Report, f64, Duration)> = None;
+        for turn in 1..=times {
+            progress(&format!("B15: 1,000 commands and 9,000 queries a second, run {turn} of {times}"));
+            let before = self.stage.cpu(&Part::ALL)?;
+            let watching = self.visible(time);
+            let (report, visible) = tokio::join!(self.mix(Press::Rate(RATE, time, 8192)), watching);
+            let (report, visible) = (report?, visible?);
+            let cpu = (self.stage.cpu(&Part::ALL)? - before).as_secs_f64() / time.as_secs_f64();
+            let p99 = report.kinds[Mix::QUERIES].ok.quantile(0.99);
+            if best.as_ref().is_none_or(|(other, ..)| p99 < other.kinds[Mix::QUERIES].ok.quantile(0.99)) {
+                best = Some((report, cpu, visible));
+            }
+        }
+        let (report, cpu, visible) = best.expect("at least one run");
+        let p99 = |kind: usize| report.kinds[kind].ok.quantile(0.99);
+        let (queries, commands) = (p99(Mix::QUERIES), p99(Mix::COMMANDS));
+        let millis = |time: Duration| time.as_secs_f64() * 1e3;
+        let errors = report.failed() + report.unsent;
+        let entry = Entry::new("B15", vec![report.rate() / RATE], Goal::AtLeast(0.999), "the load of a million users: achieved ÷ intended")
+            .figure("query_p50_ms", millis(report.kinds[Mix::QUERIES].ok.quantile(0.5)))
+            .figure("query_p99_ms", millis(queries))
+            .figure("query_p999_ms", millis(report.kinds[Mix::QUERIES].ok.quantile(0.999)))
+            .figure("command_p50_ms", millis(report.kinds[Mix::COMMANDS].ok.quantile(0.5)))
+            .figure("command_p99_ms", millis(commands))
+            .figure("visible_p99_ms", millis(visible))
+            .figure("errors", errors as f64)
+            .figure("cores_used_by_the_system", cpu)
+            .figure("cores_used_by_the_loader", report.cpu.as_secs_f64() / time.as_secs_f64())
+            .also("no errors", errors == 0)
+            .also(format!("p99 of queries at most 10 ms ({:.1})", millis(queries)), queries <= Duration::from_millis(10))
+            .also(format!("p99 of commands at most 50 ms ({:.1})", millis(commands)), commands <= Duration::from_millis(50))
+            .also(format!("visible within 100 ms, p99 ({:.1})", millis(visible)), visible <= Duration::from_millis(100));
+        self.record(entry);
+        Ok(())
+    }
+
+    /// From the reply to a command until a query shows it, p99 of twenty a second.
+    async fn visible(&self, time: Duration) -> Result<Duration> {
+        let (client, began) = (self.client()?, Instant::now());
+        let mut times = Vec::new();
+        let mut product = 0;
+        while began.elapsed() < time {
+            let session = client.session();
+            product = product % self.stage.products + 1;
+            let product_id = product_id(product);
+            session.command(ReceiveStockRequest { product_id: product_id.clone(), quantity: 1, ..Default::default() }).await?;
+            let replied = Instant::now();
+            // The session's token makes the query wait for what the command did.
+            session.query(GetProductRequest { product_id, ..Default::default() }).await?;
+            times.push(replied.elapsed());
+            sleep(Duration::from_millis(50)).await;
+        }
+        times.sort_unstable();
+        Ok(times[(times.len() - 1) * 99 / 100])
+    }
+}

@@ -1,0 +1,151 @@
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use souk_devstack::{Service, StackOptions};
+use souk_tests::{System, until};
+use sqlx::PgPool;
+
+use crate::{
+    loader::{Loader, Press, all_ok},
+    machine::{self, cpu_of},
+    record::progress,
+    sources::{self, Keys},
+};
+
+/// The whole system, every part a process of its own, filled with products 1..=`products` of 1 KB each.
+pub struct Stage {
+    pub system: System,
+    pub products: u64,
+}
+
+/// A part of the system whose CPU time is counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    Service(Service),
+    Postgres,
+    Nats,
+}
+
+impl Part {
+    pub const ALL: [Self; 6] = [
+        Self::Service(Service::Command),
+        Self::Service(Service::Query),
+        Self::Service(Service::Projector),
+        Self::Service(Service::Saga),
+        Self::Postgres,
+        Self::Nats,
+    ];
+}
+
+/// Connections of the loader to each service: one carries 256 calls at a time.
+pub const CONNECTIONS: usize = 8;
+/// Callers of a closed loop that fills the command service's batches.
+pub const WRITERS: usize = 256;
+const PATIENCE: Duration = Duration::from_secs(300);
+
+impl Stage {
+    /// Starts everything and fills it.
+    ///
+    /// # Errors
+    /// When something does not start, or a product is refused.
+    pub async fn start(products: u64, change: impl FnOnce(&mut StackOptions)) -> Result<Self> {
+        progress("starting Postgres, NATS and the services");
+        let system = System::start(|options| {
+            // As recommended for a small server; both sides of every comparison run on it.
+            options.postgres_settings = [("max_wal_size", "8GB"), ("shared_buffers", "1GB")].map(|(k, v)| (k.into(), v.into())).into();
+            change(options);
+        })
+        .await?;
+        let stage = Self { system, products };
+        progress(&format!("creating {products} products"));
+        let (loader, press) = (stage.commands(), Press::Calls(WRITERS, products));
+        let created = loader.run(&[(0, sources::CREATE_PRODUCT)], |rpcs| sources::creations(rpcs[0].clone()), press).await?;
+        all_ok(created)?;
+        stage.caught_up().await?;
+        Ok(stage)
+    }
+
+    /// A loader before the query service.
+    pub fn queries(&self) -> Loader {
+        Loader::new(self.system.stack.urls("query"), CONNECTIONS)
+    }
+
+    /// A loader before the command service.
+    pub fn commands(&self) -> Loader {
+        Loader::new(self.system.stack.urls("command"), CONNECTIONS)
+    }
+
+    pub fn uniform(&self) -> Keys {
+        Keys::uniform(self.products)
+    }
+
+    /// CPU time that these parts have used so far.
+    ///
+    /// # Errors
+    /// When one of them does not run.
+    pub fn cpu(&self, parts: &[Part]) -> Result<Duration> {
+        parts.iter().map(|part| self.pid(*part).map(cpu_of)).sum()
+    }
+
+    /// Holds a part to some cores.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn pin(&self, part: Part, cores: &[usize]) -> Result<()> {
+        machine::pin_process(self.pid(part)?, cores)
+    }
+
+    fn pid(&self, part: Part) -> Result<u32> {
+        let stack = &self.system.stack;
+        let identity = match part {
+            Part::Service(service) => Some(stack.service(service)?.identity()),
+            Part::Postgres => stack.postgres.identity(),
+            Part::Nats => stack.nats.identity(),
+        };
+        Ok(identity.with_context(|| format!("{part:?} does not run"))?.pid)
+    }
+
+    /// Waits until the views have everything.
+    ///
+    /// # Errors
+    /// When they do not come on.
+    pub async fn caught_up(&self) -> Result<()> {
+        let (write, read) = (self.system.write_pools().await?, self.system.read_pools().await?);
+        until("the views caught up", PATIENCE, || async {
+            let written = sum(&write, "select coalesce(sum(position), 0)::bigint from partition_head").await?;
+            let applied = sum(&read, "select coalesce(sum(position), 0)::bigint from read_checkpoint").await?;
+            Ok((applied >= written).then_some(()))
+        })
+        .await
+    }
+
+    /// Has every product in the query service's cache.
+    ///
+    /// # Errors
+    /// When one is not found.
+    pub async fn warm_up(&self) -> Result<()> {
+        let products = self.products;
+        let all = move |rpcs: Vec<std::sync::Arc<souk_load::Rpc>>| sources::each(rpcs[0].clone(), products);
+        all_ok(self.queries().run(&[(0, sources::GET_PRODUCT)], all, Press::Calls(64, products)).await?).map(drop)
+    }
+
+    /// Nothing was lost or doubled by what was measured.
+    ///
+    /// # Errors
+    /// With what is wrong.
+    pub async fn audit(&self) -> Result<()> {
+        progress("audit");
+        self.caught_up().await?;
+        let findings = self.system.audit_clean().await?;
+        ensure!(findings.is_object(), "no findings");
+        Ok(())
+    }
+}
+
+async fn sum(pools: &[PgPool], query: &'static str) -> Result<i64> {
+    let mut total = 0;
+    for pool in pools {
+        total += sqlx::query_scalar::<_, i64>(query).fetch_one(pool).await?;
+    }
+    Ok(total)
+}
