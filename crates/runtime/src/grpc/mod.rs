@@ -21,8 +21,8 @@ use tonic::{body::Body, server::NamedService, service::Routes};
 use tower::Service;
 
 use crate::{Process, metrics, settings::GrpcSettings};
-use methods::Methods;
 pub use bytes::ByteCodec;
+use methods::Methods;
 pub use methods::code_name;
 pub use untaken::ReplyPatience;
 
