@@ -74,15 +74,12 @@ struct Server {
 
 /// This program again, as the server.
 fn start() -> Result<Server> {
-    let program = env::current_exe()?;
-    let on = |core: &str| {
-        let mut command = Command::new("taskset");
-        command.args(["-c", core]);
-        command
-    };
-    // The loader's own core; all threads of it are this one.
-    on("1").args(["-p", &std::process::id().to_string()]).stdout(Stdio::null()).status().context("taskset is needed")?;
-    let mut child = on("0").arg(program).arg("serve").stdout(Stdio::piped()).spawn()?;
+    // The loader's own core; it has no other thread.
+    let pinned = Command::new("taskset").args(["-pc", "1", &std::process::id().to_string()]).stdout(Stdio::null()).status();
+    anyhow::ensure!(pinned.context("taskset is needed")?.success(), "core 1 is needed");
+    let mut server = Command::new("taskset");
+    server.args(["-c", "0"]).arg(env::current_exe()?).arg("serve").stdout(Stdio::piped());
+    let mut child = server.spawn()?;
     let mut address = String::new();
     std::io::BufRead::read_line(&mut std::io::BufReader::new(child.stdout.take().context("stdout")?), &mut address)?;
     Ok(Server { child, address: address.trim().to_owned() })

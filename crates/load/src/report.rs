@@ -61,9 +61,12 @@ impl Histogram {
         self.len() - self.0.count_between(0, latency)
     }
 
-    /// Each recorded latency, rounded to the digits kept, and how many calls had it.
+    /// Each recorded latency, rounded down to the digits kept, and how many calls had it.
     pub fn values(&self) -> impl Iterator<Item = (Duration, u64)> {
-        self.0.iter_recorded().map(|value| (Duration::from_nanos(value.value_iterated_to()), value.count_since_last_iteration()))
+        self.0.iter_recorded().map(|value| {
+            let latency = self.0.lowest_equivalent(value.value_iterated_to());
+            (Duration::from_nanos(latency), value.count_since_last_iteration())
+        })
     }
 }
 

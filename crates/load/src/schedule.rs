@@ -90,8 +90,10 @@ impl Schedule {
         Self { limit: Some(self.limit.map_or(calls, |limit| limit.min(calls))), ..self }
     }
 
+    /// Until the last piece ends, or the limit is reached.
     pub fn duration(&self) -> Duration {
-        self.pieces.last().map_or(Duration::ZERO, |last| Duration::from_secs_f64(last.begins + last.lasts))
+        let lasts = self.pieces.last().map_or(Duration::ZERO, |last| Duration::from_secs_f64(last.begins + last.lasts));
+        self.limit.map_or(lasts, |calls| self.time(calls).min(lasts))
     }
 
     /// How many calls it has.
@@ -103,12 +105,16 @@ impl Schedule {
 
     /// When the call of this number is due, counted from the start; `None` after the last.
     pub fn due(&self, number: u64) -> Option<Duration> {
-        (number < self.calls()).then(|| {
-            let number = number as f64;
-            let index = self.pieces.partition_point(|piece| piece.end() <= number).min(self.pieces.len() - 1);
-            let piece = self.pieces[index];
-            Duration::from_secs_f64(piece.begins + piece.time(number - piece.before).min(piece.lasts))
-        })
+        (number < self.calls()).then(|| self.time(number))
+    }
+
+    /// When so many calls have been due.
+    fn time(&self, calls: u64) -> Duration {
+        let calls = calls as f64;
+        let index = self.pieces.partition_point(|piece| piece.end() <= calls).min(self.pieces.len().saturating_sub(1));
+        self.pieces
+            .get(index)
+            .map_or(Duration::ZERO, |piece| Duration::from_secs_f64(piece.begins + piece.time(calls - piece.before).min(piece.lasts)))
     }
 }
 
@@ -157,6 +163,8 @@ mod tests {
     fn a_limit_ends_early() {
         let schedule = Schedule::constant(100.0, seconds(10)).limit(5);
         assert_eq!((schedule.calls(), schedule.due(4), schedule.due(5)), (5, Some(Duration::from_millis(40)), None));
+        assert_eq!(schedule.duration(), Duration::from_millis(50));
+        assert_eq!(Schedule::constant(100.0, seconds(1)).limit(1000).duration(), seconds(1));
     }
 
     #[test]
