@@ -15,7 +15,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use souk_client::{Error, Session};
 use souk_proto::{
     cart::v1::{AddItemRequest, GetCartRequest},
-    catalog::v1::{BatchGetProductsRequest, CreateProductRequest, ProductDetails, ProductState, PublishProductRequest},
+    catalog::v1::{BatchGetProductsRequest, CreateProductRequest, GetProductRequest, ProductDetails, ProductState, PublishProductRequest},
     common::v1::Money,
     stock::v1::{BatchGetAvailabilityRequest, ReceiveStockRequest},
 };
@@ -113,6 +113,10 @@ async fn product(session: Session, found: Found, stock: i64, progress: &Progress
         session.command(PublishProductRequest { product_id: product_id(number), ..Default::default() }).await?;
         commands += 1;
     }
+    if commands > 0 {
+        // Whoever loads the system next is to find it: the session's token waits for the views.
+        session.query(GetProductRequest { product_id: product_id(number), token: String::new() }).await?;
+    }
     progress.done(commands);
     Ok(())
 }
@@ -130,7 +134,10 @@ async fn customer(session: Session, number: u64, products: u64, progress: &Progr
         let product_id = product_id((number - 1) % products + 1);
         let quantity = 1 + (number % 3) as i64;
         let request_id = request_id(&format!("cart of {customer_id}"));
-        session.command(AddItemRequest { request_id, customer_id, product_id, quantity, ..Default::default() }).await?;
+        session
+            .command(AddItemRequest { request_id, customer_id: customer_id.clone(), product_id, quantity, ..Default::default() })
+            .await?;
+        session.query(GetCartRequest { customer_id, token: String::new() }).await?;
     }
     progress.done(u64::from(missing));
     Ok(())

@@ -140,7 +140,7 @@ fn the_load_of_a_shop_is_measured_and_held_to_its_thresholds() {
     };
 
     let kept = load("errors < 0.1 %");
-    assert!(kept.status.success(), "{}", String::from_utf8_lossy(&kept.stderr));
+    assert!(kept.status.success(), "{}{}", String::from_utf8_lossy(&kept.stderr), String::from_utf8_lossy(&kept.stdout));
     let report: serde_json::Value = serde_json::from_slice(&kept.stdout).unwrap();
     assert_eq!(report["statusCodeDistribution"], serde_json::json!({ "OK": 1000 }));
     assert_eq!((&report["souk"]["intended"], &report["souk"]["unsent"]), (&1000.into(), &0.into()));

@@ -77,7 +77,9 @@ impl Metric {
             _ => {
                 let percent = name.strip_prefix('p').and_then(|percent| percent.parse::<f64>().ok());
                 let percent = percent.filter(|percent| (0.0..=100.0).contains(percent));
-                Self::Quantile(percent.with_context(|| format!("{name:?} is none of p50, p99.9, max, mean, errors, rate"))? / 100.0)
+                let percent = percent.with_context(|| format!("{name:?} is none of p50, p99.9, max, mean, errors, rate"))?;
+                // A hundredth of 99.9 is to be what 0.999 is.
+                Self::Quantile((percent * 1e9).round() / 1e11)
             }
         })
     }
