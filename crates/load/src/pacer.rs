@@ -11,6 +11,9 @@ use tokio::sync::Notify;
 
 use crate::{Schedule, timer::Timer};
 
+/// Calls due within this time are sent together: a timer and a write for each would cost more than the calls.
+const TICK: Duration = Duration::from_micros(50);
+
 /// The next call of a worker.
 #[derive(Clone, Copy, Debug)]
 pub struct Turn {
@@ -107,13 +110,15 @@ impl Pacer {
 
     /// Wakes workers when their calls are due; never ends.
     pub async fn run(&self, timer: Timer) {
+        let mut woke = self.began;
         loop {
             let first = self.line().waiting.front().map(|(due, _)| *due);
             match first {
-                Some(due) => timer.until(due).await,
+                Some(due) => timer.until(due.max(woke + TICK)).await,
                 None => self.waits.notified().await,
             }
-            self.wake(Instant::now());
+            woke = Instant::now();
+            self.wake(woke);
         }
     }
 
