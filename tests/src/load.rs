@@ -13,7 +13,7 @@ use tokio::{
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
-/// What became of the calls of a load.
+/// What became of the calls of a load. These are calls of a client, refusals with all their details; `souk-load` sends bare frames.
 #[derive(Debug, Default)]
 pub struct Outcome {
     /// Time each accepted call took, from when it was due; sorted.

@@ -48,7 +48,7 @@ enum Command {
     /// Create products and customers for load tests
     Seed(seed::Args),
     /// Send load as ghz does, or a mix of calls, and measure it
-    Load(load::Args),
+    Load(Box<load::Args>),
     /// Tell the story of an order against the running system
     Demo(demo::Args),
     /// Sell out a shop in sixty seconds while its machines fail, on a system of its own
@@ -100,7 +100,7 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Migrate(args) => migrate::run(args).await,
         Command::Call(args) => call::run(args).await,
         Command::Seed(args) => seed::run(args).await,
-        Command::Load(args) => load::run(args).await,
+        Command::Load(args) => load::run(*args).await,
         Command::Demo(args) => demo::run(args).await,
         Command::Drill(args) => drill::run(args).await,
         Command::Status(args) => status::run(args).await,

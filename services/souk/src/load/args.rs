@@ -138,7 +138,7 @@ impl Args {
 
     fn call_and_data(&self, settings: &mut Settings) -> Result<()> {
         let given = self.call.is_some() || self.data.is_some() || self.data_file.is_some();
-        ensure!(!(given && !settings.step.is_empty()), "a scenario has its calls and data in its steps");
+        ensure!(!given || settings.step.is_empty(), "a scenario has its calls and data in its steps");
         if self.call.is_some() {
             settings.call.clone_from(&self.call);
         }

@@ -181,7 +181,7 @@ impl Settings {
             }
         }
         let one = self.call.is_some() || self.data.is_some() || self.data_file.is_some();
-        ensure!(!(one && !self.step.is_empty()), "a scenario with steps has no call or data of its own");
+        ensure!(!one || self.step.is_empty(), "a scenario with steps has no call or data of its own");
         Ok(())
     }
 

@@ -16,7 +16,7 @@ pub struct Threshold {
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Metric {
-    /// Seconds.
+    /// Seconds that so many percent of the calls took at most.
     Quantile(f64),
     Max,
     Mean,
@@ -77,9 +77,7 @@ impl Metric {
             _ => {
                 let percent = name.strip_prefix('p').and_then(|percent| percent.parse::<f64>().ok());
                 let percent = percent.filter(|percent| (0.0..=100.0).contains(percent));
-                let percent = percent.with_context(|| format!("{name:?} is none of p50, p99.9, max, mean, errors, rate"))?;
-                // A hundredth of 99.9 is to be what 0.999 is.
-                Self::Quantile((percent * 1e9).round() / 1e11)
+                Self::Quantile(percent.with_context(|| format!("{name:?} is none of p50, p99.9, max, mean, errors, rate"))?)
             }
         })
     }
@@ -101,7 +99,7 @@ impl Metric {
         match self {
             // Nothing answered took forever.
             Self::Quantile(_) | Self::Max | Self::Mean if ok.is_empty() => f64::INFINITY,
-            Self::Quantile(share) => ok.quantile(share).as_secs_f64(),
+            Self::Quantile(percent) => ok.quantile(percent / 100.0).as_secs_f64(),
             Self::Max => ok.max().as_secs_f64(),
             Self::Mean => ok.mean().as_secs_f64(),
             Self::Errors => failed as f64 / answered.max(1) as f64,
@@ -136,8 +134,8 @@ mod tests {
     #[test]
     fn thresholds_are_read() {
         let read = |text| Threshold::parse(text, None).map(|threshold| (threshold.metric, threshold.bound)).ok();
-        assert_eq!(read("p99 < 50ms"), Some((Metric::Quantile(0.99), 0.05)));
-        assert_eq!(read("p99.9<=1.5 s"), Some((Metric::Quantile(0.999), 1.5)));
+        assert_eq!(read("p99 < 50ms"), Some((Metric::Quantile(99.0), 0.05)));
+        assert_eq!(read("p99.9<=1.5 s"), Some((Metric::Quantile(99.9), 1.5)));
         assert_eq!(read("errors < 0.1 %"), Some((Metric::Errors, 0.001)));
         assert_eq!(read("rate >= 950/s"), Some((Metric::Rate, 950.0)));
         for bad in ["", "p99", "p99 = 3ms", "p101 < 1s", "speed > 3", "errors < 3", "p50 < 5", "max < -1s"] {
