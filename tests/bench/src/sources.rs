@@ -162,7 +162,7 @@ impl Source for Mix {
     }
 
     fn next(&self, number: u64) -> Request {
-        if number % 10 != 0 {
+        if !number.is_multiple_of(10) {
             return self.gets.next(number);
         }
         let request = update(self.keys.of(number), description(number ^ self.round));

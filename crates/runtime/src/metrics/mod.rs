@@ -119,7 +119,8 @@ mod tests {
         let look = at_scrape(move || {
             counter.fetch_add(1, Ordering::Relaxed);
         });
-        (render(), render());
+        render();
+        render();
         assert_eq!(taken.load(Ordering::Relaxed), 2);
         drop(look);
         render();

@@ -83,7 +83,8 @@ impl Bench {
             besides.push((self.echo(&bare, press.clone()).await?, self.echo(&empty, press.clone()).await?));
         }
         let of = |value: fn(&Measured) -> f64| pairs.iter().map(move |(hit, echo)| value(hit) / value(echo)).collect::<Vec<_>>();
-        let (rate, cpu): (fn(&Measured) -> f64, fn(&Measured) -> f64) = (|side| side.rate, |side| side.cpu.as_secs_f64());
+        let rate = |side: &Measured| side.rate;
+        let cpu = |side: &Measured| side.cpu.as_secs_f64();
         let middle = |value: fn(&Measured) -> f64| median_of(pairs.iter().map(|(hit, _)| value(hit)));
         let echo_rate = median_of(pairs.iter().map(|(_, echo)| echo.rate));
         let against_bare = middle(rate) / median_of(besides.iter().map(|(bare, _)| bare.rate));
