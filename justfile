@@ -53,7 +53,7 @@ fuzz SECONDS="10": setup
 
 # Test the chart: rendered by Helm 3 and 4, validated, at every size and step; needs no cluster (2 minutes)
 [positional-arguments]
-chart-test *ARGS:
+chart-test *ARGS: _build
     @helm/tests/run.sh -m pytest -c helm/tests/pytest.ini helm/tests "$@"
 
 # The same against a real API server, built from Go modules: sizes, steps, immutable fields (a quarter of an hour to build first)
