@@ -1,9 +1,9 @@
 //! Replies as bytes: what a cached row and a time make.
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut, buf::Chain};
 use prost::{
     Message,
-    encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len},
+    encoding::{WireType, encode_key, encode_varint},
 };
 use souk_event_sourcing::{LogPosition, Token, TokenKey, UnixMillis};
 use souk_proto::common::v1 as proto;
@@ -14,17 +14,33 @@ use crate::core::Freshness;
 const ENTITY_FIELD: u32 = 1;
 const AS_OF_FIELD: u32 = 2;
 
-/// A reply about one entity, from its row as it is stored: nothing is decoded or encoded again.
-pub(crate) fn entity_reply(row: &[u8], as_of: &proto::AsOf) -> Bytes {
-    let as_of_len = as_of.encoded_len();
-    let length = |field, bytes: usize| key_len(field) + encoded_len_varint(bytes as u64) + bytes;
-    let mut reply = BytesMut::with_capacity(length(ENTITY_FIELD, row.len()) + length(AS_OF_FIELD, as_of_len));
-    encode_key(ENTITY_FIELD, WireType::LengthDelimited, &mut reply);
-    encode_varint(row.len() as u64, &mut reply);
-    reply.put_slice(row);
-    encode_key(AS_OF_FIELD, WireType::LengthDelimited, &mut reply);
-    as_of.encode_length_delimited(&mut reply).expect("the buffer grows");
-    reply.freeze()
+/// Most bytes of number and length before an entity.
+pub(crate) const ENTITY_HEAD_MAX: usize = 11;
+
+/// A reply about one entity: the entity's field as it lies in the cache, then that of `as_of`.
+pub(crate) type EntityReply = Chain<Bytes, Bytes>;
+
+/// Writes an encoded entity as a field of a reply; returns the bytes before it.
+pub(crate) fn put_entity(entity: &[u8], reply: &mut BytesMut) -> u8 {
+    let before = reply.len();
+    encode_key(ENTITY_FIELD, WireType::LengthDelimited, reply);
+    encode_varint(entity.len() as u64, reply);
+    let head = reply.len() - before;
+    reply.put_slice(entity);
+    head as u8
+}
+
+/// The field that says how fresh an answer is.
+pub(crate) fn as_of_field(as_of: &proto::AsOf) -> Bytes {
+    let mut field = BytesMut::new();
+    encode_key(AS_OF_FIELD, WireType::LengthDelimited, &mut field);
+    as_of.encode_length_delimited(&mut field).expect("the buffer grows");
+    field.freeze()
+}
+
+/// Both as a reply: nothing is decoded or encoded again.
+pub(crate) fn entity_reply(entity_field: Bytes, as_of_field: Bytes) -> EntityReply {
+    entity_field.chain(as_of_field)
 }
 
 /// `as_of` as callers see it.
@@ -52,6 +68,7 @@ mod tests {
     use souk_proto::{cart, catalog, orders, stock};
 
     use super::*;
+    use crate::cache::CachedRow;
 
     const KEY: TokenKey = TokenKey::new([7; 32]);
 
@@ -68,6 +85,12 @@ mod tests {
     #[test]
     fn a_reply_of_bytes_equals_the_encoded_message() {
         let at = some_as_of();
+        let entity_reply = |row: &[u8], at: &proto::AsOf| {
+            let row = CachedRow::new(row, Position(1));
+            assert_eq!(row.body().len() + usize::from(put_entity(&row.body(), &mut BytesMut::new())), row.field.len());
+            let mut reply = entity_reply(row.field, as_of_field(at));
+            reply.copy_to_bytes(reply.remaining())
+        };
         let product = catalog::v1::Product { product_id: "p-1".into(), version: 300, ..Default::default() };
         let reply = catalog::v1::GetProductResponse { product: Some(product.clone()), as_of: Some(at.clone()) };
         assert_eq!(entity_reply(&product.encode_to_vec(), &at), reply.encode_to_vec());

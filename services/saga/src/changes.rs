@@ -54,8 +54,10 @@ pub(crate) struct Changes {
 pub(crate) struct UnknownOrder(pub OrderId);
 
 impl Changes {
-    pub fn is_empty(&self) -> bool {
-        self.advances.values().all(|advance| advance.from == advance.to.position)
+    /// Whether nothing comes of the events read: checkpoints move, if anything does.
+    pub fn is_idle(&self) -> bool {
+        self.remembered.is_empty()
+            && self.forgotten.is_empty()
             && self.set.is_empty()
             && self.cleared.is_empty()
             && self.due.is_empty()

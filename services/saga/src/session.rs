@@ -52,6 +52,8 @@ pub(crate) struct Session<'a> {
 struct Held {
     epoch: Epoch,
     checkpoint: Tail,
+    /// How far events were read: beyond the checkpoint as long as nothing came of them.
+    read: Tail,
     /// An event could not be read: nothing behind it is applied.
     blocked: bool,
     /// Steps under way and, behind each, those about the same subject that wait for it.
@@ -171,7 +173,8 @@ impl<'a> Session<'a> {
         if timers.len() >= TIMER_PAGE as usize {
             self.timers.reset_immediately();
         }
-        self.commit(Incoming { timers, ..Incoming::default() }).await
+        self.commit(Incoming { timers, ..Incoming::default() }).await?;
+        self.catch_up().await
     }
 
     /// Reads on from where logs just taken over were left, and does what is due in them.
@@ -187,7 +190,7 @@ impl<'a> Session<'a> {
             self.shard.sources.board.hold(log, epoch, tail.position);
             let reader = Reader { log, epoch, tail, sources: self.shard.sources.clone(), outbox: self.outbox.clone() };
             let reader = AbortOnDropHandle::new(tokio::spawn(reader.run()));
-            self.held.insert(log, Held { epoch, checkpoint: tail, blocked: false, queues: HashMap::new(), _reader: reader });
+            self.held.insert(log, Held { epoch, checkpoint: tail, read: tail, blocked: false, queues: HashMap::new(), _reader: reader });
         }
         steps.into_iter().for_each(|step| self.enqueue(step));
         Ok(())
@@ -221,15 +224,13 @@ impl<'a> Session<'a> {
             self.settle(task, outcome, &mut changes, &mut freed);
         }
         self.fence(&mut changes);
-        if !changes.is_empty() {
-            let applied = self.shard.store.apply(&changes).await?;
-            let lost: Vec<_> = changes.advances.keys().filter(|log| !applied.contains(log)).copied().collect();
-            self.lose(&lost);
+        if !changes.is_idle() {
+            self.write(&changes).await?;
         }
         // From here on only what is still held is followed up.
         for (log, advance) in &changes.advances {
             if let Some(held) = self.held.get_mut(log) {
-                held.checkpoint = advance.to;
+                held.read = advance.to;
                 self.shard.sources.board.advance(*log, advance.to.position);
             }
         }
@@ -237,6 +238,27 @@ impl<'a> Session<'a> {
         changes.renewed.into_iter().for_each(|step| self.send(step));
         changes.due.into_iter().for_each(|step| self.enqueue(step));
         self.shard.sources.board.steps(&self.shard.database, self.open);
+        Ok(())
+    }
+
+    /// Brings checkpoints to where events were read to. Of most events nothing comes: to read some of them again after a crash
+    /// costs less than a transaction for every batch.
+    async fn catch_up(&mut self) -> Result<(), StoreError> {
+        let behind = self.held.iter().filter(|(_, held)| held.read != held.checkpoint);
+        let advances = behind.map(|(log, held)| (*log, Advance { epoch: held.epoch, from: held.checkpoint.position, to: held.read }));
+        let changes = Changes { advances: advances.collect(), ..Changes::default() };
+        if changes.advances.is_empty() { Ok(()) } else { self.write(&changes).await }
+    }
+
+    async fn write(&mut self, changes: &Changes) -> Result<(), StoreError> {
+        let applied = self.shard.store.apply(changes).await?;
+        let lost: Vec<_> = changes.advances.keys().filter(|log| !applied.contains(log)).copied().collect();
+        self.lose(&lost);
+        for (log, advance) in &changes.advances {
+            if let Some(held) = self.held.get_mut(log) {
+                held.checkpoint = advance.to;
+            }
+        }
         Ok(())
     }
 
@@ -303,16 +325,16 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Every log that is written to is written under its checkpoint, also when that stays where it is.
+    /// Every log that is written to is written under its checkpoint, also when no event of it came in.
     fn fence(&self, changes: &mut Changes) {
         let mut logs: BTreeSet<LogId> = changes.done.iter().map(|(log, ..)| *log).collect();
         logs.extend(changes.due.iter().chain(&changes.renewed).map(|step| step.origin.log));
         logs.extend(changes.set.keys().map(|(log, ..)| *log));
         logs.extend(changes.cleared.iter().map(|(log, ..)| *log));
         for log in logs {
-            if let Some(Held { epoch, checkpoint, .. }) = self.held.get(&log) {
-                let stay = Advance { epoch: *epoch, from: checkpoint.position, to: *checkpoint };
-                changes.advances.entry(log).or_insert(stay);
+            if let Some(Held { epoch, checkpoint, read, .. }) = self.held.get(&log) {
+                let unmoved = Advance { epoch: *epoch, from: checkpoint.position, to: *read };
+                changes.advances.entry(log).or_insert(unmoved);
             }
         }
     }
@@ -367,6 +389,7 @@ impl<'a> Session<'a> {
         })
         .await;
         self.commit(incoming).await?;
+        self.catch_up().await?;
         Ok(End::Shutdown)
     }
 }

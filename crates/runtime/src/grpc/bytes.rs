@@ -1,6 +1,6 @@
 use std::marker::PhantomData;
 
-use bytes::{BufMut, Bytes};
+use bytes::{Buf, BufMut, Bytes};
 use prost::Message;
 use tonic::{
     Status,
@@ -8,24 +8,24 @@ use tonic::{
 };
 use tonic_prost::ProstCodec;
 
-/// Decodes requests with prost and sends replies as they are: encoded messages.
+/// Decodes requests with prost and sends replies as they are: encoded messages, in one piece or in several.
 #[derive(Debug)]
-pub struct ByteCodec<Q>(PhantomData<fn() -> Q>);
+pub struct ByteCodec<Q, R = Bytes>(PhantomData<fn() -> (Q, R)>);
 
-impl<Q> Default for ByteCodec<Q> {
+impl<Q, R> Default for ByteCodec<Q, R> {
     fn default() -> Self {
         Self(PhantomData)
     }
 }
 
-impl<Q: Message + Default + 'static> Codec for ByteCodec<Q> {
-    type Encode = Bytes;
+impl<Q: Message + Default + 'static, R: Buf + Send + 'static> Codec for ByteCodec<Q, R> {
+    type Encode = R;
     type Decode = Q;
-    type Encoder = ByteEncoder;
+    type Encoder = ByteEncoder<R>;
     type Decoder = <ProstCodec<Q, Q> as Codec>::Decoder;
 
-    fn encoder(&mut self) -> ByteEncoder {
-        ByteEncoder
+    fn encoder(&mut self) -> ByteEncoder<R> {
+        ByteEncoder(PhantomData)
     }
 
     fn decoder(&mut self) -> Self::Decoder {
@@ -35,13 +35,13 @@ impl<Q: Message + Default + 'static> Codec for ByteCodec<Q> {
 
 /// The sending half of [`ByteCodec`].
 #[derive(Debug)]
-pub struct ByteEncoder;
+pub struct ByteEncoder<R>(PhantomData<fn() -> R>);
 
-impl Encoder for ByteEncoder {
-    type Item = Bytes;
+impl<R: Buf> Encoder for ByteEncoder<R> {
+    type Item = R;
     type Error = Status;
 
-    fn encode(&mut self, reply: Bytes, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
+    fn encode(&mut self, reply: R, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
         buffer.put(reply);
         Ok(())
     }

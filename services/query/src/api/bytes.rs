@@ -4,7 +4,6 @@ use std::{
     task::{Context, Poll},
 };
 
-use bytes::Bytes;
 use prost::Message;
 use souk_runtime::{ByteCodec, Failure};
 use tonic::{
@@ -15,16 +14,16 @@ use tonic::{
 };
 
 use super::Queries;
+use crate::reply::EntityReply;
 
 /// One RPC whose reply exists as bytes already.
-#[tonic::async_trait]
 pub(crate) trait ByteRpc: Clone + Send + Sync + 'static {
     /// `/package.Service/Method`
     const PATH: &'static str;
     type Request: Message + Default + 'static;
 
     /// The encoded reply.
-    async fn reply(queries: &Queries, request: Request<Self::Request>) -> Result<Bytes, Failure>;
+    fn reply(queries: &Queries, request: Request<Self::Request>) -> impl Future<Output = Result<EntityReply, Failure>> + Send;
 }
 
 /// A generated server of which the RPC `R` is answered with bytes as they lie in the cache, beside the generated codec.
@@ -73,7 +72,7 @@ where
         }
         let (call, limit) = (Call::<R>(self.queries.clone(), PhantomData), Some(self.limit));
         Box::pin(async move {
-            let mut grpc = Grpc::new(ByteCodec::<R::Request>::default()).apply_max_message_size_config(limit, limit);
+            let mut grpc = Grpc::new(ByteCodec::<R::Request, EntityReply>::default()).apply_max_message_size_config(limit, limit);
             Ok(grpc.unary(call, request).await)
         })
     }
@@ -82,8 +81,8 @@ where
 struct Call<R>(Queries, PhantomData<fn() -> R>);
 
 impl<R: ByteRpc> UnaryService<R::Request> for Call<R> {
-    type Response = Bytes;
-    type Future = BoxFuture<Response<Bytes>, Status>;
+    type Response = EntityReply;
+    type Future = BoxFuture<Response<EntityReply>, Status>;
 
     fn call(&mut self, request: Request<R::Request>) -> Self::Future {
         let queries = self.0.clone();

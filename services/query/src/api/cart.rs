@@ -1,4 +1,3 @@
-use bytes::Bytes;
 use souk_proto::{
     cart::v1::{Cart, GetCartRequest, GetCartResponse, WatchCartRequest, WatchCartResponse, query_service_server::QueryService},
     common::v1::AsOf,
@@ -12,17 +11,16 @@ use super::{
     entity::stored,
     watch::{self, Watched, Watching},
 };
-use crate::cache::View;
+use crate::{cache::View, reply::EntityReply};
 
 #[derive(Clone)]
 pub(crate) struct GetCart;
 
-#[tonic::async_trait]
 impl ByteRpc for GetCart {
     const PATH: &'static str = "/souk.cart.v1.QueryService/GetCart";
     type Request = GetCartRequest;
 
-    async fn reply(queries: &Queries, request: Request<GetCartRequest>) -> Result<Bytes, Failure> {
+    async fn reply(queries: &Queries, request: Request<GetCartRequest>) -> Result<EntityReply, Failure> {
         let message = request.get_ref();
         queries.0.core()?.entity(View::Cart, &message.customer_id, &message.token, &request).await
     }
@@ -49,7 +47,7 @@ impl QueryService for Queries {
     type WatchCartStream = Watching<WatchCartResponse>;
 
     async fn get_cart(&self, request: Request<GetCartRequest>) -> Result<Response<GetCartResponse>, Status> {
-        Ok(Response::new(stored(&GetCart::reply(self, request).await?)?))
+        Ok(Response::new(stored(GetCart::reply(self, request).await?)?))
     }
 
     async fn watch_cart(&self, request: Request<WatchCartRequest>) -> Result<Response<Self::WatchCartStream>, Status> {

@@ -1,4 +1,3 @@
-use bytes::Bytes;
 use prost::Message;
 use souk_proto::catalog::v1::{
     BatchGetProductsRequest, BatchGetProductsResponse, GetProductRequest, GetProductResponse, ListProductsRequest, ListProductsResponse,
@@ -13,17 +12,17 @@ use crate::{
     cache::View,
     check::Check,
     page::{Binding, CursorWriter},
+    reply::EntityReply,
 };
 
 #[derive(Clone)]
 pub(crate) struct GetProduct;
 
-#[tonic::async_trait]
 impl ByteRpc for GetProduct {
     const PATH: &'static str = "/souk.catalog.v1.QueryService/GetProduct";
     type Request = GetProductRequest;
 
-    async fn reply(queries: &Queries, request: Request<GetProductRequest>) -> Result<Bytes, Failure> {
+    async fn reply(queries: &Queries, request: Request<GetProductRequest>) -> Result<EntityReply, Failure> {
         let message = request.get_ref();
         queries.0.core()?.entity(View::Product, &message.product_id, &message.token, &request).await
     }
@@ -32,13 +31,13 @@ impl ByteRpc for GetProduct {
 #[tonic::async_trait]
 impl QueryService for Queries {
     async fn get_product(&self, request: Request<GetProductRequest>) -> Result<Response<GetProductResponse>, Status> {
-        Ok(Response::new(stored(&GetProduct::reply(self, request).await?)?))
+        Ok(Response::new(stored(GetProduct::reply(self, request).await?)?))
     }
 
     async fn batch_get_products(&self, request: Request<BatchGetProductsRequest>) -> Result<Response<BatchGetProductsResponse>, Status> {
         let message = request.get_ref();
         let batch = self.0.core()?.entities(View::Product, &message.product_ids, &message.token, &request).await?;
-        let products = batch.found.iter().map(stored).collect::<Result<_, _>>()?;
+        let products = batch.found.into_iter().map(stored).collect::<Result<_, _>>()?;
         Ok(Response::new(BatchGetProductsResponse { products, missing: batch.missing, as_of: Some(batch.as_of) }))
     }
 

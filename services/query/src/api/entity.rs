@@ -1,6 +1,6 @@
 //! Reads of one entity and of several, alike for all contexts.
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use souk_event_sourcing::{LogId, LogPosition, UnixMillis};
 use souk_proto::common::v1::AsOf;
 use souk_runtime::{Deadline, Failure};
@@ -11,7 +11,7 @@ use crate::{
     cache::{Answer, ReadError, RowRef, View},
     check::Check,
     core::{Core, Freshness},
-    reply,
+    reply::{self, EntityReply},
 };
 
 /// Most ids of one batch.
@@ -57,7 +57,7 @@ impl View {
 
 impl Core {
     /// The reply to a request about one entity, encoded.
-    pub async fn entity<T>(&self, view: View, id: &str, token: &str, request: &Request<T>) -> Result<Bytes, Failure> {
+    pub async fn entity<T>(&self, view: View, id: &str, token: &str, request: &Request<T>) -> Result<EntityReply, Failure> {
         let mut check = Check::default();
         let log = check.field(view.id_field(), view.log(&self.routing, id));
         let token = check.token(&self.token_key, token, request.metadata());
@@ -68,10 +68,13 @@ impl Core {
             Err(ReadError::UnknownLog(_)) => return Err(view.not_found(id)),
             answer => answer?,
         };
-        match &answer.entry.row {
-            Some(row) => Ok(reply::entity_reply(&row.body, &self.as_of(freshness(key.log, &answer)))),
-            None => Err(view.not_found(id)),
-        }
+        let Some(row) = &answer.entry.row else { return Err(view.not_found(id)) };
+        let say = || reply::as_of_field(&self.as_of(freshness(key.log, &answer)));
+        let as_of = match answer.entry.parked {
+            None => self.reader.log(key.log)?.stamped(answer.contained, answer.heard, say),
+            Some(_) => say(),
+        };
+        Ok(reply::entity_reply(row.field.clone(), as_of))
     }
 
     /// Several entities of one view.
@@ -99,7 +102,7 @@ impl Core {
                 Some(all) => all.join(one),
             }
             match &answer.entry.row {
-                Some(row) => found.push(row.body.clone()),
+                Some(row) => found.push(row.body()),
                 None => missing.push(key.key.to_owned()),
             }
         }
@@ -147,8 +150,8 @@ pub(super) fn earlier(left: Option<UnixMillis>, right: Option<UnixMillis>) -> Op
 ///
 /// # Errors
 /// INTERNAL: the view is damaged, which audit will tell more about.
-pub(super) fn stored<M: prost::Message + Default>(body: &Bytes) -> Result<M, Failure> {
-    M::decode(body.clone()).map_err(|error| {
+pub(super) fn stored<M: prost::Message + Default>(body: impl Buf) -> Result<M, Failure> {
+    M::decode(body).map_err(|error| {
         tracing::error!(%error, "a stored view row cannot be decoded");
         Failure::internal("STORE_DAMAGED", "the read store cannot be read")
     })

@@ -41,7 +41,7 @@ impl Core {
             _ => String::new(),
         };
         Ok(Listing {
-            rows: shown.iter().map(|row| stored(&row.body)).collect::<Result<_, _>>()?,
+            rows: shown.iter().map(|row| stored(row.body.clone())).collect::<Result<_, _>>()?,
             next_page_token,
             as_of: self.as_of(self.freshness_of(&page.as_of, stale_since)),
         })

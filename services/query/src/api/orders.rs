@@ -1,4 +1,3 @@
-use bytes::Bytes;
 use prost::Message;
 use souk_event_sourcing::{LogId, UnixMillis};
 use souk_proto::{
@@ -24,18 +23,17 @@ use crate::{
     cache::{ReadError, RowRef, View},
     check::Check,
     page::{Binding, CursorWriter},
-    reply::timestamp,
+    reply::{EntityReply, timestamp},
 };
 
 #[derive(Clone)]
 pub(crate) struct GetOrder;
 
-#[tonic::async_trait]
 impl ByteRpc for GetOrder {
     const PATH: &'static str = "/souk.orders.v1.QueryService/GetOrder";
     type Request = GetOrderRequest;
 
-    async fn reply(queries: &Queries, request: Request<GetOrderRequest>) -> Result<Bytes, Failure> {
+    async fn reply(queries: &Queries, request: Request<GetOrderRequest>) -> Result<EntityReply, Failure> {
         let message = request.get_ref();
         queries.0.core()?.entity(View::Order, &message.order_id, &message.token, &request).await
     }
@@ -62,7 +60,7 @@ impl QueryService for Queries {
     type WatchOrderStream = Watching<WatchOrderResponse>;
 
     async fn get_order(&self, request: Request<GetOrderRequest>) -> Result<Response<GetOrderResponse>, Status> {
-        Ok(Response::new(stored(&GetOrder::reply(self, request).await?)?))
+        Ok(Response::new(stored(GetOrder::reply(self, request).await?)?))
     }
 
     async fn list_orders(&self, request: Request<ListOrdersRequest>) -> Result<Response<ListOrdersResponse>, Status> {
@@ -137,5 +135,5 @@ impl QueryService for Queries {
 }
 
 fn entry(row: &TimelineRow) -> Result<TimelineEntry, Failure> {
-    Ok(TimelineEntry { projected_time: Some(timestamp(row.projected)), ..stored(&row.body)? })
+    Ok(TimelineEntry { projected_time: Some(timestamp(row.projected)), ..stored(row.body.clone())? })
 }

@@ -1,4 +1,3 @@
-use bytes::Bytes;
 use souk_proto::stock::v1::{
     BatchGetAvailabilityRequest, BatchGetAvailabilityResponse, GetAvailabilityRequest, GetAvailabilityResponse,
     query_service_server::QueryService,
@@ -7,17 +6,16 @@ use souk_runtime::Failure;
 use tonic::{Request, Response, Status};
 
 use super::{Queries, bytes::ByteRpc, entity::stored};
-use crate::cache::View;
+use crate::{cache::View, reply::EntityReply};
 
 #[derive(Clone)]
 pub(crate) struct GetAvailability;
 
-#[tonic::async_trait]
 impl ByteRpc for GetAvailability {
     const PATH: &'static str = "/souk.stock.v1.QueryService/GetAvailability";
     type Request = GetAvailabilityRequest;
 
-    async fn reply(queries: &Queries, request: Request<GetAvailabilityRequest>) -> Result<Bytes, Failure> {
+    async fn reply(queries: &Queries, request: Request<GetAvailabilityRequest>) -> Result<EntityReply, Failure> {
         let message = request.get_ref();
         queries.0.core()?.entity(View::Availability, &message.product_id, &message.token, &request).await
     }
@@ -26,7 +24,7 @@ impl ByteRpc for GetAvailability {
 #[tonic::async_trait]
 impl QueryService for Queries {
     async fn get_availability(&self, request: Request<GetAvailabilityRequest>) -> Result<Response<GetAvailabilityResponse>, Status> {
-        Ok(Response::new(stored(&GetAvailability::reply(self, request).await?)?))
+        Ok(Response::new(stored(GetAvailability::reply(self, request).await?)?))
     }
 
     async fn batch_get_availability(
@@ -35,7 +33,7 @@ impl QueryService for Queries {
     ) -> Result<Response<BatchGetAvailabilityResponse>, Status> {
         let message = request.get_ref();
         let batch = self.0.core()?.entities(View::Availability, &message.product_ids, &message.token, &request).await?;
-        let availabilities = batch.found.iter().map(stored).collect::<Result<_, _>>()?;
+        let availabilities = batch.found.into_iter().map(stored).collect::<Result<_, _>>()?;
         Ok(Response::new(BatchGetAvailabilityResponse { availabilities, missing: batch.missing, as_of: Some(batch.as_of) }))
     }
 }

@@ -89,7 +89,7 @@ pub(super) async fn begin<W: Watched, T>(
     let answer = core.reader.read(key, &token, until).await?;
     let Some(row) = &answer.entry.row else { return Err(W::VIEW.not_found(id)) };
     let seen = mark_of(&token, key.log).is_some_and(|token| row.position <= token.position);
-    let shown = seen.then(|| row.body.clone());
+    let shown = seen.then(|| row.body());
     let patience = ReplyPatience(core.settings.query.watch_patience);
     let watch = Watch::<W> { core: core.clone(), id: id.to_owned(), log, horizons, answer, history, shown, watched: PhantomData };
     let replies = stream::try_unfold(watch, |mut watch| async move { Ok(watch.reply().await?.map(|reply| (reply, watch))) });
@@ -111,7 +111,7 @@ impl<W: Watched> Watch<W> {
         let row = match self.next().await? {
             Next::State => {
                 self.shown = self.body();
-                self.shown.as_ref().map(stored::<W::Row>).transpose()?
+                self.shown.clone().map(stored::<W::Row>).transpose()?
             }
             Next::Heartbeat => None,
         };
@@ -170,12 +170,12 @@ impl<W: Watched> Watch<W> {
     }
 
     fn body(&self) -> Option<Bytes> {
-        self.answer.entry.row.as_ref().map(|row| row.body.clone())
+        self.answer.entry.row.as_ref().map(|row| row.body())
     }
 
     /// Whether nothing follows the state the caller has.
     fn ended(&self) -> Result<bool, Failure> {
         let Some(body) = &self.shown else { return Ok(false) };
-        Ok(W::has_ended(&stored(body)?))
+        Ok(W::has_ended(&stored(body.clone())?))
     }
 }

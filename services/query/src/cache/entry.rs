@@ -1,6 +1,6 @@
 use std::time::Instant;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use souk_event_sourcing::{Epoch, Position, UnixMillis};
 use souk_proto::log::v1::ChangeFeed;
 use souk_read_store::{Parked, RowRead};
@@ -9,6 +9,7 @@ use super::{
     freshness::{Making, Mark, Provenance},
     key::RowKey,
 };
+use crate::reply;
 
 /// What the cache holds of a row: the row itself, or that there is none.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,8 +25,10 @@ pub(crate) struct Entry {
 /// A row as it goes into a reply.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct CachedRow {
-    /// The encoded view message.
-    pub body: Bytes,
+    /// The encoded view message as a field of the reply: number, length and message.
+    pub field: Bytes,
+    /// Bytes of number and length.
+    head: u8,
     /// Position of the last event in it; of a row that came with the feed, that of the whole transaction.
     pub position: Position,
 }
@@ -40,20 +43,34 @@ impl Making {
     }
 }
 
+impl CachedRow {
+    /// Copies `body`: what it is a slice of need not stay in memory.
+    pub fn new(body: &[u8], position: Position) -> Self {
+        let mut field = BytesMut::with_capacity(reply::ENTITY_HEAD_MAX + body.len());
+        let head = reply::put_entity(body, &mut field);
+        Self { field: field.freeze(), head, position }
+    }
+
+    /// The encoded view message.
+    pub fn body(&self) -> Bytes {
+        self.field.slice(usize::from(self.head)..)
+    }
+}
+
 impl Entry {
     /// From a snapshot of the store; `history` is the horizon's at `began`, before the reading.
     pub fn read(read: RowRead, history: u64, began: Instant) -> Self {
         let as_of = Mark { epoch: read.as_of.position.epoch, position: read.as_of.position.position };
         let making = Making { revision: read.as_of.revision, repaired: read.as_of.repaired };
-        let row = read.row.map(|row| CachedRow { body: row.body, position: row.position });
+        let row = read.row.map(|row| CachedRow::new(&row.body, row.position));
         let provenance = Provenance { as_of, making, history, began };
         Self { row, parked: read.parked, provenance, written: read.as_of.written }
     }
 
     /// A row carried by a message of the feed, taken in under `history` at `heard`.
-    pub fn carried(body: Bytes, message: &ChangeFeed, history: u64, heard: Instant) -> Self {
+    pub fn carried(body: &[u8], message: &ChangeFeed, history: u64, heard: Instant) -> Self {
         let as_of = Mark { epoch: Epoch(message.epoch), position: Position(message.position) };
-        let row = CachedRow { body, position: as_of.position };
+        let row = CachedRow::new(body, as_of.position);
         let provenance = Provenance { as_of, making: Making::of(message), history, began: heard };
         // The rows of parked entities come without their bodies.
         Self { row: Some(row), parked: None, provenance, written: UnixMillis(message.time_ms) }
@@ -61,7 +78,7 @@ impl Entry {
 
     /// Bytes it takes in the cache.
     pub fn weight(&self, key: &RowKey) -> u32 {
-        let bytes = OVERHEAD_BYTES + key.key.len() + self.row.as_ref().map_or(0, |row| row.body.len());
+        let bytes = OVERHEAD_BYTES + key.key.len() + self.row.as_ref().map_or(0, |row| row.field.len());
         u32::try_from(bytes).unwrap_or(u32::MAX)
     }
 }

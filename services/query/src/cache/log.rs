@@ -3,7 +3,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use souk_event_sourcing::{Epoch, LogId, LogPosition, Position};
+use bytes::Bytes;
+use souk_event_sourcing::{Epoch, LogId, LogPosition, Position, UnixMillis};
 use souk_proto::log::v1::EpochStart;
 use tokio::sync::{Mutex, watch};
 
@@ -24,15 +25,25 @@ pub(crate) struct Log {
     /// the insertion no message can slip in, so none has to be looked for afterwards. Readers never take it.
     pub gate: Mutex<()>,
     sightings: StdMutex<Sightings>,
+    /// How fresh the last answer was, as replies say it.
+    stamp: StdMutex<Option<Stamp>>,
     /// How old an answer may be at most.
     bound: Duration,
+}
+
+/// What an answer contains and when the log was last heard of, with what replies say of it.
+struct Stamp {
+    contained: Mark,
+    heard: UnixMillis,
+    said: Bytes,
 }
 
 impl Log {
     pub fn new(id: LogId, limits: &CacheLimits) -> Self {
         let horizon = watch::Sender::new(Horizon::new(limits.proof_age));
         let (epochs, changed) = (RwLock::default(), Changed::new(limits.buckets));
-        Self { id, horizon, epochs, changed, gate: Mutex::new(()), sightings: StdMutex::default(), bound: limits.proof_age }
+        let (sightings, stamp) = (StdMutex::default(), StdMutex::default());
+        Self { id, horizon, epochs, changed, gate: Mutex::new(()), sightings, stamp, bound: limits.proof_age }
     }
 
     pub fn horizon(&self) -> Horizon {
@@ -79,6 +90,18 @@ impl Log {
     pub fn recent(&self, least: Mark, now: Instant) -> Option<LogPosition> {
         let seen = self.sightings.lock().unwrap_or_else(PoisonError::into_inner).within(self.bound, now)?;
         Some(self.position(least.max(seen)))
+    }
+
+    /// What replies say of an answer's freshness. Until the log is heard of again all answers from the cache say the same, so
+    /// that it is made, and signed, once.
+    pub fn stamped(&self, contained: Mark, heard: UnixMillis, make: impl FnOnce() -> Bytes) -> Bytes {
+        let mut last = self.stamp.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(stamp) = last.as_ref().filter(|stamp| (stamp.contained, stamp.heard) == (contained, heard)) {
+            return stamp.said.clone();
+        }
+        let said = make();
+        *last = Some(Stamp { contained, heard, said: said.clone() });
+        said
     }
 
     pub fn position(&self, mark: Mark) -> LogPosition {

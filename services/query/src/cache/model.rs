@@ -247,7 +247,7 @@ impl World {
             let log = self.cache.log(LOG).expect("the log is known").clone();
             let Look::Hit(answer) = self.cache.look(&log, row_ref(key), token, self.now).await else { continue };
             self.served += 1;
-            let body = answer.entry.row.as_ref().map(|row| row.body.clone());
+            let body = answer.entry.row.as_ref().map(|row| row.body());
             self.check_bound(key, &body)?;
             if let Some(token) = token {
                 self.check_token(key, &body, token)?;
@@ -393,7 +393,7 @@ async fn a_row_carried_by_the_feed_is_served_without_a_load() {
     world.deliver(0, false).await;
     let log = world.cache.log(LOG).unwrap().clone();
     let Look::Hit(answer) = world.cache.look(&log, row_ref("a"), Some(world.state().mark), world.now).await else { panic!("missed") };
-    assert_eq!(answer.entry.row.as_ref().map(|row| row.body.clone()), content(world.state(), "a"));
+    assert_eq!(answer.entry.row.as_ref().map(|row| row.body()), content(world.state(), "a"));
     assert_eq!(answer.contained, world.state().mark);
 }
 

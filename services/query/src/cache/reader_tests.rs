@@ -123,7 +123,7 @@ fn soon() -> Instant {
 }
 
 fn value(answer: &Answer) -> Option<u64> {
-    answer.entry.row.as_ref().map(|row| std::str::from_utf8(&row.body).unwrap().parse().unwrap())
+    answer.entry.row.as_ref().map(|row| std::str::from_utf8(&row.body()).unwrap().parse().unwrap())
 }
 
 struct Bench {

@@ -197,8 +197,6 @@ impl RowCache {
         for (key, body) in changes(message, log) {
             match body {
                 Some(body) => {
-                    // A copy: the slice would keep the whole message in memory.
-                    let body = Bytes::copy_from_slice(body);
                     let entry = Entry::carried(body, message, horizon.history, now);
                     self.put(key.to_key(), Arc::new(entry)).await;
                 }
