@@ -46,6 +46,8 @@ impl Shard {
         let mut diverged = BTreeSet::new();
         // Permits are held until the events are written, so that the room bounds what is in memory.
         let mut permits = Vec::new();
+        self.keep_pace().await;
+        let began = tokio::time::Instant::now();
         for arrival in self.arrived(first) {
             match arrival.what {
                 What::Event(event, permit) => {
@@ -57,6 +59,7 @@ impl Shard {
         }
         events.retain(|event| !diverged.contains(&event.log));
         let culprits = if events.is_empty() { Vec::new() } else { self.write_or_split(&events).await? };
+        self.set_pace(began, permits.len());
         drop(permits);
         for Culprit { log, position, reason, mendable } in culprits {
             self.stand_still(log, position, reason, mendable).await?;

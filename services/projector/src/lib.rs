@@ -50,6 +50,7 @@ use souk_runtime::settings::ProjectorSettings;
 pub(crate) struct Config {
     pub batch_events: usize,
     pub batch_bytes: usize,
+    pub batch_interval: Duration,
     pub row_cache_entries: usize,
     pub parked_events_max: u32,
     pub feed_interval: Duration,
@@ -66,6 +67,7 @@ impl From<&ProjectorSettings> for Config {
         Self {
             batch_events: settings.batch_events.max(1),
             batch_bytes: settings.batch_bytes.max(1),
+            batch_interval: settings.batch_interval,
             row_cache_entries: settings.row_cache_entries as usize,
             parked_events_max: settings.parked_events_max,
             feed_interval: settings.feed_interval,

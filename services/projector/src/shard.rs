@@ -58,6 +58,8 @@ pub(crate) struct Shard {
     pub(crate) backoff: Backoff,
     pub(crate) seat: Seat,
     pub(crate) meters: Meters,
+    /// When the last transaction may be followed by the next, unless much waits.
+    pace: Instant,
     inbox: mpsc::Receiver<Arrival>,
     outbox: mpsc::Sender<Arrival>,
     room: Arc<Semaphore>,
@@ -143,6 +145,7 @@ impl Shard {
             backoff: Backoff::new(config.retry_backoff, config.retry_backoff_max),
             config,
             component,
+            pace: Instant::now(),
             inbox,
             outbox,
             room,
@@ -222,6 +225,18 @@ impl Shard {
             tracing::warn!(database = self.database, %error, "logs were not given up; others take them when we count as dead");
         }
         tracing::info!(database = self.database, "projection stopped");
+    }
+
+    /// Lets more arrive if the last transaction was a moment ago and had several events, and little waits.
+    pub(crate) async fn keep_pace(&self) {
+        if self.inbox.len() < self.config.batch_events / 2 {
+            sleep_until(self.pace).await;
+        }
+    }
+
+    /// When the next transaction may begin, after one with so many events.
+    pub(crate) fn set_pace(&mut self, began: Instant, events: usize) {
+        self.pace = if events > 1 { began + self.config.batch_interval } else { began };
     }
 
     /// What has arrived by now besides `first`, within the bounds of a batch.

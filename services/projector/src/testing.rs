@@ -32,6 +32,7 @@ pub(crate) const CONFIG: Config = Config {
     batch_bytes: 1024,
     row_cache_entries: 4,
     parked_events_max: 5,
+    batch_interval: Duration::from_millis(5),
     feed_interval: Duration::from_millis(10),
     lease_ttl: Duration::from_millis(300),
     heartbeat_interval: Duration::from_millis(10),

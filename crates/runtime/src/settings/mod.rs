@@ -406,6 +406,10 @@ section! {
         /// Bounds of one transaction over all partitions of a database.
         batch_events: usize = 1024,
         batch_bytes: usize = 4 * MIB,
+        /// Least time from one transaction of a read database to the next while events come in faster than one at a time: what
+        /// arrives in between shares one. A lonely event is written at once, and a backlog without a pause.
+        #[serde(with = "humantime_serde")]
+        batch_interval: Duration = ms(5),
         /// Rows kept in memory between batches.
         row_cache_entries: u64 = 100_000,
         /// Events set aside per partition at most, because they or an earlier one of their entity could not be applied; a
