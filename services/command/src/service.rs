@@ -13,6 +13,7 @@ use souk_event_store::{Addresses, DatabaseConfig, PostgresStore, Retention, Stor
 use souk_proto::{
     cart::v1 as cart, catalog::v1 as catalog, internal::v1 as internal, log::v1 as log, orders::v1 as orders, stock::v1 as stock,
 };
+use souk_relay::{Relays, Tuning};
 use souk_runtime::{
     GrpcServer, Listeners, Process, Queue, SchemaTooOld, Settings, limited,
     metrics::{Look, at_scrape, start_at_zero},
@@ -34,7 +35,6 @@ use crate::{
     committer::{Committer, Limits, Watchers, Work},
     gateway::{Gateway, LaneDoor, Lanes, Replicas, Site},
     ownership::{Directory, Held, Owner, Peers},
-    relay::{Relays, Tuning},
 };
 
 /// Pause after a heartbeat that somebody asked for.
