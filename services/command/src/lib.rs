@@ -5,6 +5,7 @@
 //! - `gateway`: from a command to the lane of its log, and back
 //! - [`committer`]: drain → load → decide → append → reply; knows no commerce
 //! - `commerce`: the model the committer works on
+//! - `topology`: which regions there are, as last read
 //! - `ownership`: which logs this process owns
 //! - `service`: how all of it starts and ends ([`run`])
 
@@ -14,5 +15,6 @@ pub mod committer;
 mod gateway;
 mod ownership;
 mod service;
+mod topology;
 
 pub use service::run;

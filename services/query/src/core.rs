@@ -42,13 +42,12 @@ impl Core {
             proof_age: settings.query.unproven_after,
         };
         let cache = Arc::new(RowCache::new(store.logs(), limits));
-        let installation = store.installation();
         let doors = Arc::new(Doors::new(store.clone(), &settings));
         Self {
             reader: Reader::new(cache, doors.clone()),
             doors,
             store,
-            routing: Routing { region: installation.region, partitions: installation.partitions },
+            routing: Routing::new(Arc::new(settings.installation.alone())),
             token_key: settings.installation.token_key(),
             settings,
         }

@@ -6,6 +6,7 @@
 //! - `setup`: connecting, migrations, installation and placement
 //! - `ownership`: taking logs over, heartbeats and leases
 //! - `restored`: what was lost when a log went back
+//! - `topology`: the document of all regions
 //! - `upkeep`: children of partitioned tables, snapshots
 
 mod lane;
@@ -16,6 +17,7 @@ mod reader;
 mod restored;
 mod row;
 mod setup;
+mod topology;
 mod upkeep;
 mod warnings;
 

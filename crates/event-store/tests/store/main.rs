@@ -4,7 +4,7 @@
 //! - `world`: one server for all tests, a database for each
 //! - `adapters`: both adapters against the conformance suite
 //! - `fence`, `outcomes`, `tables`: single interleavings and failures, each of which broke an earlier append
-//! - `restored`: logs that went back
+//! - `restored`: logs that went back; `topology`: the document of all regions
 //! - `mutants`: wrong appends, each of which the suite must notice
 //! - `attack`: owners in several processes against each other, with kills, while readers watch
 
@@ -15,4 +15,5 @@ mod mutants;
 mod outcomes;
 mod restored;
 mod tables;
+mod topology;
 mod world;

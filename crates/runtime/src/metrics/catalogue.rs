@@ -59,6 +59,7 @@ pub const CATALOGUE: &[Metric] = &[
     counter("souk_rpc_untaken_total", "Streams cut off because the caller did not take what was sent"),
     counter("souk_rpc_connections_refused_total", "Connections refused because too many were open"),
     counter("souk_rpc_connections_unasked_total", "Connections closed because nothing was asked on them"),
+    counter("souk_forwarded_abroad_total", "Commands sent to their home in another region, by region"),
     counter("souk_forwarded_total", "Commands passed on to the owner of their log"),
     // Queues before databases
     gauge("souk_queue_length", "Who waits or is served, by queue (write/DATABASE, read/DATABASE)"),

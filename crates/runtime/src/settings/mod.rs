@@ -4,7 +4,7 @@ mod validate;
 use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
 
 use serde::Deserialize;
-use souk_event_sourcing::{Region, TokenKey};
+use souk_event_sourcing::{Region, TokenKey, Topology};
 
 pub use load::ConfigError;
 
@@ -115,6 +115,11 @@ pub struct InstallationSettings {
 impl InstallationSettings {
     pub fn region(&self) -> Region {
         Region(self.region_number)
+    }
+
+    /// What holds as long as this region knows of no other.
+    pub fn alone(&self) -> Topology {
+        Topology::alone(self.region(), &self.region, self.partitions)
     }
 
     pub fn token_key(&self) -> TokenKey {

@@ -132,7 +132,7 @@ fn wire_head(log: LogId, head: &Head) -> WireHead {
     }
 }
 
-fn unavailable(error: StoreError) -> Failure {
+pub(super) fn unavailable(error: StoreError) -> Failure {
     warn!(%error, "the log cannot be read");
     Failure::unavailable("STORE_UNAVAILABLE", "the write store does not answer", RETRY_AFTER)
 }
