@@ -4,7 +4,7 @@ use bytes::Bytes;
 use souk_domain::{Command, Entity, OrderId, OrderStatus};
 use souk_event_sourcing::{Etag, LogId, Region, RequestId, RoutingKey, StreamId, TokenKey, Topology, UnixMillis, UnknownRegion, Version};
 use souk_event_store::{Fingerprint, PostgresStore, Retention};
-use souk_runtime::{Place, Queue};
+use souk_runtime::{Place, Queue, settings::PeerSettings};
 use tokio::sync::{mpsc, oneshot};
 use tonic::{Response, metadata::AsciiMetadataValue};
 
@@ -22,6 +22,7 @@ pub struct Gateway(Arc<Inner>);
 struct Inner {
     region: Region,
     topology: InForce,
+    peer_settings: PeerSettings,
     copies: Arc<PostgresStore>,
     retention: Retention,
     payment_window: Duration,
@@ -63,6 +64,8 @@ pub struct Call {
 pub struct Site {
     pub region: Region,
     pub topology: InForce,
+    /// How other regions are reached.
+    pub peers: PeerSettings,
     /// Where copies of other regions' logs are read.
     pub copies: Arc<PostgresStore>,
     pub retention: Retention,
@@ -84,11 +87,12 @@ pub struct Replicas {
 
 impl Gateway {
     pub fn new(site: Site, lanes: Lanes, watchers: Arc<Watchers>, replicas: Replicas) -> Self {
-        let Site { region, topology, copies, retention, payment_window, token_key, takeover_wait } = site;
+        let Site { region, topology, peers: peer_settings, copies, retention, payment_window, token_key, takeover_wait } = site;
         let Replicas { name: replica, public_address, held, directory, peers } = replicas;
         Self(Arc::new(Inner {
             region,
             topology,
+            peer_settings,
             copies,
             retention,
             payment_window,
@@ -106,6 +110,13 @@ impl Gateway {
 
     pub fn region(&self) -> Region {
         self.0.region
+    }
+
+    /// Urls of another region's command service; none of a region that is not there.
+    pub fn ways_to(&self, region: Region) -> Vec<String> {
+        let topology = self.topology();
+        let site = topology.site(region);
+        site.map(|site| self.0.peer_settings.ways_to(site).into_iter().map(str::to_owned).collect()).unwrap_or_default()
     }
 
     pub fn topology(&self) -> Arc<Topology> {

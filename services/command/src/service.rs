@@ -183,6 +183,7 @@ fn site(settings: &Settings, retention: Retention, topology: &InForce, store: &A
     Site {
         region: settings.installation.region(),
         topology: topology.clone(),
+        peers: settings.peers.clone(),
         copies: store.clone(),
         retention,
         payment_window: settings.command.payment_window,
@@ -321,7 +322,8 @@ async fn serve(
     close: &CancellationToken,
 ) -> anyhow::Result<()> {
     let nudges = Nudges(gateway.directory().clone());
-    let store = topologies.store.clone();
+    let (store, topology) = (topologies.store.clone(), topologies.in_force.clone());
+    let logs = EventLogs { store, topology, retention: gateway.retention() };
     let public = GrpcServer::new("public", process)
         .shutdown_on(close.clone())
         .add(limited!(catalog::command_service_server::CommandServiceServer::new(CatalogCommands(gateway.clone())), process))
@@ -338,7 +340,7 @@ async fn serve(
         .add(limited!(orders::lookup_service_server::LookupServiceServer::new(OrderLookups(gateway.clone())), process))
         .add(limited!(internal::ownership_service_server::OwnershipServiceServer::new(nudges), process))
         .add(limited!(internal::topology_service_server::TopologyServiceServer::new(topologies), process))
-        .add(limited!(log::event_log_service_server::EventLogServiceServer::new(EventLogs { store }), process))
+        .add(limited!(log::event_log_service_server::EventLogServiceServer::new(logs), process))
         .add(limited!(catalog::lookup_service_server::LookupServiceServer::new(CatalogLookups(gateway.clone())), process))
         .add(limited!(orders::process_service_server::ProcessServiceServer::new(OrderProcess(gateway.clone())), process))
         .add(limited!(stock::process_service_server::ProcessServiceServer::new(StockProcess(gateway)), process))

@@ -3,6 +3,7 @@
 //! # Layout
 //! - `append.sql`, `lane`: the fenced append and everything on its dedicated connection; `warnings`: what the server says beside the result
 //! - `load`: histories of streams; `reader`: the event log; `row`: event rows
+//! - `replicate.sql`, `replica`: copies of other regions' logs, and who makes them
 //! - `setup`: connecting, migrations, installation and placement
 //! - `ownership`: taking logs over, heartbeats and leases
 //! - `restored`: what was lost when a log went back
@@ -14,6 +15,7 @@ mod load;
 mod migration;
 mod ownership;
 mod reader;
+mod replica;
 mod restored;
 mod row;
 mod setup;

@@ -189,8 +189,7 @@ where
     M: Message + Clone + 'static,
     R: Message + Default + 'static,
 {
-    let topology = gateway.topology();
-    for to in topology.site(region).into_iter().flat_map(|site| site.command_internal.split(',').map(str::trim)) {
+    for to in &gateway.ways_to(region) {
         let outgoing = Outgoing { to, hop: Hop::Region, method, metadata: MetadataMap::new(), patience: PATIENCE };
         match gateway.peers().call(outgoing, message.clone()).await {
             Ok(response) => return Ok(response.into_inner()),

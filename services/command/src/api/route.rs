@@ -139,14 +139,12 @@ impl Route {
         M: Message + Clone + 'static,
         R: Message + Default + 'static,
     {
-        let topology = gateway.topology();
-        if topology.site(log.region).is_none() {
+        let ways = gateway.ways_to(log.region);
+        if ways.is_empty() {
             return Err(failure(CommandError::UnknownRegion(UnknownRegion(log.region.to_string()))).into());
         }
         // Whoever sent it here takes this region for its home: one of us does not know the topology in force yet.
-        let site = topology.site(log.region).filter(|_| self.hop.is_none());
-        let endpoints = site.map(|site| site.command_internal.split(',').map(str::trim)).into_iter().flatten();
-        for endpoint in endpoints {
+        for endpoint in ways.iter().filter(|_| self.hop.is_none()) {
             metrics::counter!("souk_forwarded_abroad_total", "region" => log.region.to_string()).increment(1);
             let outgoing = self.outgoing(endpoint, Hop::Region, method);
             match gateway.peers().call::<M, R>(outgoing, message.clone()).await {
