@@ -120,6 +120,12 @@ impl Topology {
         }
     }
 
+    /// Whether ids lead to the same logs by both; endpoints may differ.
+    pub fn routes_as(&self, other: &Self) -> bool {
+        let names = |topology: &Self| topology.0.regions.iter().map(|site| (site.number, site.name.clone())).collect::<BTreeSet<_>>();
+        self.0.homes == other.0.homes && names(self) == names(other)
+    }
+
     /// 0 when nobody has stored one.
     pub const fn version(&self) -> u64 {
         self.0.version
