@@ -1,4 +1,4 @@
-use souk_event_sourcing::{Decider, StreamId, UnixMillis};
+use souk_event_sourcing::{Decider, RoutingKey, StreamId, UnixMillis};
 
 use crate::{
     CancelReason, Cart, Correction, CustomerId, Entity, Event, Money, Note, Order, OrderId, PaymentReference, Price, Product, ProductFacts,
@@ -169,12 +169,12 @@ impl Command {
         }
     }
 
-    /// Decides the partition.
-    pub fn routing_hash(&self) -> u32 {
+    /// Decides the log.
+    pub fn key(&self) -> RoutingKey<'_> {
         match self.target() {
-            Target::Product(product) | Target::ProductAndStock(product) | Target::Stock(product) => product.routing_hash(),
-            Target::Cart(customer) | Target::CartAndOrder(customer, _) => customer.routing_hash(),
-            Target::Order(order) => order.routing_hash(),
+            Target::Product(product) | Target::ProductAndStock(product) | Target::Stock(product) => product.key(),
+            Target::Cart(customer) | Target::CartAndOrder(customer, _) => customer.key(),
+            Target::Order(order) => order.key(),
         }
     }
 

@@ -1,24 +1,16 @@
 use std::{fmt, str::FromStr, sync::Arc};
 
-use souk_event_sourcing::{InvalidMintedId, MintedId, Region, RequestId, StreamId, routing_hash};
+use souk_event_sourcing::{InvalidMintedId, MintedId, Region, RequestId, RoutingKey, StreamId, routing_hash};
 
 use crate::InvalidValue;
 
-/// Longest id a caller may choose.
-pub const MAX_ID_CHARS: usize = 64;
-
 fn caller_id(text: &str) -> Result<Arc<str>, InvalidValue> {
-    let bytes = text.as_bytes();
-    let begins_well = bytes.first().is_some_and(u8::is_ascii_alphanumeric);
-    let plain = bytes.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'));
-    if begins_well && plain && bytes.len() <= MAX_ID_CHARS {
-        Ok(text.into())
-    } else {
-        Err(InvalidValue("want 1–64 letters, digits, '-' or '_', beginning with a letter or digit"))
-    }
+    RoutingKey::chosen(text).map(|_| text.into()).map_err(|_| {
+        InvalidValue("want 1–64 letters, digits, '-' or '_', beginning with a letter or digit; a region and a dot may stand before them")
+    })
 }
 
-/// An id of the caller's choice: `[A-Za-z0-9][A-Za-z0-9_-]{0,63}`. '.' is kept free for a home prefix.
+/// An id of the caller's choice, as [`RoutingKey::chosen`] allows it.
 macro_rules! caller_id {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
@@ -83,9 +75,9 @@ impl ProductId {
         StreamId::new(crate::stock::CATEGORY, &self.0)
     }
 
-    /// Decides the partition of product and stock.
-    pub fn routing_hash(&self) -> u32 {
-        routing_hash(&self.0)
+    /// Decides the log of product and stock.
+    pub fn key(&self) -> RoutingKey<'_> {
+        RoutingKey::Chosen(&self.0)
     }
 }
 
@@ -95,9 +87,9 @@ impl CustomerId {
         StreamId::new(crate::cart::CATEGORY, &self.0)
     }
 
-    /// Decides the partition of the cart and of the customer's orders.
-    pub fn routing_hash(&self) -> u32 {
-        routing_hash(&self.0)
+    /// Decides the log of the cart and of the customer's orders.
+    pub fn key(&self) -> RoutingKey<'_> {
+        RoutingKey::Chosen(&self.0)
     }
 }
 
@@ -109,7 +101,7 @@ pub struct OrderId(MintedId);
 impl OrderId {
     /// The order that `caller` places by `rpc` for `customer` with `request_id`, at the customer's home region.
     pub fn mint(request_id: RequestId, caller: &str, customer: &CustomerId, rpc: &str, region: Region) -> Self {
-        Self(MintedId::mint(request_id, &format!("order/{caller}/{customer}/{rpc}"), customer.routing_hash(), region))
+        Self(MintedId::mint(request_id, &format!("order/{caller}/{customer}/{rpc}"), routing_hash(&customer.0), region))
     }
 
     /// Home region of the customer when the order was placed.
@@ -117,9 +109,9 @@ impl OrderId {
         self.0.region()
     }
 
-    /// Routing hash of the customer: decides the order's partition.
-    pub fn routing_hash(&self) -> u32 {
-        self.0.routing_hash()
+    /// Decides the order's log, which was the customer's when it was placed.
+    pub fn key(&self) -> RoutingKey<'_> {
+        RoutingKey::Minted(self.0)
     }
 
     pub fn stream(&self) -> StreamId {
@@ -169,7 +161,7 @@ mod tests {
         let id = mint(REQUEST, "shop", "c-1", "PlaceOrder");
         assert_eq!(id.to_string(), include_str!("../golden/order_id.txt").trim());
         assert_eq!(id.to_string().parse(), Ok(id));
-        assert_eq!((id.region(), id.routing_hash()), (Region(1), routing_hash("c-1")));
+        assert_eq!((id.region(), id.0.routing_hash()), (Region(1), routing_hash("c-1")));
         assert_eq!(id.stream().as_str(), format!("order-{id}"));
     }
 
@@ -200,10 +192,10 @@ mod tests {
 
     #[test]
     fn ids_of_callers_are_plain() {
-        for good in ["a", "0", "p-1", "A_b-c", &"x".repeat(64)] {
+        for good in ["a", "0", "p-1", "A_b-c", "eu.p-1", &"x".repeat(64)] {
             assert_eq!(ProductId::new(good).unwrap().as_str(), good);
         }
-        for bad in ["", "-a", "_a", "a.b", "a b", "ä", "a\0", "a/b", &"x".repeat(65)] {
+        for bad in ["", "-a", "_a", "A.b", "a b", "ä", "a\0", "a/b", &"x".repeat(65)] {
             assert!(ProductId::new(bad).is_err(), "{bad:?}");
         }
     }

@@ -25,7 +25,7 @@ pub mod stock;
 pub use cart::Cart;
 pub use command::Command;
 pub use entity::{Entity, Event, KindMismatch};
-pub use ids::{CustomerId, MAX_ID_CHARS, OrderId, ProductId, ReservationId};
+pub use ids::{CustomerId, OrderId, ProductId, ReservationId};
 pub use money::{Currency, Money, Price};
 pub use order::{Order, OrderStatus};
 pub use product::{Catalog, Product, ProductFacts, ProductStatus};

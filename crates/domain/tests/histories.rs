@@ -324,10 +324,10 @@ fn all_streams_of_a_command_share_its_partition() {
         let command = command(&step, &shop, UnixMillis(0)).unwrap();
         for stream in command.streams() {
             let hash = match stream.category() {
-                "order" => stream.id().parse::<OrderId>().unwrap().routing_hash(),
+                "order" => stream.id().parse::<OrderId>().unwrap().key().hash(),
                 _ => souk_event_sourcing::routing_hash(stream.id()),
             };
-            assert_eq!(hash, command.routing_hash(), "{stream}");
+            assert_eq!(hash, command.key().hash(), "{stream}");
         }
     }
 }

@@ -7,6 +7,7 @@
 //! - `stream`: one entity's events: [`StreamId`], [`Version`], [`Etag`]
 //! - `event`: [`NewEvent`] before, [`RecordedEvent`] after it was stored
 //! - `request`: [`RequestId`], the key of idempotency; `minted_id`: [`MintedId`], an id that follows from one
+//! - `topology`: which regions there are, and [`Topology::home`], the log of an id
 //! - `token`: consistency [`Token`]s and their signature; `held_token`: [`HeldToken`], a token without the key
 //! - `clock`: the hybrid logical clock, [`Hlc`]
 //! - `decider`: the [`Decider`] of one aggregate
@@ -24,6 +25,7 @@ mod request;
 mod sharing;
 mod stream;
 mod token;
+mod topology;
 
 pub use clock::{Hlc, HlcClock, UnixMillis};
 pub use decider::Decider;
@@ -37,3 +39,4 @@ pub use request::{InvalidRequestId, RequestId};
 pub use sharing::{Holding, Patience, Share};
 pub use stream::{Etag, InvalidEtag, InvalidStreamId, StreamId, Version};
 pub use token::{InvalidToken, Token, TokenKey};
+pub use topology::{InvalidKey, InvalidTopology, RoutingKey, Site, Topology, UnknownRegion};

@@ -11,6 +11,11 @@ pub struct Head {
     pub epochs: Vec<EpochStart>,
 }
 
+impl Head {
+    /// Of a log that nobody has written yet.
+    pub const EMPTY: Self = Self { epoch: Epoch(0), position: Position(0), hash: LogHash::EMPTY, epochs: Vec::new() };
+}
+
 /// An epoch and the first position that may be written under it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct EpochStart {

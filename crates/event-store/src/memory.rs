@@ -5,9 +5,13 @@ use std::{
 
 use souk_event_sourcing::{Epoch, LogHash, LogId, Position, RecordedEvent, RequestId, StreamId, Version};
 
-use crate::{BatchOutcome, Belief, EpochStart, EventLog, Head, Lane, LogBatch, StoreError, StoredReply, StoredStream};
+use crate::{
+    BatchOutcome, Belief, Copies, EpochStart, EventLog, Head, Lane, LogBatch, ReplicaBatch, Replicated, StoreError, StoredReply,
+    StoredStream,
+    replica::{End, Fit},
+};
 
-/// Both ports in memory, for tests of what stands above them. Clones share the same logs.
+/// The ports in memory, for tests of what stands above them. Clones share the same logs.
 #[derive(Debug, Clone, Default)]
 pub struct MemoryStore(Arc<Mutex<HashMap<LogId, MemoryLog>>>);
 
@@ -111,6 +115,50 @@ impl MemoryLog {
     }
 }
 
+impl MemoryLog {
+    fn end(&self) -> End {
+        End { epoch: self.head.epoch, position: self.head.position, hash: self.head.hash }
+    }
+
+    fn replicate(&mut self, batch: &ReplicaBatch) -> Result<Replicated, StoreError> {
+        let end = self.end();
+        let from = match batch.fit(end)? {
+            Fit::From(from) => from,
+            Fit::Hole => return Ok(Replicated::Hole(end)),
+            Fit::Forked => return Ok(Replicated::Forked(end)),
+        };
+        let after = batch.end(from, end);
+        for event in &batch.events[from..] {
+            self.versions.insert(event.stream.clone(), event.version);
+            self.events.push(Arc::new(event.clone()));
+        }
+        for row in &batch.ledger {
+            let reply = StoredReply { fingerprint: row.fingerprint.to_vec(), reply: row.reply.clone() };
+            self.ledger.entry((row.stream.clone(), row.request_id)).or_insert(reply);
+        }
+        for start in batch.epochs.iter().filter(|start| start.first <= after.position.next()) {
+            if self.epochs.iter().all(|known| known.epoch != start.epoch) {
+                self.epochs.push(*start);
+            }
+        }
+        self.epochs.sort_by_key(|start| start.epoch);
+        self.head = Belief { epoch: after.epoch, batch: self.head.batch + 1, position: after.position, hash: after.hash };
+        Ok(Replicated::Done(after))
+    }
+
+    fn rewind(&mut self, fork: Position) {
+        let lost = self.events.split_off(fork.0 as usize);
+        self.ledger.retain(|(_, id), _| lost.iter().all(|event| event.request_id != Some(*id)));
+        for event in &lost {
+            self.versions.remove(&event.stream);
+        }
+        self.versions.extend(self.events.iter().map(|event| (event.stream.clone(), event.version)));
+        self.epochs.retain(|start| start.first <= fork.next());
+        self.head.position = fork;
+        self.head.hash = self.events.last().map_or(LogHash::EMPTY, |event| event.hash);
+    }
+}
+
 impl MemoryStore {
     /// Takes a log over at `now_ms`: raises its epoch.
     pub fn take(&self, log: LogId, now_ms: u64) -> Belief {
@@ -163,5 +211,22 @@ impl EventLog for MemoryStore {
         let log = logs.entry(log).or_default();
         let head = log.head();
         Ok(Head { epoch: head.epoch, position: head.position, hash: head.hash, epochs: log.epochs().to_vec() })
+    }
+}
+
+#[async_trait::async_trait]
+impl Copies for MemoryStore {
+    async fn replicate(&self, batch: &ReplicaBatch) -> Result<Replicated, StoreError> {
+        self.logs().entry(batch.log).or_default().replicate(batch)
+    }
+
+    async fn rewind(&self, log: LogId, fork: Position, seen: End) -> Result<bool, StoreError> {
+        let mut logs = self.logs();
+        let copy = logs.entry(log).or_default();
+        let ends_there = (copy.end().position, copy.end().hash) == (seen.position, seen.hash);
+        if ends_there {
+            copy.rewind(fork);
+        }
+        Ok(ends_there)
     }
 }

@@ -1,7 +1,7 @@
 use futures::future::try_join_all;
 use sea_orm::{ActiveValue::Set, ConnectionTrait, DbErr, EntityTrait, Statement, TransactionTrait, sea_query::OnConflict};
 use sea_orm_migration::MigratorTrait;
-use souk_event_sourcing::{LogId, Region, UnixMillis};
+use souk_event_sourcing::{LogId, Region, Topology, UnixMillis};
 use souk_schema::Known;
 use sqlx::PgPool;
 use uuid::Uuid;
@@ -49,10 +49,52 @@ impl ReadStore {
         for database in &databases {
             id = Some(migrate::<M>(database, installation, id, now).await?);
         }
-        seed_placement(&databases, installation).await?;
+        seed_placement(&databases, installation.region, installation.partitions).await?;
         let store = Self::with(databases, installation).await?;
         try_join_all(store.databases().iter().map(|database| seed_checkpoints(database, store.logs_of(database.name()), now))).await?;
         Ok(store)
+    }
+}
+
+impl ReadStore {
+    /// Gives the logs of all regions a place and a checkpoint, and then tells readers of the regions. Returns the store with
+    /// these logs; the same pools are behind both.
+    ///
+    /// # Errors
+    /// When a database does not answer.
+    pub async fn admit(&self, topology: &Topology, now: UnixMillis) -> Result<Self, ReadStoreError> {
+        for region in topology.regions() {
+            seed_placement(self.databases(), region, self.installation().partitions).await?;
+        }
+        let store = self.reread().await?;
+        try_join_all(store.databases().iter().map(|database| seed_checkpoints(database, store.logs_of(database.name()), now))).await?;
+        let first = &self.databases()[0];
+        let document = serde_json::to_string(topology)
+            .map_err(|error| ReadStoreError::Corrupt { table: "read_topology".to_owned(), reason: error.to_string() })?;
+        sqlx::query(
+            "insert into read_topology as t (version, document) values ($1, $2) \
+             on conflict (singleton) do update set version = excluded.version, document = excluded.document where t.version < excluded.version",
+        )
+        .bind(topology.version() as i64)
+        .bind(document)
+        .execute(first.pool())
+        .await
+        .map_err(ReadStoreError::database(first.name()))?;
+        Ok(store)
+    }
+
+    /// The topology whose logs have a place here; `None` when it is this region alone.
+    ///
+    /// # Errors
+    /// When the first database does not answer.
+    pub async fn topology(&self) -> Result<Option<Topology>, ReadStoreError> {
+        let first = &self.databases()[0];
+        let stored: Option<String> = sqlx::query_scalar("select document from read_topology")
+            .fetch_optional(first.pool())
+            .await
+            .map_err(ReadStoreError::database(first.name()))?;
+        let corrupt = |error: serde_json::Error| ReadStoreError::Corrupt { table: "read_topology".to_owned(), reason: error.to_string() };
+        stored.map(|document| serde_json::from_str(&document).map_err(corrupt)).transpose()
     }
 }
 
@@ -100,11 +142,11 @@ async fn migrate<M: MigratorTrait>(
     stored.map(|row| row.id).ok_or_else(|| ReadStoreError::NotInstalled(name.to_owned()))
 }
 
-/// Places the region's logs in the first database, unless they are placed.
-async fn seed_placement(databases: &[Database], installation: Installation) -> Result<(), ReadStoreError> {
+/// Places a region's logs in the first database, unless they are placed.
+async fn seed_placement(databases: &[Database], region: Region, partitions: u16) -> Result<(), ReadStoreError> {
     let first = &databases[0];
-    let rows = (0..installation.partitions).map(|partition| placement::ActiveModel {
-        region: Set(installation.region.0 as i16),
+    let rows = (0..partitions).map(|partition| placement::ActiveModel {
+        region: Set(region.0 as i16),
         partition: Set(i32::from(partition)),
         database: Set(databases[usize::from(partition) % databases.len()].name().to_owned()),
         version: Set(1),

@@ -12,7 +12,7 @@ pub(crate) struct StoreMigrator;
 
 impl MigratorTrait for StoreMigrator {
     fn migrations() -> Vec<Box<dyn MigrationTrait>> {
-        vec![Box::new(M0001Foundation)]
+        vec![Box::new(M0001Foundation), Box::new(M0002Topology)]
     }
 
     fn migration_table_name() -> DynIden {
@@ -35,6 +35,31 @@ impl MigrationTrait for M0001Foundation {
         Ok(())
     }
 }
+
+struct M0002Topology;
+
+impl MigrationName for M0002Topology {
+    fn name(&self) -> &str {
+        "m0002_topology"
+    }
+}
+
+#[async_trait::async_trait]
+impl MigrationTrait for M0002Topology {
+    async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        manager.get_connection().execute_unprepared(TOPOLOGY).await?;
+        Ok(())
+    }
+}
+
+/// The regions whose logs have a place here; the row stands in the first read database only.
+const TOPOLOGY: &str = r#"
+create table read_topology (
+    singleton boolean primary key default true check (singleton),
+    version bigint not null,
+    document text not null
+);
+"#;
 
 /// The checkpoint is updated in every transaction: room on its pages keeps those updates heap-only.
 const FOUNDATION: &str = r#"

@@ -169,6 +169,14 @@ impl ReadStore {
         Ok(store)
     }
 
+    /// The same databases with the placement as it is now.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub async fn reread(&self) -> Result<Self, ReadStoreError> {
+        Self::with(self.databases.clone(), self.installation).await
+    }
+
     /// Checks and loads over pools that exist already.
     pub(crate) async fn with(databases: Vec<Database>, installation: Installation) -> Result<Self, ReadStoreError> {
         install::check(&databases, installation).await?;

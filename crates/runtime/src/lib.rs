@@ -4,6 +4,7 @@
 //! - `settings`: [`Settings`] from a file and the environment, checked before a port is bound
 //! - `process`: what a service is given ([`Process`], [`Listeners`]) and which services there are ([`ServiceKind`])
 //! - `peer`: [`Peer`], calls to the replicas of another service
+//! - [`topology`]: the topology on the wire, and followed by a process
 //! - `main_of`: the whole of a service's `main`
 //! - `grpc`: [`GrpcServer`], its layers, health and reflection; [`ByteCodec`] for replies that are encoded already
 //! - [`call`]: what a call brings along: [`caller`], [`token`], [`Deadline`]
@@ -25,6 +26,7 @@ mod process;
 mod queue;
 pub mod settings;
 pub mod telemetry;
+pub mod topology;
 
 /// The allocator of whatever links this crate, so that benchmarks and tests run with that of the services. A call makes dozens
 /// of allocations, one of them of tonic's 8 KiB for its reply; with glibc's a quarter of a query's time went into them.

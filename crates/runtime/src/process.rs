@@ -24,7 +24,7 @@ pub struct Process {
 /// The doors of a service, bound before it starts.
 #[derive(Debug)]
 pub struct Listeners {
-    /// For callers; projector and saga have none.
+    /// For callers; projector, saga and replicator have none.
     pub public: Option<TcpListener>,
     /// For our own processes: event log, look-ups, forwarding, admin.
     pub internal: TcpListener,
@@ -37,10 +37,11 @@ pub enum ServiceKind {
     Query,
     Projector,
     Saga,
+    Replicator,
 }
 
 impl ServiceKind {
-    pub const ALL: [Self; 4] = [Self::Command, Self::Query, Self::Projector, Self::Saga];
+    pub const ALL: [Self; 5] = [Self::Command, Self::Query, Self::Projector, Self::Saga, Self::Replicator];
 
     pub fn name(self) -> &'static str {
         match self {
@@ -48,6 +49,7 @@ impl ServiceKind {
             Self::Query => "query",
             Self::Projector => "projector",
             Self::Saga => "saga",
+            Self::Replicator => "replicator",
         }
     }
 
@@ -56,7 +58,7 @@ impl ServiceKind {
         match self {
             Self::Command => Some(("listen.command", settings.listen.command)),
             Self::Query => Some(("listen.query", settings.listen.query)),
-            Self::Projector | Self::Saga => None,
+            Self::Projector | Self::Saga | Self::Replicator => None,
         }
     }
 
@@ -67,6 +69,7 @@ impl ServiceKind {
             Self::Query => ("listen.query_internal", listen.query_internal),
             Self::Projector => ("listen.projector_internal", listen.projector_internal),
             Self::Saga => ("listen.saga_internal", listen.saga_internal),
+            Self::Replicator => ("listen.replicator_internal", listen.replicator_internal),
         }
     }
 
@@ -77,13 +80,14 @@ impl ServiceKind {
             Self::Query => ("listen.query_ops", listen.query_ops),
             Self::Projector => ("listen.projector_ops", listen.projector_ops),
             Self::Saga => ("listen.saga_ops", listen.saga_ops),
+            Self::Replicator => ("listen.replicator_ops", listen.replicator_ops),
         }
     }
 
     /// Whether everything this service needs is set.
     pub fn check(self, settings: &Settings) -> Result<(), ConfigError> {
         let missing = |key: &str| Err(ConfigError::new(format!("{key} (or SOUK_{}): is missing", key.replace('.', "__"))));
-        if matches!(self, Self::Command | Self::Saga) && settings.write.databases.is_empty() {
+        if matches!(self, Self::Command | Self::Saga | Self::Replicator) && settings.write.databases.is_empty() {
             return missing("write.databases");
         }
         if matches!(self, Self::Query | Self::Projector) && settings.read.databases.is_empty() {

@@ -2,16 +2,17 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use souk_domain::{Command, Entity, OrderId, OrderStatus};
-use souk_event_sourcing::{Etag, LogId, Region, RequestId, StreamId, TokenKey, UnixMillis, Version, partition_of};
-use souk_event_store::{Fingerprint, Retention};
-use souk_runtime::{Place, Queue};
+use souk_event_sourcing::{Etag, LogId, Region, RequestId, RoutingKey, StreamId, TokenKey, Topology, UnixMillis, UnknownRegion, Version};
+use souk_event_store::{Fingerprint, PostgresStore, Retention};
+use souk_runtime::{Place, Queue, settings::PeerSettings};
 use tokio::sync::{mpsc, oneshot};
 use tonic::{Response, metadata::AsciiMetadataValue};
 
 use crate::{
     commerce::{Commerce, refusal},
-    committer::{Answer, CommandError, Job, Request, Seen, Watchers, Work},
+    committer::{Answer, CommandError, Job, Model, Request, Seen, Watchers, Work, folded},
     ownership::{Directory, Held, Home, Peers},
+    topology::InForce,
 };
 
 /// Brings commands to the lane of their log and answers back to their callers.
@@ -20,7 +21,9 @@ pub struct Gateway(Arc<Inner>);
 
 struct Inner {
     region: Region,
-    partitions: u16,
+    topology: InForce,
+    peer_settings: PeerSettings,
+    copies: Arc<PostgresStore>,
     retention: Retention,
     payment_window: Duration,
     token_key: TokenKey,
@@ -60,7 +63,11 @@ pub struct Call {
 /// What the gateway must know of the installation.
 pub struct Site {
     pub region: Region,
-    pub partitions: u16,
+    pub topology: InForce,
+    /// How other regions are reached.
+    pub peers: PeerSettings,
+    /// Where copies of other regions' logs are read.
+    pub copies: Arc<PostgresStore>,
     pub retention: Retention,
     pub payment_window: Duration,
     pub token_key: TokenKey,
@@ -80,11 +87,13 @@ pub struct Replicas {
 
 impl Gateway {
     pub fn new(site: Site, lanes: Lanes, watchers: Arc<Watchers>, replicas: Replicas) -> Self {
-        let Site { region, partitions, retention, payment_window, token_key, takeover_wait } = site;
+        let Site { region, topology, peers: peer_settings, copies, retention, payment_window, token_key, takeover_wait } = site;
         let Replicas { name: replica, public_address, held, directory, peers } = replicas;
         Self(Arc::new(Inner {
             region,
-            partitions,
+            topology,
+            peer_settings,
+            copies,
             retention,
             payment_window,
             token_key,
@@ -101,6 +110,17 @@ impl Gateway {
 
     pub fn region(&self) -> Region {
         self.0.region
+    }
+
+    /// Urls of another region's command service; none of a region that is not there.
+    pub fn ways_to(&self, region: Region) -> Vec<String> {
+        let topology = self.topology();
+        let site = topology.site(region);
+        site.map(|site| self.0.peer_settings.ways_to(site).into_iter().map(str::to_owned).collect()).unwrap_or_default()
+    }
+
+    pub fn topology(&self) -> Arc<Topology> {
+        self.0.topology.get()
     }
 
     pub fn retention(&self) -> Retention {
@@ -139,7 +159,7 @@ impl Gateway {
 
     /// Names this replica in a reply, so that a client that listens sends the next command straight here.
     pub fn signed<R>(&self, log: LogId, mut response: Response<R>) -> Response<R> {
-        let partition = format!("{}/{}", log.partition, self.0.partitions);
+        let partition = format!("{}/{}", log.partition, self.topology().partitions());
         let metadata = response.metadata_mut();
         metadata.insert("souk-owner", self.0.public_address.clone());
         if let Ok(partition) = partition.parse() {
@@ -148,17 +168,17 @@ impl Gateway {
         response
     }
 
-    /// Carries a command out: durable when this returns, or a repeat of one that is.
+    /// Carries a command on a log out: durable when this returns, or a repeat of one that is.
     ///
     /// # Errors
     /// As [`CommandError`] says.
     pub async fn execute(
         &self,
+        log: LogId,
         call: Call,
         command: Command,
         respond: impl Fn(&[(&Entity, Version)]) -> Bytes + Send + Sync + 'static,
     ) -> Result<Answer, CommandError> {
-        let log = self.log(command.routing_hash());
         let (answer, answered) = oneshot::channel();
         let digest = blake3::hash(&[call.method.as_bytes(), &[0], &call.body].concat());
         let mut short = [0; 16];
@@ -190,11 +210,24 @@ impl Gateway {
     ///
     /// # Errors
     /// As [`CommandError`] says.
-    pub async fn read(&self, routing_hash: u32, streams: Vec<StreamId>) -> Result<Seen<Commerce>, CommandError> {
-        let log = self.log(routing_hash);
+    pub async fn read(&self, log: LogId, streams: Vec<StreamId>) -> Result<Seen<Commerce>, CommandError> {
         let (reply, replied) = oneshot::channel();
         self.submit(log, |place| Work::Read { log, streams, place, reply })?;
         replied.await.unwrap_or(Err(CommandError::Unavailable))
+    }
+
+    /// An entity of another region, as far as this one has copied its log; `None` when it has nothing of it.
+    ///
+    /// # Errors
+    /// As [`CommandError`] says.
+    pub async fn read_copy(&self, log: LogId, stream: StreamId) -> Result<Option<(Entity, Version)>, CommandError> {
+        let stored = self.0.copies.load(log, std::slice::from_ref(&stream), Commerce::FOLD_VERSION).await;
+        let stored = stored.map_err(|error| {
+            tracing::warn!(%log, %error, "a copy cannot be read");
+            CommandError::Unavailable
+        })?;
+        let found = stored.into_iter().next().map(|stored| folded::<Commerce>(&stream, stored)).transpose()?;
+        Ok(found.filter(|(_, version)| *version > Version(0)))
     }
 
     /// Waits until an order has left `Reserving`, at most for `patience`; then its state so far.
@@ -202,7 +235,7 @@ impl Gateway {
     /// # Errors
     /// As [`CommandError`] says.
     pub async fn outcome(&self, order: OrderId, patience: Duration) -> Result<Seen<Commerce>, CommandError> {
-        let stream = order.stream();
+        let (log, stream) = (self.log(order.key())?, order.stream());
         let changed = self.0.watchers.watch(&stream);
         let until = tokio::time::Instant::now() + patience;
         loop {
@@ -210,7 +243,7 @@ impl Gateway {
             tokio::pin!(change);
             // Registered before the entity is read, so that no change falls between.
             change.as_mut().enable();
-            let seen = self.read(order.routing_hash(), vec![stream.clone()]).await?;
+            let seen = self.read(log, vec![stream.clone()]).await?;
             let open = seen.entities[0].0.as_order().is_some_and(|order| order.status == OrderStatus::Reserving);
             if !open || tokio::time::timeout_at(until, change).await.is_err() {
                 return Ok(seen);
@@ -219,8 +252,11 @@ impl Gateway {
     }
 
     /// The log of an entity.
-    pub fn log(&self, routing_hash: u32) -> LogId {
-        LogId { region: self.0.region, partition: partition_of(routing_hash, self.0.partitions) }
+    ///
+    /// # Errors
+    /// When its id names a region that is not there.
+    pub fn log(&self, key: RoutingKey<'_>) -> Result<LogId, UnknownRegion> {
+        self.topology().home(key)
     }
 
     fn submit(&self, log: LogId, work: impl FnOnce(Place) -> Work<Commerce>) -> Result<(), CommandError> {

@@ -5,7 +5,7 @@
 //! - `gateway`: from a command to the lane of its log, and back
 //! - [`committer`]: drain → load → decide → append → reply; knows no commerce
 //! - `commerce`: the model the committer works on
-//! - [`relay`]: from the log to JetStream
+//! - `topology`: which regions there are, as last read
 //! - `ownership`: which logs this process owns
 //! - `service`: how all of it starts and ends ([`run`])
 
@@ -14,7 +14,7 @@ mod commerce;
 pub mod committer;
 mod gateway;
 mod ownership;
-pub mod relay;
 mod service;
+mod topology;
 
 pub use service::run;

@@ -8,11 +8,12 @@ use std::{
 use metrics::{counter, gauge};
 use souk_bus::JetStreamBus;
 use souk_bus_publisher::{JetStreamPublisher, StreamLimits};
-use souk_event_sourcing::{Epoch, LogId, Region};
+use souk_event_sourcing::{Epoch, LogId, Topology};
 use souk_event_store::{Addresses, DatabaseConfig, PostgresStore, Retention, StoreError};
 use souk_proto::{
     cart::v1 as cart, catalog::v1 as catalog, internal::v1 as internal, log::v1 as log, orders::v1 as orders, stock::v1 as stock,
 };
+use souk_relay::{Relays, Tuning};
 use souk_runtime::{
     GrpcServer, Listeners, Process, Queue, SchemaTooOld, Settings, limited,
     metrics::{Look, at_scrape, start_at_zero},
@@ -28,13 +29,13 @@ use tracing::{error, info, warn};
 use crate::{
     api::{
         Admin, CartCommands, CatalogCommands, CatalogLookups, EventLogs, Nudges, OrderCommands, OrderLookups, OrderProcess, StockCommands,
-        StockProcess,
+        StockProcess, Topologies,
     },
     commerce::Commerce,
     committer::{Committer, Limits, Watchers, Work},
     gateway::{Gateway, LaneDoor, Lanes, Replicas, Site},
     ownership::{Directory, Held, Owner, Peers},
-    relay::{Relays, Tuning},
+    topology::InForce,
 };
 
 /// Pause after a heartbeat that somebody asked for.
@@ -52,7 +53,7 @@ const SNAPSHOT_QUEUE: usize = 256;
 pub async fn run(process: Process, listeners: Listeners) -> anyhow::Result<()> {
     let settings = process.settings.clone();
     let ready = process.health.component("write store");
-    let Some(store) = connect(&settings, &process.shutdown, &ready).await? else { return Ok(()) };
+    let Some((store, topology)) = connect(&settings, &process.shutdown, &ready).await? else { return Ok(()) };
     let store = Arc::new(store);
     let retention = Retention { days: settings.command.ledger_retention.as_secs().div_ceil(86_400).clamp(1, 365) as u16 };
     let held = Held::default();
@@ -78,14 +79,15 @@ pub async fn run(process: Process, listeners: Listeners) -> anyhow::Result<()> {
     };
     let name = process.replica.clone();
     let replicas = Replicas { name, public_address: addresses.public.parse()?, held: held.clone(), directory, peers };
-    let gateway = Gateway::new(site(&settings, retention), lanes, watchers, replicas);
+    let topology = InForce::new(topology);
+    let gateway = Gateway::new(site(&settings, retention, &topology, &store), lanes, watchers, replicas);
 
     // All is handed over while the doors are open still, so that no caller meets a log without an owner.
     let close_doors = CancellationToken::new();
-    let owning = tokio::spawn(own(owner, settings.clone(), ready, process.shutdown.clone(), close_doors.clone()));
+    let owning = tokio::spawn(own(owner, settings.clone(), topology.clone(), ready, process.shutdown.clone(), close_doors.clone()));
     let _figures = watch_store(store.clone(), held.clone());
     let admin = Admin { store: store.clone(), held, replica: process.replica.clone(), started: Instant::now() };
-    serve(&process, listeners, gateway, store, admin, &close_doors).await?;
+    serve(&process, listeners, gateway, Topologies { store, in_force: topology }, admin, &close_doors).await?;
 
     // The doors are closed; the lanes end when the last sender is gone, and the relays publish what they left.
     close_doors.cancel();
@@ -101,7 +103,7 @@ async fn connect(
     settings: &Settings,
     shutdown: &CancellationToken,
     ready: &souk_runtime::Component,
-) -> anyhow::Result<Option<PostgresStore>> {
+) -> anyhow::Result<Option<(PostgresStore, Topology)>> {
     let databases: Vec<_> = (settings.write.databases.iter())
         .map(|database| DatabaseConfig {
             name: database.name.clone(),
@@ -119,10 +121,12 @@ async fn connect(
             if !missing.is_empty() {
                 return Ok(Err(SchemaTooOld(missing)));
             }
-            PostgresStore::connect(&databases, settings.installation.region(), settings.installation.partitions).await.map(Ok)
+            let store = PostgresStore::connect(&databases, settings.installation.region(), settings.installation.partitions).await?;
+            let topology = store.topology().await?;
+            Ok(Ok((store, topology.unwrap_or_else(|| settings.installation.alone()))))
         };
         match attempt.await {
-            Ok(Ok(store)) => return Ok(Some(store)),
+            Ok(Ok(connected)) => return Ok(Some(connected)),
             Ok(Err(old)) => ready.not_ready(&old.to_string()),
             Err(error @ StoreError::Setup(_)) => return Err(error.into()),
             Err(error) => {
@@ -175,10 +179,12 @@ fn addresses(process: &Process, listeners: &Listeners) -> anyhow::Result<Address
     Ok(Addresses { internal: process.reached_at(&listeners.internal)?, public })
 }
 
-fn site(settings: &Settings, retention: Retention) -> Site {
+fn site(settings: &Settings, retention: Retention, topology: &InForce, store: &Arc<PostgresStore>) -> Site {
     Site {
-        region: Region(settings.installation.region_number),
-        partitions: settings.installation.partitions,
+        region: settings.installation.region(),
+        topology: topology.clone(),
+        peers: settings.peers.clone(),
+        copies: store.clone(),
         retention,
         payment_window: settings.command.payment_window,
         takeover_wait: settings.command.takeover_wait,
@@ -260,6 +266,7 @@ async fn relays(
 async fn own(
     mut owner: Owner,
     settings: Arc<Settings>,
+    topology: InForce,
     ready: souk_runtime::Component,
     leave: CancellationToken,
     close_doors: CancellationToken,
@@ -278,7 +285,12 @@ async fn own(
                 close_doors.cancel();
                 return owner;
             }
-            _ = beat.tick() => look_after(&mut owner, &ready).await,
+            _ = beat.tick() => {
+                look_after(&mut owner, &ready).await;
+                if let Err(error) = topology.refresh(&owner.store).await {
+                    warn!(%error, "the topology was not read; the last known is in force");
+                }
+            }
             // A heartbeat out of turn, but not one after the other.
             () = directory.asked() => {
                 look_after(&mut owner, &ready).await;
@@ -305,11 +317,13 @@ async fn serve(
     process: &Process,
     listeners: Listeners,
     gateway: Gateway,
-    store: Arc<PostgresStore>,
+    topologies: Topologies,
     admin: Admin,
     close: &CancellationToken,
 ) -> anyhow::Result<()> {
     let nudges = Nudges(gateway.directory().clone());
+    let (store, topology) = (topologies.store.clone(), topologies.in_force.clone());
+    let logs = EventLogs { store, topology, retention: gateway.retention() };
     let public = GrpcServer::new("public", process)
         .shutdown_on(close.clone())
         .add(limited!(catalog::command_service_server::CommandServiceServer::new(CatalogCommands(gateway.clone())), process))
@@ -325,7 +339,8 @@ async fn serve(
         .add(limited!(orders::command_service_server::CommandServiceServer::new(OrderCommands(gateway.clone())), process))
         .add(limited!(orders::lookup_service_server::LookupServiceServer::new(OrderLookups(gateway.clone())), process))
         .add(limited!(internal::ownership_service_server::OwnershipServiceServer::new(nudges), process))
-        .add(limited!(log::event_log_service_server::EventLogServiceServer::new(EventLogs { store }), process))
+        .add(limited!(internal::topology_service_server::TopologyServiceServer::new(topologies), process))
+        .add(limited!(log::event_log_service_server::EventLogServiceServer::new(logs), process))
         .add(limited!(catalog::lookup_service_server::LookupServiceServer::new(CatalogLookups(gateway.clone())), process))
         .add(limited!(orders::process_service_server::ProcessServiceServer::new(OrderProcess(gateway.clone())), process))
         .add(limited!(stock::process_service_server::ProcessServiceServer::new(StockProcess(gateway)), process))

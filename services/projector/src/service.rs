@@ -6,12 +6,13 @@ use std::{
 
 use anyhow::Context;
 use souk_bus::{Feed, JetStreamBus};
-use souk_event_sourcing::Region;
+use souk_event_sourcing::{Region, Topology};
 use souk_proto::internal::v1::{admin_service_server::AdminServiceServer, parked_entity_service_server::ParkedEntityServiceServer};
 use souk_read_store::{Access, DatabaseConfig, Installation, PostgresViews, ReadStore, ReadStoreError, Replica};
 use souk_runtime::{
     GrpcServer, Listeners, Peer, Process, SchemaTooOld, Settings, limited,
     metrics::{at_scrape, start_at_zero},
+    topology,
 };
 use souk_views::{TABLES, ViewsMigrator, read::missing_migrations};
 use tokio::{sync::watch, task::JoinSet, time::sleep};
@@ -52,7 +53,7 @@ pub async fn run(process: Process, listeners: Listeners) -> anyhow::Result<()> {
         .shutdown_on(door.clone())
         .serve(listeners.internal);
     let server = tokio::spawn(server);
-    let outcome = project(&process, &replica, config, Shown { board: board_sender, shards: shards_sender }).await;
+    let outcome = follow(&process, &replica, config, &Shown { board: board_sender, shards: shards_sender }).await;
     door.cancel();
     server.await.context("the internal server")??;
     outcome
@@ -64,8 +65,64 @@ struct Shown {
     shards: watch::Sender<Vec<Errands>>,
 }
 
-async fn project(process: &Process, replica: &Replica, config: Config, shown: Shown) -> anyhow::Result<()> {
-    let Some(store) = install(process, config).await? else { return Ok(()) };
+/// Projects the logs of all regions there are, beginning anew when one is added.
+async fn follow(process: &Process, replica: &Replica, config: Config, shown: &Shown) -> anyhow::Result<()> {
+    let settings = &process.settings;
+    let command = Peer::connect(&settings.peers.command_internal).context("peers.command_internal")?;
+    let known = topology::ask(&command).await.ok().flatten().unwrap_or_else(|| settings.installation.alone());
+    let mut topologies = topology::follow(command, known);
+    while let Some(store) = install(process, config).await? {
+        let Some(store) = admit(process, config, &store, &mut topologies).await else { break };
+        let until = process.shutdown.child_token();
+        let watching = tokio::spawn(grown(topologies.clone(), until.clone()));
+        let outcome = project(process, replica, config, store, shown, &until).await;
+        watching.abort();
+        outcome?;
+        if process.shutdown.is_cancelled() {
+            break;
+        }
+        tracing::info!("the regions have changed; projecting the logs of all of them");
+    }
+    Ok(())
+}
+
+/// Cancels `until` when ids lead elsewhere than they did.
+async fn grown(mut topologies: watch::Receiver<Arc<Topology>>, until: CancellationToken) {
+    let known = topologies.borrow_and_update().clone();
+    if topologies.wait_for(|now| !now.routes_as(&known)).await.is_ok() {
+        until.cancel();
+    }
+}
+
+/// The store with the logs of all regions; while the write side is away, of those it was told of before. `None` when shutdown
+/// comes first.
+async fn admit(process: &Process, config: Config, store: &ReadStore, topologies: &mut watch::Receiver<Arc<Topology>>) -> Option<ReadStore> {
+    let mut backoff = Backoff::new(config.retry_backoff, config.retry_backoff_max);
+    loop {
+        let known = topologies.borrow_and_update().clone();
+        let admitted = match known.version() {
+            0 => store.reread().await,
+            _ => store.admit(&known, now()).await,
+        };
+        match admitted {
+            Ok(store) => return Some(store),
+            Err(error) => tracing::warn!(%error, "the regions are not told to the read store yet"),
+        }
+        tokio::select! {
+            () = sleep(backoff.pause()) => {}
+            () = process.shutdown.cancelled() => return None,
+        }
+    }
+}
+
+async fn project(
+    process: &Process,
+    replica: &Replica,
+    config: Config,
+    store: ReadStore,
+    shown: &Shown,
+    until: &CancellationToken,
+) -> anyhow::Result<()> {
     let settings = &process.settings;
     let bus = JetStreamBus::connect(&settings.nats.url, &settings.nats.prefix, &process.replica).await.context("nats.url")?;
     let bus = Arc::new(bus);
@@ -103,10 +160,10 @@ async fn project(process: &Process, replica: &Replica, config: Config, shown: Sh
             board.measure();
         })
     };
-    let mut shards = start_shards(process, replica, config, &store, ports, &shown.shards);
+    let mut shards = start_shards(process, replica, config, &store, ports, &shown.shards, until);
     while let Some(ended) = shards.join_next().await {
         ended.context("a shard")?;
-        anyhow::ensure!(process.shutdown.is_cancelled(), "a shard ended by itself");
+        anyhow::ensure!(until.is_cancelled(), "a shard ended by itself");
     }
     // Only now: what the last batches changed is still to be told, if the bus is there to hear it.
     let told = async {
@@ -131,8 +188,10 @@ fn start_shards(
     store: &ReadStore,
     ports: Ports,
     shown: &watch::Sender<Vec<Errands>>,
+    until: &CancellationToken,
 ) -> JoinSet<()> {
     let mut shards = JoinSet::new();
+    shown.send_modify(Vec::clear);
     for database in store.databases() {
         let logs = store.logs_of(database.name());
         if logs.is_empty() {
@@ -142,7 +201,7 @@ fn start_shards(
         let views = Arc::new(PostgresViews::new(database.clone(), TABLES));
         let shard = Shard::new(database.name().to_owned(), replica.clone(), views, logs, ports.clone(), config, component);
         shown.send_modify(|shown| shown.push(shard.errands()));
-        shards.spawn(shard.run(process.shutdown.clone()));
+        shards.spawn(shard.run(until.clone()));
     }
     shards
 }

@@ -23,8 +23,8 @@ impl AdminService for Admin {
             process_id: std::process::id().into(),
             version: env!("CARGO_PKG_VERSION").into(),
             uptime_seconds: self.started.elapsed().as_secs_f64(),
-            partitions: core.map(|core| partitions(core)).unwrap_or_default(),
-            figures: core.map(|core| figures(core)).unwrap_or_default().into_iter().collect(),
+            partitions: core.as_deref().map(partitions).unwrap_or_default(),
+            figures: core.as_deref().map(figures).unwrap_or_default().into_iter().collect(),
         }))
     }
 }

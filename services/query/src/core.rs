@@ -1,9 +1,9 @@
 use std::{
-    sync::{Arc, OnceLock},
+    sync::{Arc, PoisonError, RwLock},
     time::{Duration, Instant},
 };
 
-use souk_event_sourcing::{LogPosition, Token, TokenKey, UnixMillis};
+use souk_event_sourcing::{LogPosition, Token, TokenKey, Topology, UnixMillis};
 use souk_read_store::{AsOf, Demand, ReadStore};
 use souk_runtime::{Deadline, Failure, Settings};
 use souk_views::read::{Page, Routing, Scope};
@@ -34,7 +34,7 @@ pub(crate) struct Freshness {
 }
 
 impl Core {
-    pub fn new(store: ReadStore, settings: Arc<Settings>) -> Self {
+    pub fn new(store: ReadStore, topology: Topology, settings: Arc<Settings>) -> Self {
         let store = Arc::new(store);
         let limits = CacheLimits {
             bytes: settings.query.cache_bytes,
@@ -42,13 +42,12 @@ impl Core {
             proof_age: settings.query.unproven_after,
         };
         let cache = Arc::new(RowCache::new(store.logs(), limits));
-        let installation = store.installation();
         let doors = Arc::new(Doors::new(store.clone(), &settings));
         Self {
             reader: Reader::new(cache, doors.clone()),
             doors,
             store,
-            routing: Routing { region: installation.region, partitions: installation.partitions },
+            routing: Routing::new(Arc::new(topology)),
             token_key: settings.installation.token_key(),
             settings,
         }
@@ -120,21 +119,22 @@ impl Core {
     }
 }
 
-/// The way to [`Core`], which is not there before the read store is open.
+/// The way to [`Core`], which is not there before the read store is open, and another one when the regions have changed.
 #[derive(Clone, Default)]
-pub(crate) struct Entrance(Arc<OnceLock<Arc<Core>>>);
+pub(crate) struct Entrance(Arc<RwLock<Option<Arc<Core>>>>);
 
 const RETRY_START: Duration = Duration::from_millis(500);
 
 impl Entrance {
     /// # Errors
     /// UNAVAILABLE (STARTING) as long as there is no read store.
-    pub fn core(&self) -> Result<&Arc<Core>, Failure> {
-        self.0.get().ok_or_else(|| Failure::unavailable("STARTING", "the read store is not open yet", RETRY_START))
+    pub fn core(&self) -> Result<Arc<Core>, Failure> {
+        let core = self.0.read().unwrap_or_else(PoisonError::into_inner).clone();
+        core.ok_or_else(|| Failure::unavailable("STARTING", "the read store is not open yet", RETRY_START))
     }
 
-    /// Lets queries in; a second core is ignored.
+    /// Lets queries in to this core from now on.
     pub fn open(&self, core: Arc<Core>) {
-        let _ = self.0.set(core);
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Some(core);
     }
 }

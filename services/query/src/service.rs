@@ -5,13 +5,18 @@ use std::{
 
 use anyhow::Context;
 use souk_bus::{Feed, JetStreamBus};
+use souk_event_sourcing::Topology;
 use souk_proto::{
     cart::v1::query_service_server::QueryServiceServer as CartServer,
     catalog::v1::query_service_server::QueryServiceServer as CatalogServer, internal::v1::admin_service_server::AdminServiceServer,
     orders::v1::query_service_server::QueryServiceServer as OrdersServer,
     stock::v1::query_service_server::QueryServiceServer as StockServer,
 };
-use souk_runtime::{Component, GrpcServer, Listeners, Process, limited, metrics::at_scrape};
+use souk_read_store::ReadStore;
+use souk_runtime::{
+    Component, GrpcServer, Listeners, Process, limited,
+    metrics::{Look, at_scrape},
+};
 use tokio::task::JoinSet;
 
 use crate::{
@@ -21,6 +26,9 @@ use crate::{
     core::{Core, Entrance},
     feed, readiness,
 };
+
+/// How often it is looked whether a region was added.
+const TOPOLOGY_EVERY: Duration = Duration::from_secs(1);
 
 /// Runs the query service until `process.shutdown`: both doors open at once, queries are answered as soon as the read
 /// store is there.
@@ -56,10 +64,48 @@ fn public_server(process: &Process, queries: Queries) -> GrpcServer {
         .add(AsBytes::<_, GetOrder>::new(limited!(orders, process), queries, limit))
 }
 
-/// Opens the store, then follows the change feed and watches over the databases.
+/// Opens the store and serves from it, with the logs of all regions there are.
 async fn serve_from_store(process: Process, entrance: Entrance, bus: Arc<dyn Feed>, component: Component) {
-    let store = readiness::open(&process.settings, &component).await;
-    let core = Arc::new(Core::new(store, process.settings.clone()));
+    let mut store = readiness::open(&process.settings, &component).await;
+    loop {
+        let topology = topology(&store, &process).await;
+        let core = Arc::new(Core::new(store.clone(), topology.clone(), process.settings.clone()));
+        let (tasks, figures) = follow(&process, &core, &bus, &component);
+        entrance.open(core.clone());
+        store = changed(&store, &topology, &process).await;
+        tracing::info!("the regions have changed; serving the logs of all of them");
+        drop(figures);
+        tokio::spawn(retire(core, tasks));
+    }
+}
+
+/// The topology whose logs have a place in the store.
+async fn topology(store: &ReadStore, process: &Process) -> Topology {
+    loop {
+        match store.topology().await {
+            Ok(topology) => return topology.unwrap_or_else(|| process.settings.installation.alone()),
+            Err(error) => tracing::warn!(%error, "the regions cannot be read"),
+        }
+        tokio::time::sleep(TOPOLOGY_EVERY).await;
+    }
+}
+
+/// Waits until ids lead elsewhere than by `known`; the store as it is then.
+async fn changed(store: &ReadStore, known: &Topology, process: &Process) -> ReadStore {
+    loop {
+        tokio::time::sleep(TOPOLOGY_EVERY).await;
+        if topology(store, process).await.routes_as(known) {
+            continue;
+        }
+        match store.reread().await {
+            Ok(store) => return store,
+            Err(error) => tracing::warn!(%error, "the placement of logs cannot be read"),
+        }
+    }
+}
+
+/// Follows the change feeds of all regions and watches over the databases, until it is dropped.
+fn follow(process: &Process, core: &Core, bus: &Arc<dyn Feed>, component: &Component) -> (JoinSet<()>, Look) {
     let cache = core.reader.cache().clone();
     let mut regions: Vec<_> = core.store.logs().map(|log| log.region).collect();
     regions.dedup();
@@ -68,19 +114,21 @@ async fn serve_from_store(process: Process, entrance: Entrance, bus: Arc<dyn Fee
         tasks.spawn(feed::follow(bus.clone(), region, cache.clone()));
     }
     tasks.spawn(feed::look(core.store.clone(), cache.clone(), process.settings.query.unproven_after / 3));
-    tasks.spawn(readiness::watch(core.store.clone(), component));
-    let _figures = {
-        let store = core.store.clone();
-        at_scrape(move || {
-            store.report_pools();
-            report(&cache);
-        })
-    };
-    entrance.open(core);
-    // Aborted with the service; ends by itself only when one of them panics.
-    while let Some(ended) = tasks.join_next().await {
-        tracing::error!(error = ?ended.err(), "a task of the query service ended");
+    tasks.spawn(readiness::watch(core.store.clone(), component.clone()));
+    let store = core.store.clone();
+    let figures = at_scrape(move || {
+        store.report_pools();
+        report(&cache);
+    });
+    (tasks, figures)
+}
+
+/// Keeps a core true that no new call comes to, until the last call on it has ended: a watch may be long.
+async fn retire(core: Arc<Core>, tasks: JoinSet<()>) {
+    while Arc::strong_count(&core) > 1 {
+        tokio::time::sleep(TOPOLOGY_EVERY).await;
     }
+    drop(tasks);
 }
 
 fn report(cache: &RowCache) {

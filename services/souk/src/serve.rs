@@ -20,6 +20,7 @@ enum Service {
     Query,
     Projector,
     Saga,
+    Replicator,
 }
 
 /// Runs until SIGTERM or SIGINT, on a runtime of its own.
@@ -30,5 +31,6 @@ pub fn run(args: Args) -> ExitCode {
         Service::Query => run_service(ServiceKind::Query, file, souk_query::run),
         Service::Projector => run_service(ServiceKind::Projector, file, souk_projector::run),
         Service::Saga => run_service(ServiceKind::Saga, file, souk_saga::run),
+        Service::Replicator => run_service(ServiceKind::Replicator, file, souk_replicator::run),
     }
 }

@@ -3,8 +3,20 @@ use std::collections::HashMap;
 use souk_event_sourcing::{LogId, Position, Region, StreamId, Version};
 use sqlx::{AssertSqlSafe, PgConnection, Row};
 
-use super::row;
+use super::{PostgresStore, row};
 use crate::{StoreError, StoredSnapshot, StoredStream};
+
+impl PostgresStore {
+    /// Histories of streams of one log, whichever region's, in the order asked for; snapshots of another fold are passed over.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn load(&self, log: LogId, streams: &[StreamId], fold_version: u32) -> Result<Vec<StoredStream>, StoreError> {
+        let wanted: Vec<_> = streams.iter().map(|stream| (log, stream.clone())).collect();
+        let mut connection = self.pool(log)?.acquire().await?;
+        self::streams(&mut connection, log.region, &wanted, fold_version).await
+    }
+}
 
 /// Loads snapshot and tail of each stream, two statements for all of them. The position kept with a snapshot lets the
 /// tail skip the children before it.

@@ -15,7 +15,7 @@ pub(super) struct Migrator;
 #[async_trait::async_trait]
 impl MigratorTrait for Migrator {
     fn migrations() -> Vec<Box<dyn MigrationTrait>> {
-        vec![Box::new(Log), Box::new(Restored), Box::new(Children)]
+        vec![Box::new(Log), Box::new(Restored), Box::new(Children), Box::new(Regions)]
     }
 
     fn migration_table_name() -> DynIden {
@@ -65,6 +65,21 @@ impl MigrationName for Children {
 impl MigrationTrait for Children {
     async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
         manager.get_connection().execute_unprepared(include_str!("migration/m0003_children.sql")).await.map(drop)
+    }
+}
+
+struct Regions;
+
+impl MigrationName for Regions {
+    fn name(&self) -> &str {
+        "m0004_regions"
+    }
+}
+
+#[async_trait::async_trait]
+impl MigrationTrait for Regions {
+    async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        manager.get_connection().execute_unprepared(include_str!("migration/m0004_regions.sql")).await.map(drop)
     }
 }
 

@@ -28,8 +28,10 @@ impl EventLog for PostgresStore {
         let head = sqlx::query("select epoch, batch, position, hash from partition_head where region = $1 and partition = $2")
             .bind(log.region.0 as i16)
             .bind(i32::from(log.partition.0))
-            .fetch_one(pool)
+            .fetch_optional(pool)
             .await?;
+        // Of another region's log, of which nothing was copied yet.
+        let Some(head) = head else { return Ok(Head::EMPTY) };
         let epochs = sqlx::query("select epoch, first_position from epoch_start where region = $1 and partition = $2 order by epoch")
             .bind(log.region.0 as i16)
             .bind(i32::from(log.partition.0))

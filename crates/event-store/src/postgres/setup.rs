@@ -153,8 +153,14 @@ impl PostgresStore {
         Some(PostgresLane::new(self.region, database.options.clone()))
     }
 
+    /// Of the database that holds what is told once per region.
+    pub(super) fn first(&self) -> &PgPool {
+        &self.databases[0].pool
+    }
+
+    /// Copies of other regions' logs lie beside this region's own log of the partition.
     pub(super) fn pool(&self, log: LogId) -> Result<&PgPool, StoreError> {
-        let index = self.placement.get(&log.partition).filter(|_| log.region == self.region);
+        let index = self.placement.get(&log.partition);
         index.map(|index| &self.databases[*index].pool).ok_or_else(|| StoreError::Setup(format!("log {log} is not placed here")))
     }
 

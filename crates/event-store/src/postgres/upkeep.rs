@@ -17,19 +17,20 @@ impl PostgresStore {
     pub async fn prepare(&self, logs: &[(LogId, Position)], retention: Retention, now: UnixMillis) -> Result<(), StoreError> {
         for (name, pool) in self.pools() {
             let here = logs.iter().filter(|(log, _)| self.database_of(log.partition) == Some(name));
-            let (mut partitions, mut lows) = (Vec::new(), Vec::new());
+            let (mut regions, mut partitions, mut lows) = (Vec::new(), Vec::new(), Vec::new());
             for (log, position) in here {
                 let current = position.0 / CHILD_POSITIONS;
                 for child in current..=current + CHILDREN_AHEAD {
+                    regions.push(i32::from(log.region.0));
                     partitions.push(i32::from(log.partition.0));
                     lows.push((child * CHILD_POSITIONS) as i64);
                 }
             }
             let mut transaction = pool.begin().await?;
             sqlx::query("set local lock_timeout = '2s'").execute(&mut *transaction).await?;
-            sqlx::query("select souk_add_event_child($1, p, low, low + $2) from unnest($3::int[], $4::bigint[]) i(p, low)")
-                .bind(i32::from(self.region().0))
+            sqlx::query("select souk_add_event_child(r, p, low, low + $1) from unnest($2::int[], $3::int[], $4::bigint[]) i(r, p, low)")
                 .bind(CHILD_POSITIONS as i64)
+                .bind(&regions)
                 .bind(&partitions)
                 .bind(&lows)
                 .execute(&mut *transaction)

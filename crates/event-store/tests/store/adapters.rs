@@ -63,6 +63,8 @@ async fn postgres_keeps_the_law() {
     first.and(second).expect("two migrations at once");
     let store = PostgresStore::connect(&configs, souk_event_sourcing::Region(1), 16).await.expect("connect");
     let logs: Vec<_> = (0..16).map(|partition| (conformance::log(partition), souk_event_sourcing::Position(0))).collect();
+    let copies = (0..3).map(|partition| (conformance::foreign(partition), souk_event_sourcing::Position(0)));
+    let logs: Vec<_> = logs.into_iter().chain(copies).collect();
     store.prepare(&logs, Retention { days: 7 }, UnixMillis::now()).await.expect("prepare");
     conformance::all(&Postgres(store)).await;
 }

@@ -59,6 +59,7 @@ pub const CATALOGUE: &[Metric] = &[
     counter("souk_rpc_untaken_total", "Streams cut off because the caller did not take what was sent"),
     counter("souk_rpc_connections_refused_total", "Connections refused because too many were open"),
     counter("souk_rpc_connections_unasked_total", "Connections closed because nothing was asked on them"),
+    counter("souk_forwarded_abroad_total", "Commands sent to their home in another region, by region"),
     counter("souk_forwarded_total", "Commands passed on to the owner of their log"),
     // Queues before databases
     gauge("souk_queue_length", "Who waits or is served, by queue (write/DATABASE, read/DATABASE)"),
@@ -119,6 +120,14 @@ pub const CATALOGUE: &[Metric] = &[
     counter("souk_saga_fenced_total", "Logs found in another's hands"),
     counter("souk_saga_divergences_total", "Times a log was another one than was applied"),
     counter("souk_saga_backfills_total", "Times events were read from the log instead of the bus"),
+    // Replicator
+    gauge("souk_replicator_partitions", "Copies of other regions' logs that this process makes"),
+    gauge("souk_replicator_lag_events", "Events of a region that are not copied yet, by region"),
+    gauge("souk_replicator_lag_seconds", "For how long the copy of some log of a region has been behind, by region"),
+    gauge("souk_replicator_silence_seconds", "Time since a region was last heard, by region"),
+    counter("souk_replicator_events_total", "Events copied, by region"),
+    counter("souk_replicator_rewinds_total", "Copies that followed an origin that went back"),
+    counter("souk_replicator_divergences_total", "Looks at a copy that has nothing in common with its origin"),
     // Query
     counter("souk_cache_hits_total", "Rows answered from memory"),
     counter("souk_cache_misses_total", "Rows looked for in vain"),

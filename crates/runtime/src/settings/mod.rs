@@ -1,10 +1,10 @@
 mod load;
 mod validate;
 
-use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, fmt, net::SocketAddr, path::PathBuf, time::Duration};
 
 use serde::Deserialize;
-use souk_event_sourcing::{Region, TokenKey};
+use souk_event_sourcing::{Region, Site, TokenKey, Topology};
 
 pub use load::ConfigError;
 
@@ -39,6 +39,8 @@ pub struct Settings {
     pub projector: ProjectorSettings,
     #[serde(default)]
     pub saga: SagaSettings,
+    #[serde(default)]
+    pub replicator: ReplicatorSettings,
 }
 
 /// A text that must not be printed: `Debug` shows only that it is there. Written as it is, or as `{ file = "/path" }`: then
@@ -115,6 +117,11 @@ pub struct InstallationSettings {
 impl InstallationSettings {
     pub fn region(&self) -> Region {
         Region(self.region_number)
+    }
+
+    /// What holds as long as this region knows of no other.
+    pub fn alone(&self) -> Topology {
+        Topology::alone(self.region(), &self.region, self.partitions)
     }
 
     pub fn token_key(&self) -> TokenKey {
@@ -205,6 +212,8 @@ section! {
         projector_ops: SocketAddr = loopback(50073),
         saga_internal: SocketAddr = loopback(50064),
         saga_ops: SocketAddr = loopback(50074),
+        replicator_internal: SocketAddr = loopback(50065),
+        replicator_ops: SocketAddr = loopback(50075),
     }
 }
 
@@ -308,6 +317,16 @@ section! {
         query_internal: String = loopback_url(50062),
         projector_internal: String = loopback_url(50063),
         saga_internal: String = loopback_url(50064),
+        replicator_internal: String = loopback_url(50065),
+        /// How this region reaches the command services of others, by the name of the region, where that is not as the topology has it.
+        regions: BTreeMap<String, String> = BTreeMap::new(),
+    }
+}
+
+impl PeerSettings {
+    /// Urls of the internal port of another region's command service.
+    pub fn ways_to<'a>(&'a self, site: &'a Site) -> Vec<&'a str> {
+        self.regions.get(&site.name).unwrap_or(&site.command_internal).split(',').map(str::trim).collect()
     }
 }
 
@@ -461,5 +480,21 @@ section! {
         /// How often due timers are looked for.
         #[serde(with = "humantime_serde")]
         timer_interval: Duration = ms(500),
+    }
+}
+
+section! {
+    /// Where there are several regions.
+    ReplicatorSettings {
+        /// Pauses before an origin is asked again that could not be reached or broke off.
+        #[serde(with = "humantime_serde")]
+        retry_backoff: Duration = ms(100),
+        #[serde(with = "humantime_serde")]
+        retry_backoff_max: Duration = seconds(2),
+        /// A replica that did not tell for this long that it lives loses its copies to the others.
+        #[serde(with = "humantime_serde")]
+        lease_ttl: Duration = seconds(6),
+        #[serde(with = "humantime_serde")]
+        heartbeat_interval: Duration = seconds(1),
     }
 }

@@ -26,7 +26,7 @@ pub(super) fn check(settings: &Settings) -> Checked {
     telemetry(settings)?;
     command(settings)?;
     query(settings)?;
-    projector_and_saga(settings)
+    background(settings)
 }
 
 fn installation(settings: &Settings) -> Checked {
@@ -95,8 +95,12 @@ fn peers(settings: &Settings) -> Checked {
         ("query_internal", &peers.query_internal),
         ("projector_internal", &peers.projector_internal),
         ("saga_internal", &peers.saga_internal),
+        ("replicator_internal", &peers.replicator_internal),
     ] {
         urls.split(',').try_for_each(|url| http_url(&format!("peers.{name}"), url))?;
+    }
+    for (name, urls) in &peers.regions {
+        urls.split(',').try_for_each(|url| http_url(&format!("peers.regions.{name}"), url))?;
     }
     Ok(())
 }
@@ -173,7 +177,7 @@ fn query(settings: &Settings) -> Checked {
     positive("query.watch_heartbeat", query.watch_heartbeat)
 }
 
-fn projector_and_saga(settings: &Settings) -> Checked {
+fn background(settings: &Settings) -> Checked {
     within("projector.batch_events", settings.projector.batch_events, 1..=100_000)?;
     within("projector.batch_bytes", settings.projector.batch_bytes, 64 * 1024..=256 << 20)?;
     within("projector.parked_events_max", settings.projector.parked_events_max, 1..=1_000_000)?;
@@ -187,7 +191,9 @@ fn projector_and_saga(settings: &Settings) -> Checked {
     positive("saga.retry_backoff", settings.saga.retry_backoff)?;
     positive("saga.watchdog_after", settings.saga.watchdog_after)?;
     lease("saga", settings.saga.lease_ttl, settings.saga.heartbeat_interval)?;
-    positive("saga.timer_interval", settings.saga.timer_interval)
+    positive("saga.timer_interval", settings.saga.timer_interval)?;
+    positive("replicator.retry_backoff", settings.replicator.retry_backoff)?;
+    lease("replicator", settings.replicator.lease_ttl, settings.replicator.heartbeat_interval)
 }
 
 /// Who misses one heartbeat is not dead.

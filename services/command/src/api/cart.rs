@@ -121,7 +121,8 @@ impl CommandRpc for CheckoutRequest {
         let customer = bad.check("customer_id", CustomerId::new(&self.customer_id));
         let expected = convert::optional(self.expected_total.as_ref(), |sent| convert::money("expected_total", Some(sent), bad));
         let (customer, expected_total) = (customer?, expected?);
-        let order = OrderId::mint(context.request_id, context.caller, &customer, Self::METHOD, context.gateway.region());
+        let region = context.home(&customer, bad)?;
+        let order = OrderId::mint(context.request_id, context.caller, &customer, Self::METHOD, region);
         let (id, of, payment_deadline) = (customer.clone(), customer.clone(), context.payment_deadline());
         let build = move |catalog| Command::Checkout {
             order,

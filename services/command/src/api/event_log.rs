@@ -3,18 +3,18 @@ use std::{pin::Pin, sync::Arc, time::Duration};
 use futures::Stream;
 use souk_bus::to_wire;
 use souk_event_sourcing::{LogId, Partition, Position, RecordedEvent, Region};
-use souk_event_store::{EventLog, Head, PostgresStore, StoreError};
+use souk_event_store::{EventLog, Head, LedgerRow, PostgresStore, Retention, StoreError};
 use souk_proto::log::v1::{
-    EpochStart, GetHeadsRequest, GetHeadsResponse, Head as WireHead, ReadRangeRequest, ReadRangeResponse, TailRequest, TailResponse,
-    event_log_service_server::EventLogService,
+    EpochStart, GetHeadsRequest, GetHeadsResponse, Head as WireHead, LedgerRow as WireRow, ReadRangeRequest, ReadRangeResponse,
+    TailRequest, TailResponse, event_log_service_server::EventLogService,
 };
 use souk_runtime::Failure;
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::Instant};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 use tracing::warn;
 
-use crate::committer::RETRY_AFTER;
+use crate::{committer::RETRY_AFTER, topology::InForce};
 
 const DEFAULT_PAGE: u32 = 256;
 const MAX_PAGE: u32 = 1000;
@@ -22,12 +22,16 @@ const MAX_PAGE: u32 = 1000;
 const PAGE_BYTES: usize = 384 * 1024;
 /// How often a tail that has reached the head looks for more.
 const TAIL_POLL: Duration = Duration::from_millis(50);
+/// How often a copier is told the head.
+const TELL_HEAD: Duration = Duration::from_secs(1);
 /// Pages a slow reader of a tail may lag behind before it is waited for.
 const TAIL_PAGES: usize = 4;
 
-/// The log for whoever is not its owner: backfill, rebuild, replication, audit.
+/// The log for whoever is not its owner: backfill, rebuild, replication, audit. Of other regions, the copies here.
 pub struct EventLogs {
     pub store: Arc<PostgresStore>,
+    pub topology: InForce,
+    pub retention: Retention,
 }
 
 #[tonic::async_trait]
@@ -53,7 +57,8 @@ impl EventLogService for EventLogs {
         let asked = request.into_inner();
         let log = self.log(asked.region, asked.partition)?;
         let (pages, received) = mpsc::channel(TAIL_PAGES);
-        tokio::spawn(tail(self.store.clone(), log, Position(asked.from_position.max(1)), pages));
+        let ledger = asked.with_ledger.then_some(self.retention);
+        tokio::spawn(tail(self.store.clone(), log, Position(asked.from_position.max(1)), ledger, pages));
         Ok(Response::new(Box::pin(ReceiverStream::new(received))))
     }
 
@@ -82,30 +87,74 @@ impl EventLogs {
     fn log(&self, region: u32, partition: u32) -> Result<LogId, Failure> {
         let log = u16::try_from(region).ok().zip(u16::try_from(partition).ok());
         let log = log.map(|(region, partition)| LogId { region: Region(region), partition: Partition(partition) });
-        log.filter(|log| log.region == self.store.region() && self.store.database_of(log.partition).is_some())
-            .ok_or_else(|| Failure::not_found("NO_SUCH_LOG", format!("no log {region}/{partition} is written here")))
+        let known = |log: &LogId| self.topology.get().site(log.region).is_some() && self.store.database_of(log.partition).is_some();
+        log.filter(known).ok_or_else(|| Failure::not_found("NO_SUCH_LOG", format!("no log {region}/{partition} is kept here")))
     }
 }
 
-/// Sends the log page by page until the reader goes away or the store fails.
-async fn tail(store: Arc<PostgresStore>, log: LogId, mut from: Position, pages: mpsc::Sender<Result<TailResponse, Status>>) {
+/// Sends the log page by page until the reader goes away or the store fails; `ledger` to one that asked for that.
+async fn tail(
+    store: Arc<PostgresStore>,
+    log: LogId,
+    mut from: Position,
+    ledger: Option<Retention>,
+    pages: mpsc::Sender<Result<TailResponse, Status>>,
+) {
+    let mut told = None;
     loop {
-        let events = match store.read(log, from, MAX_PAGE as usize).await {
-            Ok(events) => page(events),
+        let due = ledger.is_some() && told.is_none_or(|told: Instant| told.elapsed() >= TELL_HEAD);
+        let messages = match next(&store, log, from, ledger, due).await {
+            Ok(messages) => messages,
             Err(error) => return drop(pages.send(Err(unavailable(error).into())).await),
         };
-        let Some(last) = events.last() else {
+        if messages.is_empty() {
             tokio::select! {
                 () = pages.closed() => return,
                 () = tokio::time::sleep(TAIL_POLL) => continue,
             }
-        };
-        from = last.position.next();
-        let response = TailResponse { events: events.iter().map(to_wire).collect(), head: None };
-        if pages.send(Ok(response)).await.is_err() {
-            return;
+        }
+        for message in messages {
+            if message.head.is_some() {
+                told = Some(Instant::now());
+            }
+            if let Some(last) = message.events.last() {
+                from = Position(last.position + 1);
+            }
+            if pages.send(Ok(message)).await.is_err() {
+                return;
+            }
         }
     }
+}
+
+/// The messages of the next page, those with the ledger before those with the events; none when there is nothing to tell.
+async fn next(
+    store: &PostgresStore,
+    log: LogId,
+    from: Position,
+    ledger: Option<Retention>,
+    head_due: bool,
+) -> Result<Vec<TailResponse>, StoreError> {
+    let events = page(store.read(log, from, MAX_PAGE as usize).await?);
+    let mut messages = Vec::new();
+    if let Some(retention) = ledger.filter(|_| !events.is_empty()) {
+        let mut bytes = usize::MAX;
+        for row in store.ledger_of(log, &events, retention).await? {
+            // A message of its own for what would not fit beside the events or the rows before.
+            let size = row.command.len() + row.reply.len() + 512;
+            bytes = bytes.saturating_add(size);
+            if bytes > PAGE_BYTES {
+                messages.push(TailResponse::default());
+                bytes = size;
+            }
+            messages.last_mut().expect("one was pushed").ledger.push(wire_row(row));
+        }
+    }
+    if !events.is_empty() || head_due {
+        let head = if ledger.is_some() { Some(wire_head(log, &store.head(log).await?)) } else { None };
+        messages.push(TailResponse { events: events.iter().map(to_wire).collect(), head, ledger: Vec::new() });
+    }
+    Ok(messages)
 }
 
 /// As many events as fit one message, at least one.
@@ -121,6 +170,20 @@ fn page(mut events: Vec<RecordedEvent>) -> Vec<RecordedEvent> {
     events
 }
 
+fn wire_row(row: LedgerRow) -> WireRow {
+    WireRow {
+        stream: row.stream.to_string(),
+        request_id: row.request_id.0.into_bytes().to_vec().into(),
+        bucket: row.bucket.0,
+        method: row.method,
+        command: row.command,
+        fingerprint: row.fingerprint,
+        reply: row.reply,
+        actor: row.actor,
+        recorded_ms: row.recorded.0,
+    }
+}
+
 fn wire_head(log: LogId, head: &Head) -> WireHead {
     WireHead {
         region: log.region.0.into(),
@@ -132,7 +195,7 @@ fn wire_head(log: LogId, head: &Head) -> WireHead {
     }
 }
 
-fn unavailable(error: StoreError) -> Failure {
+pub(super) fn unavailable(error: StoreError) -> Failure {
     warn!(%error, "the log cannot be read");
     Failure::unavailable("STORE_UNAVAILABLE", "the write store does not answer", RETRY_AFTER)
 }

@@ -1,7 +1,12 @@
+use std::time::Duration;
+
 use souk_runtime::Failure;
 use tonic::Code;
 
 use crate::committer::{CommandError, RETRY_AFTER, Refusal, RefusalClass};
+
+/// Links between regions heal in seconds at best.
+const RETRY_HOME: Duration = Duration::from_secs(1);
 
 /// What a caller is told of a command that was not carried out: the one table of statuses of the write side.
 pub(super) fn failure(error: CommandError) -> Failure {
@@ -17,6 +22,15 @@ pub(super) fn failure(error: CommandError) -> Failure {
         CommandError::Conflict { attempts } => Failure::aborted("CONFLICT", "others were faster; try again").with("attempts", attempts),
         CommandError::NotOwner(log) => {
             Failure::unavailable("NOT_OWNER", "this process does not own the partition", RETRY_AFTER).with("partition", log.partition)
+        }
+        CommandError::UnknownRegion(error) => Failure::invalid("UNKNOWN_REGION", error.to_string()),
+        CommandError::HomeAway(region) => {
+            Failure::unavailable("HOME_REGION_AWAY", "the entity's home region is not reached; nothing was written", RETRY_HOME)
+                .with("region", region)
+        }
+        CommandError::HomeSilent(region) => {
+            let message = "the entity's home region has not answered; repeat under the same request id";
+            Failure::unavailable("HOME_REGION_SILENT", message, RETRY_HOME).with("region", region)
         }
         CommandError::Overloaded => Failure::exhausted("OVERLOADED", "too many commands are waiting", RETRY_AFTER),
         CommandError::TooLong(error) => error.into(),

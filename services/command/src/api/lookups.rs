@@ -2,7 +2,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use prost::Message;
 use souk_domain::{Catalog, OrderId, ProductFacts, ProductId, ProductStatus};
-use souk_event_sourcing::{LogId, Version};
+use souk_event_sourcing::{LogId, Region, Version};
 use souk_proto::{
     catalog::v1::{
         LookUpProductsRequest, LookUpProductsResponse, ProductFacts as WireFacts, ProductState, lookup_service_server::LookupService,
@@ -17,25 +17,33 @@ use super::{convert, failure::failure, route::is_not_owner};
 use crate::{
     committer::CommandError,
     gateway::Gateway,
-    ownership::{Outgoing, unreached},
+    ownership::{Hop, Outgoing, unreached},
 };
 
 /// Most products of one look-up: the lines of a full cart.
 const MAX_LOOK_UPS: usize = 100;
+const LOOK_UP_PRODUCTS: &str = "souk.catalog.v1.LookupService/LookUpProducts";
+const LOOK_UP_ORDER: &str = "souk.orders.v1.LookupService/LookUpOrder";
+/// How long one question may take.
+const PATIENCE: Duration = Duration::from_secs(2);
 /// How long to wait before an owner is asked again.
 const PAUSE: Duration = Duration::from_millis(25);
 
-/// Facts of products from their owners, one question per owner.
+/// Facts of products: from their owners, one question per owner; of other regions from their copies here, and from their
+/// home what is not copied yet.
 ///
 /// # Errors
 /// As [`CommandError`] says.
 pub(super) async fn products(gateway: &Gateway, products: impl IntoIterator<Item = ProductId>) -> Result<Catalog, CommandError> {
     let until = Instant::now() + gateway.takeover_wait();
-    let mut catalog = Catalog::new();
-    let mut open: BTreeMap<LogId, Vec<ProductId>> = BTreeMap::new();
+    let (mut open, mut abroad): (BTreeMap<LogId, Vec<ProductId>>, Vec<_>) = Default::default();
     for product in products {
-        open.entry(gateway.log(product.routing_hash())).or_default().push(product);
+        match gateway.log(product.key())? {
+            log if log.region == gateway.region() => open.entry(log).or_default().push(product),
+            log => abroad.push((log, product)),
+        }
     }
+    let mut catalog = products_abroad(gateway, abroad).await?;
     loop {
         // Owner → its products; the empty address is this process.
         let mut by_owner: BTreeMap<String, Vec<(LogId, ProductId)>> = BTreeMap::new();
@@ -74,15 +82,20 @@ pub(super) async fn products(gateway: &Gateway, products: impl IntoIterator<Item
 /// As [`CommandError`] says.
 pub(super) async fn order_needs_stock(gateway: &Gateway, order: OrderId) -> Result<bool, CommandError> {
     let until = Instant::now() + gateway.takeover_wait();
-    let log = gateway.log(order.routing_hash());
+    let log = gateway.log(order.key())?;
+    if log.region != gateway.region() {
+        // Whether units are still needed must not be decided on what was true a moment ago.
+        let reply: LookUpOrderResponse =
+            ask_home(gateway, log.region, LOOK_UP_ORDER, LookUpOrderRequest { order_id: order.to_string() }).await?;
+        return Ok(reply.needs_stock);
+    }
     loop {
         let home = if gateway.owns(log) { None } else { gateway.home(log) };
         let found = match home {
             None => order_here(gateway, order).await,
             Some(home) => {
                 let request = LookUpOrderRequest { order_id: order.to_string() };
-                let method = "souk.orders.v1.LookupService/LookUpOrder";
-                let reply = ask::<_, LookUpOrderResponse>(gateway, &home.addresses.internal, method, request, log).await;
+                let reply = ask::<_, LookUpOrderResponse>(gateway, &home.addresses.internal, LOOK_UP_ORDER, request, log).await;
                 reply.map(|reply| reply.needs_stock)
             }
         };
@@ -105,11 +118,11 @@ async fn wait(gateway: &Gateway, log: LogId, until: Instant) -> Result<(), Comma
 async fn products_here(gateway: &Gateway, products: Vec<ProductId>) -> Result<Catalog, CommandError> {
     let mut by_log: BTreeMap<LogId, Vec<ProductId>> = BTreeMap::new();
     for product in products {
-        by_log.entry(gateway.log(product.routing_hash())).or_default().push(product);
+        by_log.entry(gateway.log(product.key())?).or_default().push(product);
     }
-    let asked = by_log.into_values().map(|products| async move {
+    let asked = by_log.into_iter().map(|(log, products)| async move {
         let streams = products.iter().map(ProductId::stream).collect();
-        let seen = gateway.read(products[0].routing_hash(), streams).await?;
+        let seen = gateway.read(log, streams).await?;
         Ok::<_, CommandError>(products.into_iter().zip(seen.entities).map(|(product, (entity, version))| {
             let facts = entity.as_product().and_then(|state| state.facts(version));
             (product, facts)
@@ -120,10 +133,30 @@ async fn products_here(gateway: &Gateway, products: Vec<ProductId>) -> Result<Ca
 }
 
 async fn products_there(gateway: &Gateway, owner: &str, products: Vec<ProductId>) -> Result<Catalog, CommandError> {
-    let log = gateway.log(products[0].routing_hash());
+    let log = gateway.log(products[0].key())?;
     let product_ids = products.iter().map(ToString::to_string).collect();
-    let method = "souk.catalog.v1.LookupService/LookUpProducts";
-    let reply: LookUpProductsResponse = ask(gateway, owner, method, LookUpProductsRequest { product_ids }, log).await?;
+    let reply = ask(gateway, owner, LOOK_UP_PRODUCTS, LookUpProductsRequest { product_ids }, log).await?;
+    told(products, reply)
+}
+
+async fn products_abroad(gateway: &Gateway, wanted: Vec<(LogId, ProductId)>) -> Result<Catalog, CommandError> {
+    let mut catalog = Catalog::new();
+    let mut unknown: BTreeMap<Region, Vec<ProductId>> = BTreeMap::new();
+    for (log, product) in wanted {
+        match gateway.read_copy(log, product.stream()).await? {
+            Some((entity, version)) => drop(catalog.insert(product, entity.as_product().and_then(|state| state.facts(version)))),
+            None => unknown.entry(log.region).or_default().push(product),
+        }
+    }
+    for (region, products) in unknown {
+        let product_ids = products.iter().map(ToString::to_string).collect();
+        let reply = ask_home(gateway, region, LOOK_UP_PRODUCTS, LookUpProductsRequest { product_ids }).await?;
+        catalog.extend(told(products, reply)?);
+    }
+    Ok(catalog)
+}
+
+fn told(products: Vec<ProductId>, reply: LookUpProductsResponse) -> Result<Catalog, CommandError> {
     let mut catalog: Catalog = products.into_iter().map(|product| (product, None)).collect();
     for found in reply.products {
         let (product, facts) = facts(&found).ok_or(CommandError::DamagedReply)?;
@@ -138,8 +171,7 @@ where
     M: Message + 'static,
     R: Message + Default + 'static,
 {
-    const PATIENCE: Duration = Duration::from_secs(2);
-    let outgoing = Outgoing { to, method, metadata: MetadataMap::new(), patience: PATIENCE };
+    let outgoing = Outgoing { to, hop: Hop::Owner, method, metadata: MetadataMap::new(), patience: PATIENCE };
     match gateway.peers().call(outgoing, message).await {
         Ok(response) => Ok(response.into_inner()),
         Err(status) if is_not_owner(&status) || unreached(&status) => Err(CommandError::NotOwner(log)),
@@ -151,17 +183,34 @@ where
     }
 }
 
+/// One question to another region, which asks the owner there. It changes nothing, so that it may be asked anew.
+async fn ask_home<M, R>(gateway: &Gateway, region: Region, method: &'static str, message: M) -> Result<R, CommandError>
+where
+    M: Message + Clone + 'static,
+    R: Message + Default + 'static,
+{
+    for to in &gateway.ways_to(region) {
+        let outgoing = Outgoing { to, hop: Hop::Region, method, metadata: MetadataMap::new(), patience: PATIENCE };
+        match gateway.peers().call(outgoing, message.clone()).await {
+            Ok(response) => return Ok(response.into_inner()),
+            Err(status) => tracing::debug!(to, method, %status, "another region did not tell"),
+        }
+    }
+    Err(CommandError::HomeAway(region))
+}
+
 async fn order_here(gateway: &Gateway, order: OrderId) -> Result<bool, CommandError> {
-    let seen = gateway.read(order.routing_hash(), vec![order.stream()]).await?;
+    let seen = gateway.read(gateway.log(order.key())?, vec![order.stream()]).await?;
     Ok(seen.entities[0].0.as_order().is_some_and(|order| order.status.needs_stock()))
 }
 
-/// Facts of products for other owners; answers only for what is owned here.
+/// Facts of products for other owners, which are told only what is owned here, and for other regions.
 pub struct CatalogLookups(pub Gateway);
 
 #[tonic::async_trait]
 impl LookupService for CatalogLookups {
     async fn look_up_products(&self, request: Request<LookUpProductsRequest>) -> Result<Response<LookUpProductsResponse>, Status> {
+        let from_abroad = Hop::of(request.metadata()) == Some(Hop::Region);
         let sent = request.into_inner().product_ids;
         let mut bad = Violations::new();
         bad.require((1..=MAX_LOOK_UPS).contains(&sent.len()), "product_ids", "want 1–100 ids");
@@ -169,7 +218,8 @@ impl LookupService for CatalogLookups {
             .filter_map(|(index, id)| bad.check(format!("product_ids[{index}]"), ProductId::new(id)))
             .collect();
         bad.finish()?;
-        let catalog = products_here(&self.0, products).await.map_err(failure)?;
+        let found = if from_abroad { self::products(&self.0, products).await } else { products_here(&self.0, products).await };
+        let catalog = found.map_err(failure)?;
         let products = catalog.into_iter().filter_map(|(product, facts)| {
             let facts = facts?;
             Some(WireFacts {
@@ -183,7 +233,7 @@ impl LookupService for CatalogLookups {
     }
 }
 
-/// States of orders for other owners; answers only for what is owned here.
+/// States of orders for other owners, which are told only what is owned here, and for other regions.
 pub struct OrderLookups(pub Gateway);
 
 #[tonic::async_trait]
@@ -193,6 +243,7 @@ impl OrderLookupService for OrderLookups {
         let order = bad.check("order_id", request.get_ref().order_id.parse::<OrderId>());
         bad.finish()?;
         let needs_stock = match order {
+            Some(order) if Hop::of(request.metadata()) == Some(Hop::Region) => order_needs_stock(&self.0, order).await.map_err(failure)?,
             Some(order) => order_here(&self.0, order).await.map_err(failure)?,
             None => false,
         };

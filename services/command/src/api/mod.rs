@@ -5,7 +5,7 @@
 //! - `catalog`, `stock`, `cart`, `orders`: how each request becomes a command, and the services
 //! - `convert`: fields to domain values; `failure`: errors to statuses
 //! - `lookups`: facts from other owners, and for them
-//! - `event_log`, `admin`: the internal port
+//! - `event_log`, `topology`, `admin`: the internal port
 
 mod admin;
 mod cart;
@@ -18,6 +18,7 @@ mod orders;
 mod route;
 mod rpc;
 mod stock;
+mod topology;
 
 pub use admin::{Admin, Nudges};
 pub use cart::CartCommands;
@@ -26,3 +27,4 @@ pub use event_log::EventLogs;
 pub use lookups::{CatalogLookups, OrderLookups};
 pub use orders::{OrderCommands, OrderProcess};
 pub use stock::{StockCommands, StockProcess};
+pub use topology::Topologies;

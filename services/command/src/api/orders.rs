@@ -48,7 +48,8 @@ impl CommandRpc for PlaceOrderRequest {
         let lines = lines(&self.lines, bad);
         let expected = convert::optional(self.expected_total.as_ref(), |sent| convert::money("expected_total", Some(sent), bad));
         let (customer, lines, expected_total) = (customer?, lines?, expected?);
-        let order = OrderId::mint(context.request_id, context.caller, &customer, Self::METHOD, context.gateway.region());
+        let region = context.home(&customer, bad)?;
+        let order = OrderId::mint(context.request_id, context.caller, &customer, Self::METHOD, region);
         let products = lines.as_slice().iter().map(|line| line.product.clone()).collect();
         let payment_deadline = context.payment_deadline();
         let build = move |catalog| Command::PlaceOrder {

@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use prost::Message;
-use souk_event_sourcing::LogId;
+use souk_event_sourcing::{LogId, UnknownRegion};
 use souk_runtime::{Deadline, call::CALLER, telemetry::current_traceparent};
 use tokio::time::Instant;
 use tonic::{
@@ -14,7 +14,7 @@ use super::failure::failure;
 use crate::{
     committer::CommandError,
     gateway::Gateway,
-    ownership::{FORWARDED, Home, Outgoing, unreached},
+    ownership::{Home, Hop, Outgoing, unreached, unsent},
 };
 
 /// Part of a caller's deadline that is kept for the way back.
@@ -26,16 +26,20 @@ const SILENT: Duration = Duration::from_millis(500);
 /// How long to wait before an owner is asked again that has just taken the log over or given it up.
 const PAUSE: Duration = Duration::from_millis(25);
 
+/// Who carried a command out, as [`Gateway::signed`] says it.
+const OWNER_HINTS: [&str; 2] = ["souk-owner", "souk-partition"];
+
 /// Marks the response of another replica, which has done everything already.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Elsewhere;
 
-/// One call's way to the owner of its log: carried out here, or forwarded once; waiting while the log has no owner.
+/// One call's way to the owner of its log: carried out here, or forwarded once to the log's region and once to its owner;
+/// waiting while the log has no owner.
 pub(super) struct Route {
     deadline: Deadline,
     /// Until when it is waited for an owner.
     patience: Instant,
-    forwarded: bool,
+    hop: Option<Hop>,
     metadata: MetadataMap,
 }
 
@@ -55,7 +59,7 @@ impl Route {
         Self {
             deadline,
             patience: Instant::now() + deadline.budget(MARGIN, gateway.takeover_wait()),
-            forwarded: request.metadata().contains_key(FORWARDED),
+            hop: Hop::of(request.metadata()),
             metadata,
         }
     }
@@ -72,7 +76,7 @@ impl Route {
                 return Ok(Next::Here);
             }
             let home = gateway.home(log);
-            if self.forwarded {
+            if self.hop == Some(Hop::Owner) {
                 return Err(not_owner(log, home));
             }
             if let Some(home) = home {
@@ -101,12 +105,7 @@ impl Route {
         M: Message + 'static,
         R: Message + Default + 'static,
     {
-        let mut metadata = self.metadata.clone();
-        if let Ok(traceparent) = AsciiMetadataValue::try_from(current_traceparent()) {
-            metadata.insert("traceparent", traceparent);
-        }
-        let patience = self.deadline.budget(MARGIN, LONGEST_HOP);
-        let outgoing = Outgoing { to: &home.addresses.internal, method, metadata, patience };
+        let outgoing = self.outgoing(&home.addresses.internal, Hop::Owner, method);
         metrics::counter!("souk_forwarded_total").increment(1);
         let status = tokio::select! {
             answer = gateway.peers().call::<M, R>(outgoing, message) => match answer {
@@ -124,11 +123,52 @@ impl Route {
         } else if is_not_owner(&status) {
             gateway.directory().ask();
         } else {
-            // Its metadata is that of the inner call; only what the owner said goes on.
-            return Err(Status::with_details(status.code(), status.message(), status.details().to_vec().into()));
+            return Err(told(&status));
         }
         self.pause(log, Some(home.clone())).await?;
         Ok(None)
+    }
+
+    /// Sends the call to the region where its log is at home, once. Another of its endpoints is tried only as long as nothing was
+    /// sent.
+    ///
+    /// # Errors
+    /// What was answered there, unchanged; HOME_REGION_AWAY when nothing was sent, HOME_REGION_SILENT when that is not known.
+    pub async fn abroad<M, R>(&self, gateway: &Gateway, log: LogId, method: &'static str, message: M) -> Result<Response<R>, Status>
+    where
+        M: Message + Clone + 'static,
+        R: Message + Default + 'static,
+    {
+        let ways = gateway.ways_to(log.region);
+        if ways.is_empty() {
+            return Err(failure(CommandError::UnknownRegion(UnknownRegion(log.region.to_string()))).into());
+        }
+        // Whoever sent it here takes this region for its home: one of us does not know the topology in force yet.
+        for endpoint in ways.iter().filter(|_| self.hop.is_none()) {
+            metrics::counter!("souk_forwarded_abroad_total", "region" => log.region.to_string()).increment(1);
+            let outgoing = self.outgoing(endpoint, Hop::Region, method);
+            match gateway.peers().call::<M, R>(outgoing, message.clone()).await {
+                Ok(mut response) => {
+                    // Its owner is nobody for callers of this region to call.
+                    OWNER_HINTS.iter().for_each(|key| drop(response.metadata_mut().remove(*key)));
+                    response.extensions_mut().insert(Elsewhere);
+                    return Ok(response);
+                }
+                Err(status) if unsent(&status) => tracing::debug!(%log, endpoint, %status, "a region is not reached"),
+                Err(status) if unreached(&status) => return Err(failure(CommandError::HomeSilent(log.region)).into()),
+                Err(status) => return Err(told(&status)),
+            }
+        }
+        Err(failure(CommandError::HomeAway(log.region)).into())
+    }
+
+    /// A call with what goes along: caller, trace, the rest of the deadline.
+    fn outgoing<'a>(&self, to: &'a str, hop: Hop, method: &'static str) -> Outgoing<'a> {
+        let mut metadata = self.metadata.clone();
+        if let Ok(traceparent) = AsciiMetadataValue::try_from(current_traceparent()) {
+            metadata.insert("traceparent", traceparent);
+        }
+        Outgoing { to, hop, method, metadata, patience: self.deadline.budget(MARGIN, LONGEST_HOP) }
     }
 
     /// Lets a moment pass before the next attempt.
@@ -136,7 +176,7 @@ impl Route {
     /// # Errors
     /// NOT_OWNER when time is up.
     pub async fn pause(&self, log: LogId, home: Option<Home>) -> Result<(), Status> {
-        if self.forwarded || Instant::now() + PAUSE >= self.patience {
+        if self.hop == Some(Hop::Owner) || Instant::now() + PAUSE >= self.patience {
             return Err(not_owner(log, home));
         }
         tokio::time::sleep(PAUSE).await;
@@ -158,6 +198,11 @@ async fn moved(gateway: &Gateway, home: &Home, log: LogId) {
             gateway.directory().suspect(&home.owner);
         }
     }
+}
+
+/// What was answered elsewhere. Its metadata is that of the inner call; only what was said goes on.
+fn told(status: &Status) -> Status {
+    Status::with_details(status.code(), status.message(), status.details().to_vec().into())
 }
 
 /// Whether a response came from another replica.

@@ -3,7 +3,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use prost::Message;
 use souk_domain::{Catalog, Command, CustomerId, Entity, OrderId, ProductId, ReservationId};
-use souk_event_sourcing::{Etag, LogPosition, RequestId, Token, UnixMillis, Version};
+use souk_event_sourcing::{Etag, LogId, LogPosition, MintedId, Region, RequestId, RoutingKey, Token, UnixMillis, Version};
 use souk_event_store::UntimelyRequestId;
 use souk_proto::{common::v1::Money, orders::v1::OrderState};
 use souk_runtime::{Deadline, Failure, Violations};
@@ -58,14 +58,19 @@ impl Context<'_> {
     pub fn payment_deadline(&self) -> UnixMillis {
         self.now.plus_ms(self.gateway.payment_window().as_millis() as i64)
     }
+
+    /// Where a customer is at home, and with it the orders that the customer places.
+    pub fn home(&self, customer: &CustomerId, bad: &mut Violations) -> Option<Region> {
+        bad.check("customer_id", self.gateway.log(customer.key())).map(|log| log.region)
+    }
 }
 
 /// A command, or what must be looked up before it is one.
 pub(super) struct Draft {
     /// The id that stands first in the response.
     pub id: String,
-    /// Decides the partition, before anything is looked up.
-    pub routing_hash: u32,
+    /// Of the entity addressed, if its id was minted.
+    pub minted: Option<MintedId>,
     pub order: Option<OrderId>,
     pub reservation: Option<ReservationId>,
     pub needs: Needs,
@@ -73,14 +78,14 @@ pub(super) struct Draft {
 
 /// The id of an entity that a command may be about.
 pub(super) trait Subject: ToString {
-    fn routing_hash(&self) -> u32;
+    fn key(&self) -> RoutingKey<'_>;
 }
 
 macro_rules! subjects {
     ($($id:ty)*) => {$(
         impl Subject for $id {
-            fn routing_hash(&self) -> u32 {
-                self.routing_hash()
+            fn key(&self) -> RoutingKey<'_> {
+                self.key()
             }
         }
     )*};
@@ -99,7 +104,16 @@ pub(super) enum Needs {
 
 impl Draft {
     pub fn new(about: impl Subject, needs: Needs) -> Self {
-        Self { id: about.to_string(), routing_hash: about.routing_hash(), order: None, reservation: None, needs }
+        let minted = match about.key() {
+            RoutingKey::Minted(id) => Some(id),
+            RoutingKey::Chosen(_) => None,
+        };
+        Self { id: about.to_string(), minted, order: None, reservation: None, needs }
+    }
+
+    /// Decides the log, before anything is looked up.
+    fn key(&self) -> RoutingKey<'_> {
+        self.minted.map_or(RoutingKey::Chosen(&self.id), RoutingKey::Minted)
     }
 
     pub fn ready(about: impl Subject, command: Command) -> Self {
@@ -158,13 +172,16 @@ macro_rules! replies {
 }
 pub(super) use replies;
 
-/// The way of every command RPC: read all fields, find the owner, look up, decide durably, answer with a token.
+/// The way of every command RPC: read all fields, find home and owner, look up, decide durably, answer with a token.
 pub(super) async fn run<R: CommandRpc>(gateway: &Gateway, request: Request<R>) -> Result<Response<R::Response>, Status> {
     let caller = souk_runtime::caller(request.metadata())?;
     let route = Route::of(gateway, &request);
     let message = request.into_inner();
     let parsed = parse(gateway, &caller, &message)?;
-    let log = gateway.log(parsed.draft.routing_hash);
+    let log = parsed.log;
+    if log.region != gateway.region() {
+        return route.abroad(gateway, log, R::METHOD, message).await;
+    }
     loop {
         match route.next(gateway, log).await? {
             Next::Here => match carry_out(gateway, &caller, &message, &parsed).await {
@@ -185,10 +202,11 @@ struct Parsed {
     request_id: RequestId,
     etag: Option<Etag>,
     draft: Draft,
+    log: LogId,
 }
 
 async fn carry_out<R: CommandRpc>(gateway: &Gateway, caller: &str, message: &R, parsed: &Parsed) -> Result<R::Response, CommandError> {
-    let Parsed { request_id, etag, draft } = parsed;
+    let Parsed { request_id, etag, draft, log } = parsed;
     let (id, order, reservation) = (draft.id.clone(), draft.order, draft.reservation.clone());
     let mut attempts = 0;
     let answer = loop {
@@ -208,7 +226,7 @@ async fn carry_out<R: CommandRpc>(gateway: &Gateway, caller: &str, message: &R, 
             R::Response::of(&facts(id.clone(), etag, order, reservation.as_ref(), entities)).encode_to_vec().into()
         };
         attempts += 1;
-        match gateway.execute(call, command, respond).await {
+        match gateway.execute(*log, call, command, respond).await {
             Err(CommandError::Refused(refusal)) if refusal.is_conflict() && attempts < LOOK_UP_ATTEMPTS => {}
             outcome => break outcome?,
         }
@@ -251,7 +269,8 @@ fn parse<R: CommandRpc>(gateway: &Gateway, caller: &str, message: &R) -> Result<
         };
         Failure::invalid(reason, format!("request_id: {error}")).field("request_id", error.to_string())
     })?;
-    Ok(Parsed { request_id, etag, draft })
+    let log = gateway.log(draft.key()).map_err(|error| failure(error.into()))?;
+    Ok(Parsed { request_id, etag, draft, log })
 }
 
 async fn look_up(gateway: &Gateway, needs: &Needs) -> Result<Command, CommandError> {
@@ -259,7 +278,7 @@ async fn look_up(gateway: &Gateway, needs: &Needs) -> Result<Command, CommandErr
         Needs::Nothing(command) => Ok(command.clone()),
         Needs::Products(products, build) => Ok(build(lookups::products(gateway, products.iter().cloned()).await?)),
         Needs::Cart(customer, build) => {
-            let seen = gateway.read(customer.routing_hash(), vec![customer.cart_stream()]).await?;
+            let seen = gateway.read(gateway.log(customer.key())?, vec![customer.cart_stream()]).await?;
             let lines = seen.entities[0].0.as_cart().map(|cart| cart.lines.clone()).unwrap_or_default();
             Ok(build(lookups::products(gateway, lines.into_iter().map(|line| line.product)).await?))
         }

@@ -48,6 +48,14 @@ impl<M: Model> Entities<M> {
     }
 }
 
+/// The state and version of a stream as it was stored.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn folded<M: Model>(stream: &StreamId, stored: StoredStream) -> Result<(M::Entity, Version), DamagedHistory> {
+    fold::<M>(stream, stored).map(|entity| (entity.state, entity.version))
+}
+
 /// Folds what was stored of a stream. The number of events behind the snapshot comes with it.
 pub(super) fn fold<M: Model>(stream: &StreamId, stored: StoredStream) -> Result<Entity<M::Entity>, DamagedHistory> {
     let damaged = |reason: &str| DamagedHistory { stream: stream.clone(), reason: reason.to_owned() };

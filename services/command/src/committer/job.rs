@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use souk_event_sourcing::{Etag, EventId, LogId, LogPosition, RequestId, StreamId, UnixMillis, Version};
+use souk_event_sourcing::{Etag, EventId, LogId, LogPosition, Region, RequestId, StreamId, UnixMillis, UnknownRegion, Version};
 use souk_event_store::Fingerprint;
 use souk_runtime::TooLong;
 use tokio::sync::oneshot;
@@ -91,6 +91,14 @@ pub enum CommandError {
     Conflict { attempts: u32 },
     #[error("this process does not own log {0}")]
     NotOwner(LogId),
+    #[error(transparent)]
+    UnknownRegion(#[from] UnknownRegion),
+    /// The home of an entity cannot be reached; nothing was written there.
+    #[error("region {0} is not reached")]
+    HomeAway(Region),
+    /// The home was asked and has not answered; what became of it there is not known.
+    #[error("region {0} has not answered")]
+    HomeSilent(Region),
     /// Refused at the door: there is no room for more.
     #[error("the queue of this lane is full")]
     Overloaded,

@@ -17,6 +17,7 @@ mod plan;
 mod replies;
 mod watchers;
 
+pub use entities::folded;
 pub use job::{Answer, CommandError, Job, Refusal, RefusalClass, Request};
 pub use lane::{Committer, Limits, LostLog, LostOwnership, Outlet, RETRY_AFTER, Seen, SnapshotSink, Work};
 pub use model::{DamagedHistory, Model};

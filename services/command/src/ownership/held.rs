@@ -5,9 +5,10 @@ use std::{
 
 use souk_event_sourcing::{Epoch, LogId};
 use souk_event_store::Lost;
+use souk_relay::RelayHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::{committer::LostOwnership, relay::RelayHandle};
+use crate::committer::LostOwnership;
 
 /// The logs this process owns, each with its relay.
 #[derive(Clone, Default)]

@@ -14,4 +14,4 @@ mod peers;
 pub use directory::{Directory, Home};
 pub use held::{Held, Holding};
 pub use owner::Owner;
-pub use peers::{FORWARDED, Outgoing, Peers, unreached};
+pub use peers::{Hop, Outgoing, Peers, unreached, unsent};

@@ -4,11 +4,11 @@ use std::{
     time::Duration,
 };
 
-use prost::Message;
 use souk_bus::JetStreamBus;
 use souk_bus_publisher::JetStreamPublisher;
 use souk_event_sourcing::{Epoch, LogId, Partition, Position, RecordedEvent, UnixMillis, rendezvous};
-use souk_event_store::{Addresses, Belief, EventLog, Lost, PostgresStore, Replica, Retention, StoreError, Survey, Taken};
+use souk_event_store::{Addresses, Belief, EventLog, PostgresStore, Replica, Retention, StoreError, Survey, Taken};
+use souk_relay::{self as relay, Relays, Ring};
 use tokio::{sync::oneshot, task::JoinSet, time::timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -17,7 +17,6 @@ use super::{Directory, Held, Holding, Peers};
 use crate::{
     committer::{LostOwnership, Outlet, Work},
     gateway::Lanes,
-    relay::{self, OwnedLog, Relays, Ring},
 };
 
 /// Longest time a relay may take to publish the rest of a log that is handed over; the next owner's does what is left.
@@ -311,23 +310,6 @@ impl Owner {
         }
         // A lane that ends meanwhile has finished, too.
         futures::future::join_all(finished).await;
-    }
-}
-
-#[async_trait::async_trait]
-impl OwnedLog for PostgresStore {
-    async fn still_owner(&self, log: LogId, epoch: Epoch) -> Result<bool, StoreError> {
-        Self::still_owner(self, log, epoch).await
-    }
-
-    async fn keep_lost(&self, log: LogId, lost: &[RecordedEvent]) -> Result<(), StoreError> {
-        let Some(last) = lost.last() else { return Ok(()) };
-        let known = Lost { epoch: last.epoch, position: last.position };
-        let Some((epoch, fork)) = self.record_restored(log, known, "relay").await? else { return Ok(()) };
-        let events: Vec<_> = (lost.iter().filter(|event| event.position > fork))
-            .map(|event| (event.position, souk_bus::to_wire(event).encode_to_vec()))
-            .collect();
-        Self::keep_lost(self, log, epoch, &events).await
     }
 }
 

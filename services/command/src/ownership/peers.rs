@@ -11,13 +11,38 @@ use souk_proto::internal::v1::NudgeRequest;
 use tonic::{
     Request, Response, Status,
     client::Grpc,
-    metadata::MetadataMap,
+    metadata::{AsciiMetadataValue, MetadataMap},
     transport::{Channel, Endpoint},
 };
 use tonic_prost::ProstCodec;
 
-/// Marks a call that was forwarded: it is not forwarded again.
+/// Marks a call that was forwarded, with the [`Hop`] it made.
 pub const FORWARDED: &str = "souk-forwarded";
+
+/// How a call came here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hop {
+    /// From another replica of this region: it is not forwarded again.
+    Owner,
+    /// From another region: it is forwarded to its owner at most, and to no third region.
+    Region,
+}
+
+impl Hop {
+    const REGION: &'static str = "region";
+
+    /// The hop that a call made; `None` when it comes from a caller.
+    pub fn of(metadata: &MetadataMap) -> Option<Self> {
+        metadata.get(FORWARDED).map(|hop| if hop.as_bytes() == Self::REGION.as_bytes() { Self::Region } else { Self::Owner })
+    }
+
+    fn mark(self) -> AsciiMetadataValue {
+        AsciiMetadataValue::from_static(match self {
+            Self::Owner => "1",
+            Self::Region => Self::REGION,
+        })
+    }
+}
 
 /// Connections to the internal ports of the other replicas. Cheap to clone.
 #[derive(Clone, Default)]
@@ -25,8 +50,9 @@ pub struct Peers(Arc<Mutex<HashMap<String, Channel>>>);
 
 /// A call on its way to another replica.
 pub struct Outgoing<'a> {
-    /// `host:port` of an internal port.
+    /// `host:port` of an internal port, or its url.
     pub to: &'a str,
+    pub hop: Hop,
     /// `package.Service/Method`
     pub method: &'static str,
     pub metadata: MetadataMap,
@@ -43,11 +69,11 @@ impl Peers {
         M: Message + 'static,
         R: Message + Default + 'static,
     {
-        let Outgoing { to, method, metadata, patience } = outgoing;
+        let Outgoing { to, hop, method, metadata, patience } = outgoing;
         let path = PathAndQuery::try_from(format!("/{method}")).map_err(|error| Status::internal(error.to_string()))?;
         let mut request = Request::new(message);
         *request.metadata_mut() = metadata;
-        request.metadata_mut().insert(FORWARDED, tonic::metadata::AsciiMetadataValue::from_static("1"));
+        request.metadata_mut().insert(FORWARDED, hop.mark());
         request.set_timeout(patience);
         let mut grpc = Grpc::new(self.channel(to)?);
         let sent = async {
@@ -60,7 +86,8 @@ impl Peers {
     /// Tells a replica to look at the leases now. Nothing depends on its arrival.
     pub async fn nudge(&self, to: &str) {
         const PATIENCE: Duration = Duration::from_millis(500);
-        let outgoing = Outgoing { to, method: "souk.internal.v1.OwnershipService/Nudge", metadata: MetadataMap::new(), patience: PATIENCE };
+        let method = "souk.internal.v1.OwnershipService/Nudge";
+        let outgoing = Outgoing { to, hop: Hop::Owner, method, metadata: MetadataMap::new(), patience: PATIENCE };
         if let Err(status) = self.call::<_, souk_proto::internal::v1::NudgeResponse>(outgoing, NudgeRequest {}).await {
             tracing::debug!(to, %status, "a replica was not nudged");
         }
@@ -68,7 +95,7 @@ impl Peers {
 
     /// Whether a replica says anything at all in that time.
     pub async fn answers(&self, to: &str, patience: Duration) -> bool {
-        let outgoing = Outgoing { to, method: "grpc.health.v1.Health/Check", metadata: MetadataMap::new(), patience };
+        let outgoing = Outgoing { to, hop: Hop::Owner, method: "grpc.health.v1.Health/Check", metadata: MetadataMap::new(), patience };
         match self.call::<(), ()>(outgoing, ()).await {
             Ok(_) => true,
             Err(status) => !unreached(&status) && status.code() != tonic::Code::DeadlineExceeded,
@@ -80,7 +107,8 @@ impl Peers {
         if let Some(channel) = channels.get(address) {
             return Ok(channel.clone());
         }
-        let endpoint = Endpoint::try_from(format!("http://{address}")).map_err(|error| Status::internal(error.to_string()))?;
+        let url = if address.contains("://") { address.to_owned() } else { format!("http://{address}") };
+        let endpoint = Endpoint::try_from(url).map_err(|error| Status::internal(error.to_string()))?;
         let channel = endpoint
             .connect_timeout(Duration::from_secs(1))
             .tcp_nodelay(true)
@@ -97,6 +125,18 @@ impl Peers {
 /// Whether a call never got an answer from the other replica: the connection was refused or broke.
 pub fn unreached(status: &Status) -> bool {
     status.source().is_some()
+}
+
+/// Whether a call never left this process: there was no connection to send it on.
+pub fn unsent(status: &Status) -> bool {
+    let mut cause = status.source();
+    while let Some(error) = cause {
+        if error.is::<tonic::ConnectError>() {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
 }
 
 #[cfg(test)]
@@ -119,6 +159,24 @@ mod tests {
         tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
         Peers::default().nudge(&address).await;
         timeout(Duration::from_secs(10), directory.asked()).await.expect("asked to read the leases");
+    }
+
+    #[tokio::test]
+    async fn what_was_never_sent_is_told_from_what_was() {
+        const PATIENCE: Duration = Duration::from_secs(10);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let there = listener.local_addr().unwrap().to_string();
+        // Takes the call, and breaks the connection.
+        tokio::spawn(async move {
+            let (mut connection, _) = listener.accept().await.unwrap();
+            tokio::io::AsyncReadExt::read(&mut connection, &mut [0; 1024]).await.unwrap();
+        });
+        for (to, expected) in [("127.0.0.1:1", true), (there.as_str(), false)] {
+            let method = "grpc.health.v1.Health/Check";
+            let outgoing = Outgoing { to, hop: Hop::Region, method, metadata: MetadataMap::new(), patience: PATIENCE };
+            let status = Peers::default().call::<(), ()>(outgoing, ()).await.unwrap_err();
+            assert!(unreached(&status) && unsent(&status) == expected, "{to}: {status:?}");
+        }
     }
 
     #[tokio::test]

@@ -52,6 +52,6 @@ impl QueryService for Queries {
 
     async fn watch_cart(&self, request: Request<WatchCartRequest>) -> Result<Response<Self::WatchCartStream>, Status> {
         let WatchCartRequest { customer_id, token } = request.get_ref();
-        Ok(watch::begin::<WatchedCart, _>(self.0.core()?, customer_id, token, &request).await?)
+        Ok(watch::begin::<WatchedCart, _>(&self.0.core()?, customer_id, token, &request).await?)
     }
 }

@@ -126,11 +126,12 @@ impl QueryService for Queries {
 
     async fn watch_order(&self, request: Request<WatchOrderRequest>) -> Result<Response<Self::WatchOrderStream>, Status> {
         let WatchOrderRequest { order_id, token } = request.get_ref();
-        Ok(watch::begin::<WatchedOrder, _>(self.0.core()?, order_id, token, &request).await?)
+        Ok(watch::begin::<WatchedOrder, _>(&self.0.core()?, order_id, token, &request).await?)
     }
 
     async fn get_sales_summary(&self, request: Request<GetSalesSummaryRequest>) -> Result<Response<GetSalesSummaryResponse>, Status> {
-        Ok(Response::new(sales::summarize(self.0.core()?, request).await?))
+        let core = self.0.core()?;
+        Ok(Response::new(sales::summarize(&core, request).await?))
     }
 }
 

@@ -342,7 +342,7 @@ async fn the_bus_alone_decides_nothing(world: World) {
     world.becomes(order, OrderStatus::AwaitingPayment).await;
     world.settled().await;
     // A cancellation that the log does not hold, as after the log went back: it continues the chain all the same.
-    let partition = souk_event_sourcing::partition_of(order.routing_hash(), PARTITIONS);
+    let partition = souk_event_sourcing::partition_of(order.key().hash(), PARTITIONS);
     let head = souk_event_store::EventLog::head(&world.shop.store, log(partition)).await.unwrap();
     let last = souk_event_store::EventLog::read(&world.shop.store, log(partition), head.position, 1).await.unwrap().remove(0);
     let cancelled = order::Event::OrderCancelled { cause: order::CancelCause::Caller, reason: Default::default(), refund_due: false };

@@ -30,7 +30,7 @@ impl World {
         let mut orders = Vec::new();
         for customer in 0.. {
             let order = self.place(&format!("c-{customer}"), &[(product, 1)], DAY_MS).await;
-            logs.insert(souk_event_sourcing::partition_of(order.routing_hash(), PARTITIONS));
+            logs.insert(souk_event_sourcing::partition_of(order.key().hash(), PARTITIONS));
             orders.push(order);
             if logs.len() == usize::from(PARTITIONS) {
                 break;

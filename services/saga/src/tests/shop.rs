@@ -78,7 +78,7 @@ impl Shop {
         inner.replies.insert(request_id, decided.as_ref().map(|_| ()).map_err(Clone::clone));
         let events = decided?;
         if !events.is_empty() {
-            let log = log(partition_of(command.routing_hash(), PARTITIONS));
+            let log = log(partition_of(command.key().hash(), PARTITIONS));
             let recorded = inner.append(log, request_id, &streams, &mut entities, events).await;
             inner.entities.extend(streams.into_iter().zip(entities));
             for event in recorded {

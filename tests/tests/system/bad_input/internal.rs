@@ -23,7 +23,7 @@ pub async fn log_and_look_ups(table: &mut Table, scene: &Scene) -> Result<()> {
         let what = format!("log {region}/{partition}");
         let read = log.read_range(ReadRangeRequest { region, partition, ..Default::default() });
         table.call("souk.log.v1.EventLogService/ReadRange", &what, read).await?.says(NotFound, "NO_SUCH_LOG")?;
-        let tail = log.tail(TailRequest { region, partition, from_position: 1 });
+        let tail = log.tail(TailRequest { region, partition, from_position: 1, with_ledger: false });
         table.call("souk.log.v1.EventLogService/Tail", &what, tail).await?.says(NotFound, "NO_SUCH_LOG")?;
         let heads = log.get_heads(GetHeadsRequest { region, partitions: vec![partition] });
         table.call("souk.log.v1.EventLogService/GetHeads", &what, heads).await?.says(NotFound, "NO_SUCH_LOG")?;

@@ -6,10 +6,12 @@
 //! - `check`: is the stream a copy of the log, and how far; a stream that is not is made anew
 //! - `pump`: publishing with a bounded window, and announcing the head
 //! - `progress`: how far a relay is ([`Progress`])
+//! - `owned`: what a relay needs of the store ([`OwnedLog`])
 
 mod check;
 #[cfg(test)]
 mod model;
+mod owned;
 mod progress;
 mod pump;
 mod ring;
@@ -18,23 +20,13 @@ use std::{sync::Arc, time::Duration};
 
 use souk_bus::Feed;
 use souk_bus_publisher::LogPublisher;
-use souk_event_sourcing::{Epoch, LogId, RecordedEvent};
-use souk_event_store::{EventLog, StoreError};
+use souk_event_sourcing::{Epoch, LogId};
 use tokio::{sync::Semaphore, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
+pub use owned::OwnedLog;
 pub use progress::Progress;
 pub use ring::{Head, Ring};
-
-/// What a relay needs of the store: the log, and whether it may still touch its stream.
-#[async_trait::async_trait]
-pub trait OwnedLog: EventLog {
-    /// Whether `epoch` is still the log's epoch in the database.
-    async fn still_owner(&self, log: LogId, epoch: Epoch) -> Result<bool, StoreError>;
-
-    /// Writes down events the log once had and has no more, in order: the end of a stream that is about to be deleted.
-    async fn keep_lost(&self, log: LogId, lost: &[RecordedEvent]) -> Result<(), StoreError>;
-}
 
 /// What all relays of a process share.
 pub struct Relays<S, P, F> {

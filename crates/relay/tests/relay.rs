@@ -11,9 +11,9 @@ use futures::StreamExt;
 use prost::Message;
 use souk_bus::{Feed, to_wire};
 use souk_bus_publisher::conformance::{History, log, within};
-use souk_command::relay::{Head, Tuning};
 use souk_event_sourcing::{MAX_PAYLOAD_BYTES, Position, Region};
 use souk_event_store::{EventLog, MemoryStore};
+use souk_relay::{Head, Tuning};
 use tokio::time::Instant;
 
 use world::{LOG, Owned, TUNING, World};

@@ -14,10 +14,10 @@ use souk_bus_publisher::{
     JetStreamPublisher, LogPublisher, StreamLimits, StreamState,
     conformance::{History, log, publish, take, within},
 };
-use souk_command::relay::{Head, OwnedLog, RelayHandle, Relays, Tuning};
 use souk_devstack::{Nats, NatsOptions, TemporaryFolder};
 use souk_event_sourcing::{Epoch, LogId, Position, RecordedEvent, Version};
 use souk_event_store::{BatchOutcome, Belief, EventLog, Head as LogHead, Lane, LogBatch, MemoryStore, StoreError, StreamAdvance};
+use souk_relay::{Head, OwnedLog, RelayHandle, Relays, Tuning};
 use tokio::{sync::Semaphore, time::Instant};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;

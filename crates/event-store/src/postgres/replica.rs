@@ -1,0 +1,220 @@
+use std::{collections::BTreeMap, time::Duration};
+
+use souk_event_sourcing::{LogId, Position, RecordedEvent, RequestId, StreamId, UnixMillis};
+use sqlx::{PgPool, Row, postgres::PgRow};
+use uuid::Uuid;
+
+use super::{PostgresStore, row};
+use crate::{
+    Bucket, Copies, EventLog, LedgerRow, ReplicaBatch, Replicated, Retention, StoreError,
+    replica::{End, Fit},
+};
+
+const REPLICATE: &str = include_str!("replicate.sql");
+
+#[async_trait::async_trait]
+impl Copies for PostgresStore {
+    async fn replicate(&self, batch: &ReplicaBatch) -> Result<Replicated, StoreError> {
+        let pool = self.copies(batch.log)?;
+        let mut end = End::from(&self.head(batch.log).await?);
+        loop {
+            let from = match batch.fit(end)? {
+                Fit::From(from) => from,
+                Fit::Hole => return Ok(Replicated::Hole(end)),
+                Fit::Forked => return Ok(Replicated::Forked(end)),
+            };
+            let after = batch.end(from, end);
+            if after == end {
+                return Ok(Replicated::Done(end));
+            }
+            if end.position == Position(0) {
+                seed(pool, batch.log).await?;
+            }
+            if write(pool, batch, from, end, after).await? {
+                return Ok(Replicated::Done(after));
+            }
+            // Somebody else writes this copy, too.
+            end = End::from(&self.head(batch.log).await?);
+        }
+    }
+
+    async fn rewind(&self, log: LogId, fork: Position, seen: End) -> Result<bool, StoreError> {
+        let mut transaction = self.copies(log)?.begin().await?;
+        let (region, partition) = (log.region.0 as i16, i32::from(log.partition.0));
+        let held =
+            sqlx::query("select from partition_head where region = $1 and partition = $2 and position = $3 and hash = $4 for update")
+                .bind(region)
+                .bind(partition)
+                .bind(seen.position.0 as i64)
+                .bind(seen.hash.0.as_slice())
+                .fetch_optional(&mut *transaction)
+                .await?;
+        if held.is_none() {
+            return Ok(false);
+        }
+        for statement in [
+            "delete from ledger l using event e where e.region = $1 and e.partition = $2 and e.position > $3 \
+             and l.region = $1 and l.partition = $2 and l.request_id = e.request_id",
+            "update stream_head h set version = coalesce((select max(e.version) from event e \
+               where e.region = $1 and e.partition = $2 and e.stream = h.stream and e.position <= $3), 0) \
+             where h.region = $1 and h.partition = $2 \
+               and h.stream in (select e.stream from event e where e.region = $1 and e.partition = $2 and e.position > $3)",
+            "delete from stream_head where region = $1 and partition = $2 and version = 0 and $3::bigint >= 0",
+            "delete from event where region = $1 and partition = $2 and position > $3",
+            "delete from epoch_start where region = $1 and partition = $2 and first_position > $3 + 1",
+            "update partition_head set batch = batch + 1, position = $3, hash = coalesce((select e.hash from event e \
+               where e.region = $1 and e.partition = $2 and e.position = $3), decode(repeat('00', 16), 'hex')) \
+             where region = $1 and partition = $2",
+        ] {
+            sqlx::query(statement).bind(region).bind(partition).bind(fork.0 as i64).execute(&mut *transaction).await?;
+        }
+        transaction.commit().await?;
+        Ok(true)
+    }
+}
+
+impl PostgresStore {
+    /// What the ledger remembers of the commands that led to these events of one log.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn ledger_of(&self, log: LogId, events: &[RecordedEvent], retention: Retention) -> Result<Vec<LedgerRow>, StoreError> {
+        let (mut ids, mut buckets) = (Vec::<Uuid>::new(), Vec::new());
+        // Events of one command lie side by side.
+        let mut requests: Vec<_> = events.iter().filter_map(|event| Some((event.request_id?, event.hlc.time()))).collect();
+        requests.dedup_by_key(|(id, _)| *id);
+        for (id, time) in requests {
+            // Ids that do not tell their day are filed under the one they were recorded on, which may have ended since.
+            let last = if id.time().is_some() { time } else { UnixMillis::now() };
+            for bucket in retention.candidates(id, last) {
+                ids.push(id.0);
+                buckets.push(bucket.0);
+            }
+        }
+        let rows = sqlx::query(
+            "select l.* from unnest($3::uuid[], $4::int[]) i(request_id, bucket) cross join lateral (select * from ledger l \
+             where l.region = $1 and l.partition = $2 and l.bucket = i.bucket and l.request_id = i.request_id offset 0) l",
+        )
+        .bind(log.region.0 as i16)
+        .bind(i32::from(log.partition.0))
+        .bind(ids)
+        .bind(buckets)
+        .fetch_all(self.pool(log)?)
+        .await?;
+        rows.iter().map(ledger_row).collect()
+    }
+
+    /// Tells that a replicator lives, and who else was heard of within `patience`.
+    ///
+    /// # Errors
+    /// When the first database does not answer.
+    pub async fn replicators(&self, me: &str, patience: Duration) -> Result<Vec<String>, StoreError> {
+        sqlx::query(
+            "insert into replicator (id, heartbeat_at) values ($1, clock_timestamp()) \
+             on conflict (id) do update set heartbeat_at = excluded.heartbeat_at",
+        )
+        .bind(me)
+        .execute(self.first())
+        .await?;
+        let live =
+            sqlx::query_scalar("select id from replicator where clock_timestamp() - heartbeat_at < make_interval(secs => $1) order by id")
+                .bind(patience.as_secs_f64())
+                .fetch_all(self.first());
+        Ok(live.await?)
+    }
+
+    /// Takes a replicator off the list, so that the others need not wait until it counts as dead.
+    ///
+    /// # Errors
+    /// When the first database does not answer.
+    pub async fn forget_replicator(&self, me: &str) -> Result<(), StoreError> {
+        sqlx::query("delete from replicator where id = $1").bind(me).execute(self.first()).await?;
+        Ok(())
+    }
+
+    fn copies(&self, log: LogId) -> Result<&PgPool, StoreError> {
+        if log.region == self.region() {
+            return Err(StoreError::Setup(format!("log {log} is this region's own: nobody else writes it")));
+        }
+        self.pool(log)
+    }
+}
+
+async fn seed(pool: &PgPool, log: LogId) -> Result<(), StoreError> {
+    sqlx::query("insert into partition_head (region, partition, hash) values ($1, $2, $3) on conflict do nothing")
+        .bind(log.region.0 as i16)
+        .bind(i32::from(log.partition.0))
+        .bind([0u8; 16].as_slice())
+        .execute(pool)
+        .await?;
+    Ok(())
+}
+
+/// Writes the events from `from` on in one statement, unless the copy does not end at `end` any more.
+async fn write(pool: &PgPool, batch: &ReplicaBatch, from: usize, end: End, after: End) -> Result<bool, StoreError> {
+    let events = &batch.events[from..];
+    let epochs: Vec<_> = batch.epochs.iter().filter(|start| start.first <= after.position.next()).collect();
+    let streams: BTreeMap<&StreamId, u64> = events.iter().map(|event| (&event.stream, event.version.0)).collect();
+    macro_rules! column {
+        ($rows:expr, $row:pat => $value:expr) => {
+            $rows.iter().map(|$row| $value).collect::<Vec<_>>()
+        };
+    }
+    let query = sqlx::query_scalar::<_, i64>(REPLICATE)
+        .bind(batch.log.region.0 as i16)
+        .bind(i32::from(batch.log.partition.0))
+        .bind(end.position.0 as i64)
+        .bind(end.hash.0.to_vec())
+        .bind(after.epoch.0 as i64)
+        .bind(after.position.0 as i64)
+        .bind(after.hash.0.to_vec())
+        .bind(column!(epochs, start => start.epoch.0 as i64))
+        .bind(column!(epochs, start => start.first.0 as i64))
+        .bind(UnixMillis::now().0)
+        .bind(column!(streams, (stream, _) => stream.as_str()))
+        .bind(column!(streams, (_, version) => *version as i64));
+    let query = query
+        .bind(column!(events, event => event.position.0 as i64))
+        .bind(column!(events, event => event.epoch.0 as i64))
+        .bind(column!(events, event => event.hash.0.to_vec()))
+        .bind(column!(events, event => event.stream.as_str()))
+        .bind(column!(events, event => event.version.0 as i64))
+        .bind(column!(events, event => event.kind.as_str()))
+        .bind(column!(events, event => event.schema_version as i32))
+        .bind(column!(events, event => event.payload.as_ref()))
+        .bind(column!(events, event => event.event_id.0))
+        .bind(column!(events, event => event.request_id.map(|id| id.0)))
+        .bind(column!(events, event => event.causation_id.map(|id| id.0)))
+        .bind(column!(events, event => event.correlation_id))
+        .bind(column!(events, event => event.actor.as_str()))
+        .bind(column!(events, event => event.hlc.0 as i64))
+        .bind(column!(events, event => event.traceparent.as_str()))
+        .bind(column!(events, event => event.home_epoch.0 as i64))
+        .bind(column!(events, event => event.key_id));
+    let query = query
+        .bind(column!(batch.ledger, row => row.bucket.0))
+        .bind(column!(batch.ledger, row => row.stream.as_str()))
+        .bind(column!(batch.ledger, row => row.request_id.0))
+        .bind(column!(batch.ledger, row => row.method.as_str()))
+        .bind(column!(batch.ledger, row => row.command.as_ref()))
+        .bind(column!(batch.ledger, row => row.fingerprint.as_ref()))
+        .bind(column!(batch.ledger, row => row.reply.as_ref()))
+        .bind(column!(batch.ledger, row => row.actor.as_str()))
+        .bind(column!(batch.ledger, row => row.recorded.0));
+    Ok(query.fetch_one(pool).await? == 1)
+}
+
+fn ledger_row(found: &PgRow) -> Result<LedgerRow, StoreError> {
+    let bytes = |column| found.try_get::<Vec<u8>, _>(column).map(Into::into);
+    Ok(LedgerRow {
+        stream: found.try_get::<&str, _>("stream")?.parse::<StreamId>().map_err(|error| StoreError::Corrupt(error.to_string()))?,
+        request_id: RequestId(found.try_get("request_id")?),
+        bucket: Bucket(found.try_get("bucket")?),
+        method: found.try_get("method")?,
+        command: bytes("command")?,
+        fingerprint: bytes("fingerprint")?,
+        reply: bytes("reply")?,
+        actor: found.try_get("actor")?,
+        recorded: UnixMillis(row::number(found, "recorded_ms")? as i64),
+    })
+}
