@@ -18,7 +18,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const KEY: &str = "0101010101010101010101010101010101010101010101010101010101010101";
 
 /// The files of a rendered ConfigMap, by name.
-fn config_map(size: &str, name: &str) -> Result<BTreeMap<String, String>> {
+pub fn config_map(size: &str, name: &str) -> Result<BTreeMap<String, String>> {
     let path = repository().join(format!("k8s/rendered/{size}/configmap-{name}.yaml"));
     let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
     let (_, data) = text.split_once("\ndata:\n").context("no data")?;
