@@ -19,6 +19,10 @@ case "${1:-}" in
         helm upgrade --install souk helm/souk --namespace souk --values helm/souk/values-10k.yaml --wait --timeout 10m
         helm test souk --namespace souk --logs
         ;;
+    plan)
+        just souk plan --users 300k --values > planned.yaml
+        helm upgrade --install souk helm/souk --namespace souk --values planned.yaml --values connections.yaml --wait --timeout 10m
+        ;;
     upgrade)
         helm upgrade souk helm/souk --namespace souk --values helm/souk/values-10k.yaml --values connections.yaml --wait --timeout 10m
         helm test souk --namespace souk --logs
@@ -43,6 +47,14 @@ case "${1:-}" in
         ;;
     1m-100m)
         helm upgrade souk helm/souk --namespace souk --values helm/souk/values-100m.yaml --values connections.yaml --wait --timeout 30m
+        ;;
+    stop-writing)
+        kubectl --namespace souk scale deployment/souk-command deployment/souk-saga --replicas=0
+        kubectl --namespace souk annotate scaledobject/souk-command scaledobject/souk-saga autoscaling.keda.sh/paused-replicas=0
+        ;;
+    go-on)
+        kubectl --namespace souk annotate scaledobject/souk-command scaledobject/souk-saga autoscaling.keda.sh/paused-replicas-
+        kubectl --namespace souk scale deployment/souk-command deployment/souk-saga --replicas=3
         ;;
     autoscaler)
         helm upgrade souk helm/souk --namespace souk --values helm/souk/values-10k.yaml --values connections.yaml --set command.autoscaling.preserveReplicas=false --set command.replicas=4

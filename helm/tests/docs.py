@@ -1,7 +1,7 @@
 """Makes values.schema.json and the table in README.md from values.yaml: docs.py [--check]
 
 Every key of values.yaml has a comment `# -- …`, which becomes its description. `# @schema {…}` adds to what is inferred from the default, `# @like
-SECTION` gives a section the keys of another. Objects know no other keys than those named, unless they are `{}` or say `additionalProperties`.
+SECTION` gives a section the keys of another, beside its own. Objects know no other keys than those named, unless they are `{}` or say `additionalProperties`.
 
 Well-kept generators were looked at: helm-docs makes the table alone, and helm-schema has no release that the module proxy carries. One reading of
 one file that makes both cannot make them disagree.
@@ -90,7 +90,7 @@ class Values:
         if like and node.flow_style:
             self.rows.append((path, "{}", f"{description}; keys as in `{like}`"))
         if isinstance(node, yaml.MappingNode) and not node.flow_style:
-            self.rows.append((path, None, description))
+            self.rows.append((path, None, f"{description}; keys as in `{like}`" if like else description))
             schema = self.object(node, path) if not extra.get("additionalProperties") or self.documented(node) else {"type": "object"}
         elif isinstance(node, yaml.MappingNode):
             schema = {"type": "object"}
@@ -103,6 +103,11 @@ class Values:
         if like or path == "defaults":
             if path == "defaults":
                 self.definitions["workload"] = schema
+            if own := schema.get("properties", {}).keys() - self.definitions["workload"]["properties"].keys():
+                # Keys of its own beside those, which a reference alone would refuse.
+                shared = {key: {"$ref": f"#/definitions/workload/properties/{key}"} for key in self.definitions["workload"]["properties"]}
+                own = {key: value for key, value in schema["properties"].items() if key in own}
+                return {"type": "object", "properties": shared | own, "additionalProperties": False, "description": description}
             return {"allOf": [{"$ref": "#/definitions/workload"}], "description": description}
         return schema | extra | {"description": description}
 

@@ -149,7 +149,7 @@ class TestLayouts:
         found = size("100")
         assert [name(object)[1] for object in of_kind(found, "Deployment")] == ["souk-combined"]
         assert len(pod_spec(of_kind(found, "Deployment")[0])["containers"]) == 4
-        services = lambda of: {name(service) for service in of_kind(size(of), "Service")}
+        services = lambda of: {name(service) for service in of_kind(size(of), "Service")} - {("Service", "souk-audit-headless")}
         assert services("100") == services("1m")
 
     def test_in_one_pod_services_find_each_other_on_its_own_address(self):
@@ -158,6 +158,42 @@ class TestLayouts:
         assert peers("saga") == {"SOUK_peers__command": "http://127.0.0.1:50051", "SOUK_peers__command_internal": "http://127.0.0.1:50061"}
         assert peers("projector") == {"SOUK_peers__command_internal": "http://127.0.0.1:50061"}
         assert peers("query") == peers("command") == {}
+
+
+class TestAuditor:
+    def container(self, **audit):
+        return pod_spec(deployment(least({"audit": audit}), "audit"))["containers"][0]
+
+    def test_it_is_one_that_no_autoscaler_and_no_budget_knows(self):
+        scaled = {"keda": {"prometheus": "http://p:9090"}, "defaults": {"replicas": 3, "autoscaling": {"kind": "keda", "min": 3}}}
+        found = least(scaled)
+        assert deployment(found, "audit")["spec"]["replicas"] == 1 and deployment(found, "audit")["spec"]["strategy"]["rollingUpdate"]["maxUnavailable"] == 0
+        others = {named for kind, named in map(name, found) if kind in ("ScaledObject", "HorizontalPodAutoscaler", "PodDisruptionBudget")}
+        assert others == {"souk-command", "souk-query", "souk-projector", "souk-saga"}
+
+    def test_it_runs_the_audit_with_what_the_values_say(self):
+        container = self.container(every="30m", lastEvents=2000000, parallel=2, settle="1m")
+        assert container["command"] == ["/usr/local/bin/souk"]
+        assert container["args"][:3] == ["audit", "--json", "--config=/etc/souk/audit.toml"]
+        assert container["args"][3:] == ["--every=30m", "--last=2000000", "--parallel=2", "--settle=1m", "--ops=0.0.0.0:50075"]
+        assert [port["containerPort"] for port in container["ports"]] == [50075]
+
+    def test_its_settings_name_every_database_and_nats_and_no_door(self):
+        import tomllib
+
+        settings = tomllib.loads(one(size("1m"), "ConfigMap", "souk-settings")["data"]["audit.toml"])
+        named = lambda side: [database["name"] for database in settings[side]["databases"]]
+        assert named("write") == ["write-1", "write-2"] and named("read") == ["read-1"]
+        assert settings["nats"]["stream_replicas"] == 3 and "listen" not in settings and "peers" not in settings
+
+    def test_it_may_be_left_out_with_all_that_is_its(self):
+        assert not [named for _, named in map(name, least({"audit": {"enabled": False}})) if "audit" in named]
+        assert "audit.toml" not in one(least({"audit": {"enabled": False}}), "ConfigMap", "souk-settings")["data"]
+
+    def test_whoever_gets_alerts_gets_the_auditor_they_rest_on(self):
+        kinds = {of: {name(object) for object in size(of)} for of in SIZES}
+        audited = {of for of in SIZES if ("Deployment", "souk-audit") in kinds[of]}
+        assert audited == {of for of in SIZES if ("PrometheusRule", "souk") in kinds[of]} == set(SIZES[1:])
 
 
 class TestMonitoring:
@@ -169,7 +205,7 @@ class TestMonitoring:
             for service in of_kind(found, "Service")
             if "souk/headless" in service["metadata"]["labels"]
         ]
-        assert len(chosen) == 4 and all(any(port["name"] == "ops" for port in service["spec"]["ports"]) for service in chosen)
+        assert len(chosen) == 5 and all(any(port["name"] == "ops" for port in service["spec"]["ports"]) for service in chosen)
         assert monitor["endpoints"][0]["port"] == "ops" and monitor["namespaceSelector"]["matchNames"] == ["souk"]
 
 

@@ -8,16 +8,17 @@ import pytest
 import yaml
 
 from chart import CHART, LEAST, ROOT, name, pod_spec, render
-from test_rendering import validate
 from chart import NEWEST, OLDEST
+from test_plan import plan
+from test_rendering import validate
 
 PAGES = [CHART / "README.md", CHART / "GROWING.md", CHART / "UPGRADING.md", ROOT / "k8s/README.md"]
 SCRIPTS = [ROOT / "k8s/install.sh", ROOT / "k8s/dev/kind.sh", ROOT / "k8s/cnpg/secrets.sh"]
 
 
 def commands(page):
-    blocks = re.findall(r"^```sh\n(.*?)^```$", page.read_text(), flags=re.MULTILINE | re.DOTALL)
-    return [line for block in blocks for line in block.replace("\\\n", " ").splitlines() if line.strip()]
+    blocks = re.findall(r"^ *```sh\n(.*?)^ *```$", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    return [line.strip() for block in blocks for line in block.replace("\\\n", " ").splitlines() if line.strip()]
 
 
 ALL = [(page.name, line) for page in PAGES for line in commands(page)]
@@ -35,10 +36,18 @@ def test_helm_renders_them(page, line, tmp_path):
     words = shlex.split(line.split(" > ")[0])
     files = [word for flag, word in zip(words, words[1:]) if flag == "--values"]
     sets = tuple(word for flag, word in zip(words, words[1:]) if flag == "--set")
-    # What the reader keeps in a file of their own.
+    # What the reader keeps in files of their own.
     (tmp_path / "connections.yaml").write_text(yaml.safe_dump(LEAST))
-    paths = [tmp_path / file if file == "connections.yaml" else ROOT / file for file in files]
+    if "planned.yaml" in files:
+        planning = next(line for _, line in ALL if line.endswith(" > planned.yaml"))
+        (tmp_path / "planned.yaml").write_text(plan(*shlex.split(planning.split(" > ")[0].removeprefix("just souk plan"))))
+    paths = [tmp_path / file if (tmp_path / file).exists() else ROOT / file for file in files]
     assert render(*paths, sets=sets, upgrade="--install" not in words)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_pages_say_which_commands_no_test_ran(page):
+    assert re.search(r"[Nn]o\s+test\s+ran", page.read_text())
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.name)

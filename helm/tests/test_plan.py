@@ -8,7 +8,7 @@ import subprocess
 import pytest
 import yaml
 
-from chart import CHART, ROOT, SIZES, merge, render
+from chart import CHART, ROOT, SIZES, merge, of_kind, one, render
 
 # The load contract at the head of each file, as arguments. The region of 100 million users has larger machines.
 CONTRACTS = {
@@ -24,7 +24,8 @@ def plan(*arguments):
     """What the planner prints, by its own stated capacities: a benchmark of this machine says nothing of a cluster."""
     program = os.environ.get("SOUK", ROOT / "target/debug/souk")
     assert shutil.which(program), f"{program} is missing: `cargo build --bin souk`"
-    command = [str(program), "plan", "--record", "/nowhere", *arguments]
+    record = [] if "--record" in arguments else ["--record", "/nowhere"]
+    command = [str(program), "plan", *record, *arguments]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
@@ -79,8 +80,34 @@ def test_a_size_has_the_cache_of_its_plan(size):
     assert cache >= counts(size)["cache"] << 20
 
 
+@pytest.mark.parametrize("size", SIZES[1:])
+def test_the_auditor_looks_at_each_event_and_has_the_memory_for_it(size):
+    file, rates = values(size), json.loads(plan("--json", *CONTRACTS[size]))["rates"]
+    audit = merge(file["defaults"], file["audit"])
+    seconds = int(audit["every"][:-1]) * {"m": 60, "h": 3600}[audit["every"][-1]]
+    # An event at least for each command.
+    assert audit["lastEvents"] >= 1.5 * rates["commands"] * seconds / file["installation"]["partitions"]
+    # As measured (README), and half as much again for payloads.
+    unit = {"Mi": 1 << 20, "Gi": 1 << 30}
+    limit = audit["resources"]["limits"]["memory"]
+    assert int(limit[:-2]) * unit[limit[-2:]] >= (32 << 20) + 1.5 * 1600 * audit["lastEvents"] * audit["parallel"]
+
+
+def test_the_alert_on_capacity_goes_by_what_the_planner_reckons_with(tmp_path):
+    stated = json.loads(plan("--json"))["capacities"]["write_database"]
+    rules = yaml.safe_load((CHART / "values.yaml").read_text())["monitoring"]["rules"]
+    assert stated == {"per_second": rules["writeCapacityPerDatabase"], "source": "stated"}
+    record = tmp_path / "summary.json"
+    record.write_text(json.dumps({"B4": {"ratio": 1.2, "figures": {"commands_per_second": 7654.3}}}))
+    written = yaml.safe_load(plan("--record", str(record), "--values", "--requests", "10k"))
+    found = one(render(values=merge(written, {"monitoring": {"rules": {"enabled": True}}})), "PrometheusRule", "souk")
+    rules = {rule.get("alert"): rule for group in found["spec"]["groups"] for rule in group["rules"]}
+    assert "/ 7654 > 0.7" in rules["SoukWriteCapacity"]["expr"]
+
+
 @pytest.mark.parametrize("size", SIZES)
 def test_the_chart_accepts_what_the_planner_writes(size):
     written = yaml.safe_load(plan("--values", *CONTRACTS[size]))
-    kinds = [object["kind"] for object in render(values=written)]
-    assert kinds.count("Deployment") == (1 if written["layout"] == "combined" else 4)
+    deployments = [object["metadata"]["name"] for object in of_kind(render(values=written), "Deployment")]
+    apart = [f"souk-{service}" for service in [*SERVICES, "audit"]]
+    assert sorted(deployments) == (["souk-combined"] if written["layout"] == "combined" else sorted(apart))

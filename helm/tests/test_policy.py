@@ -123,13 +123,13 @@ def test_a_query_never_sees_the_write_side_not_even_its_password(of):
     for deployment in of_kind(found, "Deployment"):
         for container in pod_spec(deployment)["containers"]:
             service = container["name"]
-            side = {"query": "read", "projector": "read", "command": "write", "saga": "write"}[service]
+            sides = {"query": {"read"}, "projector": {"read"}, "command": {"write"}, "saga": {"write"}, "audit": {"read", "write"}}[service]
             seen = {path.split("-")[0] for path in files(pod_spec(deployment), service)} - {"token", "nats"}
-            assert seen == {side}, service
+            assert seen == sides, service
             mounts = [mount["name"] for mount in container["volumeMounts"]]
             assert mounts == ["settings", f"secrets-{service}"]
             settings = one(found, "ConfigMap", "souk-settings")["data"][f"{service}.toml"]
-            assert f"[{'write' if side == 'read' else 'read'}]" not in settings
+            assert {side for side in ("read", "write") if f"[{side}]" in settings} == sides
             assert "migrate = false" in settings
 
 
@@ -151,6 +151,10 @@ def test_default_deny_and_callers_by_label():
     assert ours["from"][0]["podSelector"]["matchExpressions"][0]["values"] == ["command", "projector", "saga", "combined"]
     assert [port["port"] for port in ours["ports"]] == [50051, 50061]
     assert one(found, "Pod", "souk-test-order")["metadata"]["labels"]["souk/caller"] == "true"
+    # The auditor is scraped and looked into, and has no other door.
+    audit = one(found, "NetworkPolicy", "souk-audit")["spec"]["ingress"]
+    assert [[port["port"] for port in rule["ports"]] for rule in audit] == [[50075], [50075]]
+    assert not any({"podSelector": {"matchLabels": {"souk/caller": "true"}}} in rule["from"] for rule in audit)
     assert not of_kind(least({"networkPolicy": {"enabled": False}}), "NetworkPolicy")
 
 

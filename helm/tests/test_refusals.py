@@ -23,6 +23,8 @@ IMPOSSIBLE = [
     ({"saga": {"replicas": 65}}, "saga.replicas: 65 replicas would share 64 partitions"),
     ({"query": {"shutdown": {"graceSeconds": 34}}}, r"query.shutdown.graceSeconds: 34 s is less than sleep \+ drain \+ 10 = 35 s"),
     ({"defaults": {"serviceAccount": {"name": "shop"}}}, "query.serviceAccount: shop is made by command already"),
+    ({"audit": {"replicas": 2}}, "audit.replicas: one auditor is enough"),
+    ({"audit": {"autoscaling": {"kind": "hpa"}}}, "audit.autoscaling: one auditor is enough"),
     ({"layout": "combined", "query": {"replicas": 2}}, "query.replicas: layout is combined"),
     ({"layout": "combined", "combined": {"autoscaling": {"kind": "hpa"}}}, "combined.autoscaling: the pod holds all services"),
 ]
@@ -48,6 +50,9 @@ MALFORMED = [
     {"settings": {"installation": {"partitions": 3}}},
     {"defaults": {"autoscaling": {"kind": "vpa"}}},
     {"projector": {"replicas": 0}},
+    {"projector": {"every": "1h"}},
+    {"audit": {"every": "25h"}},
+    {"audit": {"lastEvents": 0}},
 ]
 
 

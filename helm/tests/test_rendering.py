@@ -141,7 +141,7 @@ def test_under_a_parent_chart_it_takes_what_helm_passes_down():
     assert least({"global": {"anything": 1}, "enabled": True})
 
 
-@pytest.mark.parametrize("section", ["image", "installation", "write", "nats", "migrations", "defaults", "query", "keda", "networkPolicy", "monitoring"])
+@pytest.mark.parametrize("section", ["image", "installation", "write", "nats", "migrations", "defaults", "query", "audit", "keda", "networkPolicy", "monitoring"])
 @pytest.mark.parametrize("helm", "34")
 def test_an_unknown_key_is_refused(section, helm):
     changed = LEAST | {section: LEAST.get(section, {}) | {"unknwon": 1}}

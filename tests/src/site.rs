@@ -88,10 +88,20 @@ impl Up {
     /// # Errors
     /// With what it found.
     pub async fn audit_clean(&self) -> Result<()> {
-        let output = Command::new(souk_program()?).arg("audit").env("SOUK_RUN_FILE", &self.run_file).output().await?;
-        let said = || String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-        ensure!(output.status.success() && said().contains("clean"), "audit: {}", said());
+        let said = self.souk(&["audit"]).await?;
+        ensure!(said.contains("clean"), "audit: {said}");
         Ok(())
+    }
+
+    /// Runs a `souk` command against it, and returns what that said.
+    ///
+    /// # Errors
+    /// When it fails; with what it said.
+    pub async fn souk(&self, arguments: &[&str]) -> Result<String> {
+        let output = Command::new(souk_program()?).args(arguments).env("SOUK_RUN_FILE", &self.run_file).output().await?;
+        let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "souk {}: {said}", arguments.join(" "));
+        Ok(said)
     }
 
     /// Stops it in order.

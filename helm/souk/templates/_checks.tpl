@@ -17,6 +17,9 @@
 {{- $_ := set $accounts $name $component -}}
 {{- end -}}
 {{- end -}}
+{{- range $key := list "replicas" "autoscaling" "disruptionBudget" -}}
+{{- if hasKey $.Values.audit $key -}}{{- fail (printf "audit.%s: one auditor is enough, and nobody waits for it; leave it out" $key) -}}{{- end -}}
+{{- end -}}
 {{- if eq .Values.layout "combined" -}}
 {{- range $service := include "souk.services" . | fromYamlArray -}}
 {{- $own := index $.Values $service | default dict -}}

@@ -72,11 +72,19 @@ command: {public: 50051, internal: 50061, ops: 50071, sides: [write], peers: []}
 query: {public: 50052, internal: 50062, ops: 50072, sides: [read], peers: []}
 projector: {internal: 50063, ops: 50073, sides: [read], peers: [command_internal]}
 saga: {internal: 50064, ops: 50074, sides: [write], peers: [command, command_internal]}
+audit: {ops: 50075, sides: [write, read], peers: []}
 migrate: {sides: [write, read], peers: []}
 {{- end -}}
 
 {{- define "souk.services" -}}
 [command, query, projector, saga]
+{{- end -}}
+
+{{/* What runs all the time and has settings of its own: the services, and the auditor that looks at what they leave behind. */}}
+{{- define "souk.residents" -}}
+{{- $services := include "souk.services" . | fromYamlArray -}}
+{{- if .Values.audit.enabled }}{{ $services = append $services "audit" }}{{ end -}}
+{{- $services | toJson -}}
 {{- end -}}
 
 {{/* The services that a pod of a component runs: itself, or all of them. */}}
@@ -86,20 +94,18 @@ migrate: {sides: [write, read], peers: []}
 
 {{/* The Deployments of this layout. */}}
 {{- define "souk.workloads" -}}
-{{- $apart := include "souk.services" . | fromYamlArray -}}
-{{- if eq .Values.layout "combined" -}}
-{{- list "combined" | toJson -}}
-{{- else if eq .Values.layout "both" -}}
-{{- append $apart "combined" | toJson -}}
-{{- else -}}
-{{- $apart | toJson -}}
-{{- end -}}
+{{- $workloads := include "souk.residents" . | fromJsonArray -}}
+{{- if ne .Values.layout "apart" }}{{ $workloads = append $workloads "combined" }}{{ end -}}
+{{- if eq .Values.layout "combined" }}{{ $workloads = without $workloads "command" "query" "projector" "saga" }}{{ end -}}
+{{- $workloads | toJson -}}
 {{- end -}}
 
 {{/* The values of a component over those of all. Of: root, component. */}}
 {{- define "souk.valuesOf" -}}
-{{- /* What scales all services by default is not meant for the pod that holds them together. */ -}}
-{{- $common := ternary (dict "autoscaling" (dict "kind" "")) (dict) (eq .component "combined") -}}
+{{- /* What scales all services by default is not meant for the pod that holds them together, nor for the auditor, of which one is enough. */ -}}
+{{- $common := dict -}}
+{{- if has .component (list "combined" "audit") }}{{ $_ := set $common "autoscaling" (dict "kind" "") }}{{ end -}}
+{{- if eq .component "audit" }}{{ $_ := set $common "replicas" 1 }}{{ end -}}
 {{- mustMergeOverwrite (deepCopy .root.Values.defaults) $common (deepCopy (index .root.Values .component | default dict)) | toJson -}}
 {{- end -}}
 

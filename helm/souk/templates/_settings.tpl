@@ -24,7 +24,7 @@ stand in files; the text names them.
 {{- $installation := dict "region" $values.installation.region "region_number" $values.installation.regionNumber "partitions" $values.installation.partitions "token_key" (dict "file" "/run/souk/token-key") -}}
 {{- $_ := set $sections "installation" $installation -}}
 {{- $process := dict "migrate" false -}}
-{{- if $facts.ops -}}
+{{- if $facts.internal -}}
 {{- $listen := dict -}}
 {{- range $door := list "public" "internal" "ops" -}}
 {{- with index $facts $door -}}
@@ -32,6 +32,8 @@ stand in files; the text names them.
 {{- end -}}
 {{- end -}}
 {{- $_ := set $sections "listen" $listen -}}
+{{- end -}}
+{{- if $facts.ops -}}
 {{- $nats := dict "url" (dict "file" "/run/souk/nats") "prefix" $values.nats.prefix "stream_replicas" $values.nats.streamReplicas "stream_max_age" $values.nats.streamMaxAge "stream_max_bytes" $values.nats.streamMaxBytes -}}
 {{- $_ := set $sections "nats" $nats -}}
 {{- end -}}

@@ -151,8 +151,22 @@ tolerations:
 - name: {{ .service }}
   image: {{ include "souk.image" .root }}
   imagePullPolicy: {{ .root.Values.image.pullPolicy }}
+  {{- if eq .service "audit" }}
+  {{- $audit := .root.Values.audit }}
+  command: [/usr/local/bin/souk]
+  args:
+    - audit
+    - --json
+    - --config=/etc/souk/audit.toml
+    - --every={{ $audit.every }}
+    - --last={{ int $audit.lastEvents }}
+    - --parallel={{ int $audit.parallel }}
+    - --settle={{ $audit.settle }}
+    - --ops=0.0.0.0:{{ $facts.ops }}
+  {{- else }}
   command: [/usr/local/bin/souk-{{ .service }}]
   args: [--config, /etc/souk/{{ .service }}.toml]
+  {{- end }}
   env:
     - name: POD_NAME
       valueFrom:
@@ -229,7 +243,7 @@ tolerations:
 {{- printf "%s-%s" (get (dict "public" "grpc" "internal" "int" "ops" "ops") (index . 0)) (index . 1) -}}
 {{- end -}}
 
-{{/* The service that leads to all pods of one, and the headless one that names each. Of: root, service. */}}
+{{/* The service that leads to all pods of one, if it takes calls, and the headless one that names each. Of: root, service. */}}
 {{- define "souk.service" -}}
 {{- $facts := index (include "souk.components" .root | fromYaml) .service -}}
 {{- $values := (include "souk.valuesOf" (dict "root" .root "component" .service) | fromJson).service -}}
@@ -241,6 +255,7 @@ tolerations:
 {{- $ports = append $ports $port -}}
 {{- end -}}
 {{- end -}}
+{{- if $facts.internal -}}
 apiVersion: v1
 kind: Service
 metadata:
@@ -261,6 +276,7 @@ spec:
     {{- end }}
     {{- end }}
 ---
+{{ end -}}
 apiVersion: v1
 kind: Service
 metadata:

@@ -1,6 +1,7 @@
 use anyhow::{Context, Result, ensure};
 use async_nats::jetstream;
-use souk_proto::orders::v1::OrderState;
+use serde_json::{Value, json};
+use souk_proto::{orders::v1::OrderState, stock::v1::ReceiveStockRequest};
 use souk_tests::{Shop, System, until};
 use sqlx::PgPool;
 
@@ -89,6 +90,47 @@ async fn the_audit_finds_every_kind_of_damage() -> Result<()> {
         ensure!(changed.rows_affected() > 0, "{what}: nothing was damaged");
         transaction.commit().await?;
         expect(&system, "view").await.context(*what)?;
+    }
+    Ok(())
+}
+
+/// What bounds an audit's memory: only the end of each log is looked at, and of short logs all.
+#[tokio::test]
+async fn an_audit_of_the_last_events_finds_damage_there_and_only_there() -> Result<()> {
+    let mut system = System::start(|_| {}).await?;
+    let shop = Shop(system.session()?);
+    shop.sell("p-1", 100, 1).await?;
+    for quantity in 1..=10 {
+        shop.0.command(ReceiveStockRequest { product_id: "p-1".into(), quantity, ..Default::default() }).await?;
+    }
+    let logs = system.audit_clean().await?["checked"]["whole logs"].clone();
+    for service in [souk_devstack::Service::Saga, souk_devstack::Service::Projector, souk_devstack::Service::Command] {
+        system.stack.kill_service(service).await?;
+    }
+    let last = async |events: &str| {
+        let output = system.souk(&["audit", "--json", "--last", events]).await?;
+        serde_json::from_slice::<Value>(&output.stdout).with_context(|| format!("{output:?}"))
+    };
+    let whole = last("1000").await?;
+    ensure!(whole["wrong"] == json!({}) && whole["checked"]["whole logs"] == logs, "{whole:#}");
+    let part = last("3").await?;
+    let checked = &part["checked"];
+    ensure!(part["wrong"] == json!({}) && checked["whole logs"].as_u64() < logs.as_u64(), "{part:#}");
+    ensure!(checked["events"].as_u64() < whole["checked"]["events"].as_u64() && checked["replies"].as_u64() >= Some(3), "{part:#}");
+    ensure!(checked["messages"] == checked["events"], "{part:#}");
+
+    let write = system.write_pools().await?.remove(0);
+    let damages = [
+        ("hash", "update event set actor = 'mallory' where stream = 'stock-p-1' and version = 13"),
+        ("ledger", "delete from ledger where request_id in (select request_id from event where stream = 'stock-p-1' and version = 12)"),
+    ];
+    execute(&write, "update event set actor = 'mallory' where stream = 'stock-p-1' and version = 2").await?;
+    ensure!(last("3").await?["wrong"] == json!({}), "an event long ago is none of its business");
+    ensure!(last("1000").await?["wrong"]["hash"].as_u64() > Some(0));
+    for (kind, damage) in damages {
+        execute(&write, damage).await?;
+        let found = last("3").await?;
+        ensure!(found["wrong"][kind].as_u64() > Some(0), "{kind}: {found:#}");
     }
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! The steps of `helm/souk/GROWING.md`, walked by `souk up` with the settings of one size after the other over the same data.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use anyhow::{Result, bail, ensure};
 use souk_devstack::{DatabaseUrl, Service};
@@ -8,6 +8,10 @@ use souk_proto::orders::v1::OrderState;
 use souk_tests::{Shop, Site, System, Up};
 use sqlx::{AssertSqlSafe, PgPool};
 
+use crate::rendered::config_map;
+
+/// One that `souk seed` does not know.
+const PRODUCT: &str = "lamp";
 const PRICE: i64 = 250;
 const UNITS: i64 = 100;
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -31,13 +35,13 @@ impl Customer {
         let shop = Shop(session);
         let sold = (self.paid.len() + self.waiting.len()) as i64;
         if sold == 0 {
-            shop.sell("p-1", PRICE, UNITS).await?;
+            shop.sell(PRODUCT, PRICE, UNITS).await?;
         }
         // The first answer has all that the token names, so that nothing is waited for but by the query itself.
         for order in &self.waiting {
             ensure!(shop.see(order).await?.state() == OrderState::AwaitingPayment, "order {order} has changed");
         }
-        let stock = shop.stock("p-1").await?;
+        let stock = shop.stock(PRODUCT).await?;
         ensure!((stock.on_hand, stock.reserved) == (UNITS, sold), "{stock:?} after {sold} orders");
         for order in std::mem::take(&mut self.waiting) {
             shop.pay(&order, PRICE).await?;
@@ -47,7 +51,7 @@ impl Customer {
             shop.see_in(order, OrderState::Paid, PATIENCE).await?;
         }
         for paid in [true, false] {
-            let order = shop.order("c-1", "p-1", 1, true).await?;
+            let order = shop.order("c-1", PRODUCT, 1, true).await?;
             ensure!(order.state() == OrderState::AwaitingPayment, "{order:?}");
             if paid {
                 shop.pay(&order.order_id, PRICE).await?;
@@ -58,10 +62,26 @@ impl Customer {
             }
         }
         // What the process manager did since then is in no answer of a command: it is looked at once more.
-        shop.stock("p-1").await?;
+        shop.stock(PRODUCT).await?;
         self.token = shop.0.token();
         up.audit_clean().await
     }
+}
+
+/// What a size of the chart sets in the services, as flags of `souk up`. Not the copies of streams: one server cannot keep three.
+fn settings_of(size: &str) -> Result<Vec<String>> {
+    let (mut settings, mut section) = (BTreeSet::new(), String::new());
+    for line in config_map(size, "souk-settings")?.values().flat_map(|text| text.lines()) {
+        if let Some(name) = line.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+            section = name.to_owned();
+        } else if let Some((key, value)) = line.split_once(" = ")
+            && (["command", "projector", "query", "saga"].contains(&section.as_str()) || key == "stream_max_bytes")
+        {
+            settings.insert(format!("{section}.{key}={value}"));
+        }
+    }
+    ensure!(!settings.is_empty(), "{size} sets nothing");
+    Ok(settings.into_iter().flat_map(|setting| ["--set".to_owned(), setting]).collect())
 }
 
 async fn counted(database: &DatabaseUrl, query: &str) -> Result<i64> {
@@ -79,20 +99,26 @@ async fn a_shop_grows_by_settings_alone_and_keeps_its_data_and_its_tokens() -> R
     let (site, mut customer) = (Site::new().await?, Customer::default());
 
     // 100 users: one process, one database of each side.
-    let up = site.up(&[]).await?;
+    let settings = settings_of("100")?;
+    let up = site.up(&settings.iter().map(String::as_str).collect::<Vec<_>>()).await?;
     ensure!(up.facts.services.values().all(|process| *process == up.facts.souk));
+    up.souk(&["seed", "--products", "1000", "--customers", "500"]).await?;
     customer.shops_at(&up).await?;
     up.stop().await?;
 
     // 10 thousand: services apart, two of each, a read replica, a pooler.
-    let up = site.up(&[&APART[..], &["--read-replicas", "1"]].concat()).await?;
+    let settings = settings_of("10k")?;
+    let settings: Vec<_> = settings.iter().map(String::as_str).collect();
+    let up = site.up(&[&APART[..], &["--read-replicas", "1"], &settings].concat()).await?;
     ensure!((up.facts.services.len(), up.facts.standbys.len()) == (8, 1), "{:?}", up.facts);
     ensure!(up.facts.read_databases[0].replicas.len() == 1 && up.facts.write_databases.len() == 1);
     customer.shops_at(&up).await?;
     up.stop().await?;
 
     // 1 million: two write databases and, to see what becomes of them, two read databases; two replicas.
-    let million = [&APART[..], &["--read-replicas", "2", "--write-shards", "2", "--read-shards", "2"]].concat();
+    let settings = settings_of("1m")?;
+    let settings: Vec<_> = settings.iter().map(String::as_str).collect();
+    let million = [&APART[..], &["--read-replicas", "2", "--write-shards", "2", "--read-shards", "2"], &settings].concat();
     for _ in 0..2 {
         let up = site.up(&million).await?;
         ensure!((up.facts.write_databases.len(), up.facts.read_databases.len(), up.facts.standbys.len()) == (2, 2, 2));
@@ -138,7 +164,7 @@ async fn holds_nothing_but_belongs(databases: &[DatabaseUrl], installation: &str
 #[tokio::test]
 async fn a_database_that_holds_partitions_and_is_named_no_more_keeps_services_from_starting() -> Result<()> {
     let mut system = System::start(|options| (options.write_shards, options.read_shards) = (Some(2), Some(2))).await?;
-    Shop(system.session()?).sell("p-1", PRICE, UNITS).await?;
+    Shop(system.session()?).sell(PRODUCT, PRICE, UNITS).await?;
     let sides = [
         ("write", system.stack.write_databases(), Service::Command, "is placed in 'write-2', which is not configured"),
         ("read", system.stack.read_databases(), Service::Projector, "logs are placed in a read database 'read-2' that is not configured"),

@@ -67,6 +67,10 @@ fn rules_dashboards_and_runbooks_name_only_metrics_that_there_are() -> Result<()
             ensure!(unknown.is_empty(), "{}: {unknown:?}", file.display());
         }
     }
+    for expression in signals()?.keys() {
+        let unknown: Vec<_> = metric_names(expression).into_iter().filter(|name| !is_known(name)).collect();
+        ensure!(unknown.is_empty(), "GROWING.md: {unknown:?}");
+    }
     Ok(())
 }
 
@@ -94,6 +98,7 @@ async fn every_expression_of_every_rule_and_panel_has_series_in_a_running_system
         wanted.extend(selectors(&rule.expression).into_iter().map(|selector| (selector, rule.name.clone())));
     }
     wanted.extend(panels()?);
+    wanted.extend(signals()?);
     println!("{} rules, {} expressions", rules.len(), wanted.len());
     let wanted = tokio::sync::Mutex::new(wanted);
     let found = until("every expression has series", PATIENCE, || async {
@@ -199,6 +204,16 @@ fn panels() -> Result<BTreeMap<String, String>> {
         }
     }
     Ok(expressions)
+}
+
+/// The expressions by which an operator sees that it is time to grow, and where they are.
+fn signals() -> Result<BTreeMap<String, String>> {
+    let page = fs::read_to_string(chart().join("GROWING.md"))?;
+    let rows = page.lines().filter(|line| line.starts_with('|'));
+    let code = rows.flat_map(|row| row.split('`').skip(1).step_by(2)).filter(|code| code.contains("souk_"));
+    let signals: BTreeMap<_, _> = code.map(|code| (code.to_owned(), "GROWING.md".to_owned())).collect();
+    ensure!(signals.len() >= 5, "{signals:?}");
+    Ok(signals)
 }
 
 fn is_name(c: char) -> bool {

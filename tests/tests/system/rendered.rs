@@ -11,14 +11,14 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use souk_devstack::{Service, Stack, TemporaryFolder, free_port, readiness, souk_program};
 use souk_runtime::Settings;
-use souk_tests::{System, repository, until};
+use souk_tests::{System, http_get, repository, until};
 use tokio::process::{Child, Command};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 const KEY: &str = "0101010101010101010101010101010101010101010101010101010101010101";
 
 /// The files of a rendered ConfigMap, by name.
-fn config_map(size: &str, name: &str) -> Result<BTreeMap<String, String>> {
+pub fn config_map(size: &str, name: &str) -> Result<BTreeMap<String, String>> {
     let path = repository().join(format!("k8s/rendered/{size}/configmap-{name}.yaml"));
     let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
     let (_, data) = text.split_once("\ndata:\n").context("no data")?;
@@ -59,11 +59,16 @@ fn the_settings_of_every_size_are_taken() -> Result<()> {
     let at = |text: &str| text.replace("/run/souk", &folder.path().display().to_string());
     for (size, write, read) in [("100", 1, 1), ("10k", 1, 1), ("1m", 2, 1), ("100m", 8, 4)] {
         let files = config_map(size, "souk-settings")?;
-        ensure!(files.keys().eq(["command.toml", "projector.toml", "query.toml", "saga.toml"]), "{size}: {:?}", files.keys());
+        let audited = (size != "100").then_some("audit.toml");
+        let wanted = audited.into_iter().chain(["command.toml", "projector.toml", "query.toml", "saga.toml"]);
+        ensure!(files.keys().eq(wanted), "{size}: {:?}", files.keys());
         for (name, text) in files.iter().chain(&config_map(size, "souk-migrate")?) {
             let settings = Settings::from_toml(&at(text)).with_context(|| format!("{size}: {name}"))?;
-            let has = |name: &str| ["command.toml", "saga.toml", "migrate.toml"].contains(&name);
-            let wanted = (if has(name) { write } else { 0 }, if name == "migrate.toml" || !has(name) { read } else { 0 });
+            let wanted = match name.as_str() {
+                "command.toml" | "saga.toml" => (write, 0),
+                "query.toml" | "projector.toml" => (0, read),
+                _ => (write, read),
+            };
             ensure!((settings.write.databases.len(), settings.read.databases.len()) == wanted, "{size}: {name}");
             ensure!(!settings.process.migrate && settings.installation.partitions == 64, "{size}: {name}");
         }
@@ -136,5 +141,34 @@ async fn the_smallest_size_starts_migrates_and_carries_the_charts_own_test() -> 
 
     // What `helm test` runs.
     let url = |door: &str| format!("http://127.0.0.1:{}", ports[door]);
-    run(vec!["demo".into(), format!("--command={}", url("command")), format!("--query={}", url("query"))]).await
+    run(vec!["demo".into(), format!("--command={}", url("command")), format!("--query={}", url("query"))]).await?;
+
+    // The auditor, which the next size has.
+    put(folder.path(), "read-1/replica-1", &stack.read_databases()[0].url)?;
+    let settings = write("audit.toml", &config_map("10k", "souk-settings")?["audit.toml"])?;
+    let ops = free_port()?;
+    let arguments = auditor_arguments("10k")?.into_iter().map(|argument| {
+        let argument = argument.replace("/etc/souk/audit.toml", &settings.display().to_string());
+        if argument.starts_with("--ops=") { format!("--ops=127.0.0.1:{ops}") } else { argument }
+    });
+    let mut auditor = Command::new(souk_program()?);
+    // Streams are as large as the smaller size wants them.
+    auditor.args(arguments).env("SOUK_nats__stream_max_bytes", "67108864").stdin(Stdio::null()).kill_on_drop(true);
+    let _auditor = auditor.spawn()?;
+    let metrics = until("an audit", PATIENCE, || async {
+        let metrics = http_get(ops, "/metrics").await.unwrap_or_default();
+        Ok(metrics.contains("souk_audit_finished_time_seconds ").then_some(metrics))
+    })
+    .await?;
+    ensure!(readiness(ops).await?.is_none() && metrics.lines().any(|line| line == "souk_audit_differences 0"), "{metrics}");
+    ensure!(metrics.lines().any(|line| line == r#"souk_audit_checked{what="whole logs"} 64"#), "{metrics}");
+    Ok(())
+}
+
+/// What the container of the auditor is started with.
+fn auditor_arguments(size: &str) -> Result<Vec<String>> {
+    let path = repository().join(format!("k8s/rendered/{size}/deployment-souk-audit.yaml"));
+    let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+    let (_, arguments) = text.split_once("args:\n").context("no args")?;
+    Ok(arguments.lines().map_while(|line| line.trim().strip_prefix("- ")).map(str::to_owned).collect())
 }

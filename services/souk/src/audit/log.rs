@@ -1,4 +1,4 @@
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 
 use anyhow::Result;
 use futures::StreamExt;
@@ -8,11 +8,11 @@ use souk_bus_publisher::LogPublisher;
 use souk_event_sourcing::{LogHash, LogId, Position, RecordedEvent, RequestId, UnixMillis, Version};
 use souk_event_store::{EventLog, Retention};
 use souk_proto::log::v1::{StoredReply, stored_reply::Outcome};
-use sqlx::Row;
+use sqlx::{Row, postgres::PgRow};
 use tokio::time::{Instant, sleep, timeout};
 use uuid::Uuid;
 
-use super::{Sources, findings::Findings, views, walk::Walk};
+use super::{Part, Sources, findings::Findings, views, walk::Walk};
 
 const PAGE: usize = 1000;
 const POLL: Duration = Duration::from_millis(100);
@@ -20,21 +20,23 @@ const POLL: Duration = Duration::from_millis(100);
 const MESSAGE_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Everything that can be said of one log.
-pub(super) async fn audit(sources: &Sources, log: LogId, from: Position) -> Result<Findings> {
+pub(super) async fn audit(sources: &Sources, log: LogId, part: Part) -> Result<Findings> {
     let mut found = Findings::default();
-    let before = Position(from.0.saturating_sub(1));
+    let head = sources.write.head(log).await?.position;
+    let before = part.before(head);
     let hash = match before.0 {
         0 => LogHash::EMPTY,
         _ => sources.write.read(log, before, 1).await?.first().map_or(LogHash::EMPTY, |event| event.hash),
     };
-    if sources.write.head(log).await?.position < before {
+    if head < before {
         return Ok(found);
     }
     let mut walk = Walk::new(log, before, hash, views::parked(sources, log).await?);
     heads(sources, log, &mut walk, &mut found).await?;
-    ledger(sources, log, &walk, &mut found).await?;
-    stream(sources, log, &walk, &mut found).await?;
+    ledger(sources, log, &mut walk, &mut found).await?;
+    stream(sources, log, before.next(), &walk, &mut found).await?;
     if walk.is_whole() {
+        found.count("whole logs", 1);
         views::audit(sources, log, &mut walk, &mut found).await?;
     }
     Ok(found)
@@ -95,36 +97,28 @@ async fn heads(sources: &Sources, log: LogId, walk: &mut Walk, found: &mut Findi
     Ok(())
 }
 
-/// Every remembered reply against the events of its request, and the other way round.
-async fn ledger(sources: &Sources, log: LogId, walk: &Walk, found: &mut Findings) -> Result<()> {
+/// Every remembered reply against the events of its request, and the other way round; of a part of the log, the replies to its requests.
+async fn ledger(sources: &Sources, log: LogId, walk: &mut Walk, found: &mut Findings) -> Result<()> {
     let pool = sources.write.pool_of(log.partition).ok_or_else(|| anyhow::anyhow!("log {log} is not placed"))?;
-    let mut rows = sqlx::query("select request_id, reply, method from ledger where region = $1 and partition = $2")
-        .bind(log.region.0 as i16)
-        .bind(i32::from(log.partition.0))
-        .fetch(pool);
-    let mut events = walk.requests.clone();
-    while let Some(row) = rows.next().await {
-        let row = row?;
-        let (request, reply): (Uuid, Vec<u8>) = (row.try_get("request_id")?, row.try_get("reply")?);
-        let led_to = events.remove(&RequestId(request));
-        found.count("replies", 1);
-        match StoredReply::decode(reply.as_slice()).map(|reply| reply.outcome) {
-            Ok(Some(Outcome::Accepted(accepted))) => match led_to {
-                _ if accepted.position > walk.position.0 => {}
-                Some(last) if last.0 == accepted.position => {}
-                Some(last) => found.differ(
-                    log,
-                    "ledger",
-                    format!("{request}: answered with position {}, its last event is {last}", accepted.position),
-                ),
-                None => {}
-            },
-            Ok(Some(Outcome::Refused(refused))) => {
-                if let Some(last) = led_to {
-                    found.differ(log, "ledger", format!("{request}: refused with {}, yet event {last} is its", refused.reason));
-                }
-            }
-            _ => found.differ(log, "ledger", format!("{request}: its reply cannot be read")),
+    let mut events = std::mem::take(&mut walk.requests);
+    if walk.is_whole() {
+        let mut rows = sqlx::query("select request_id, reply from ledger where region = $1 and partition = $2")
+            .bind(log.region.0 as i16)
+            .bind(i32::from(log.partition.0))
+            .fetch(pool);
+        while let Some(row) = rows.next().await {
+            reply(&row?, walk, &mut events, found)?;
+        }
+    } else {
+        let requests: Vec<_> = events.keys().map(|request| request.0).collect();
+        for page in requests.chunks(PAGE) {
+            let rows = sqlx::query("select request_id, reply from ledger where region = $1 and partition = $2 and request_id = any($3)")
+                .bind(log.region.0 as i16)
+                .bind(i32::from(log.partition.0))
+                .bind(page)
+                .fetch_all(pool)
+                .await?;
+            rows.iter().try_for_each(|row| reply(row, walk, &mut events, found))?;
         }
     }
     let (retention, now) = (Retention { days: 7 }, UnixMillis::now());
@@ -137,12 +131,38 @@ async fn ledger(sources: &Sources, log: LogId, walk: &Walk, found: &mut Findings
     Ok(())
 }
 
-/// The JetStream stream, as far as it reaches back, message by message.
-async fn stream(sources: &Sources, log: LogId, walk: &Walk, found: &mut Findings) -> Result<()> {
+/// One remembered reply against the last event of its request, which is taken out of `events`.
+fn reply(row: &PgRow, walk: &Walk, events: &mut HashMap<RequestId, Position>, found: &mut Findings) -> Result<()> {
+    let (request, reply): (Uuid, Vec<u8>) = (row.try_get("request_id")?, row.try_get("reply")?);
+    let led_to = events.remove(&RequestId(request));
+    found.count("replies", 1);
+    match StoredReply::decode(reply.as_slice()).map(|reply| reply.outcome) {
+        Ok(Some(Outcome::Accepted(accepted))) => match led_to {
+            _ if accepted.position > walk.position.0 => {}
+            Some(last) if last.0 == accepted.position => {}
+            Some(last) => found.differ(
+                walk.log,
+                "ledger",
+                format!("{request}: answered with position {}, its last event is {last}", accepted.position),
+            ),
+            None => {}
+        },
+        Ok(Some(Outcome::Refused(refused))) => {
+            if let Some(last) = led_to {
+                found.differ(walk.log, "ledger", format!("{request}: refused with {}, yet event {last} is its", refused.reason));
+            }
+        }
+        _ => found.differ(walk.log, "ledger", format!("{request}: its reply cannot be read")),
+    }
+    Ok(())
+}
+
+/// The JetStream stream, as far as it and the walk reach back, message by message.
+async fn stream(sources: &Sources, log: LogId, first: Position, walk: &Walk, found: &mut Findings) -> Result<()> {
     let deadline = Instant::now() + sources.settle;
     let state = loop {
         let state = sources.publisher.state(log).await?;
-        if state.is_some_and(|state| state.last >= walk.position) || Instant::now() >= deadline {
+        if state.is_some_and(|state| state.last >= walk.position && state.settled) || Instant::now() >= deadline {
             break state;
         }
         sleep(POLL).await;
@@ -161,7 +181,7 @@ async fn stream(sources: &Sources, log: LogId, walk: &Walk, found: &mut Findings
         found.differ(log, "stream", "the stream is of another installation or is set up otherwise");
     }
     let end = state.last.min(walk.position);
-    let mut next = state.first;
+    let mut next = state.first.max(first);
     if next > end {
         return Ok(());
     }

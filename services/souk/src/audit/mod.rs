@@ -18,6 +18,7 @@ mod walk;
 use std::{
     io::{IsTerminal, Write},
     net::SocketAddr,
+    num::NonZeroUsize,
     path::PathBuf,
     sync::atomic::{AtomicU64, Ordering},
     time::{Duration, Instant},
@@ -36,19 +37,22 @@ use souk_views::TABLES;
 
 use findings::Findings;
 
-/// Logs audited at the same time.
-const PARALLEL: usize = 8;
-
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// First position of each log to look at; later than 1, views and stock are left out: they need the whole log
     #[arg(long, default_value_t = 1, value_name = "POSITION")]
     from: u64,
+    /// Look at no more than the last so many events of each log: what bounds an audit's memory. Logs that have no more are compared whole
+    #[arg(long, value_name = "EVENTS", value_parser = clap::value_parser!(u64).range(1..), conflicts_with = "from")]
+    last: Option<u64>,
+    /// Logs to look at at the same time
+    #[arg(long, default_value = "8", value_name = "LOGS")]
+    parallel: NonZeroUsize,
     /// How long streams and views may take to reach the end of the log
     #[arg(long, default_value = "30s", value_name = "DURATION", value_parser = humantime::parse_duration)]
     settle: Duration,
     /// Say what was lost when logs went back, by a restore or a failover, instead of comparing anything
-    #[arg(long, conflicts_with_all = ["from", "settle"])]
+    #[arg(long, conflicts_with_all = ["from", "last", "parallel", "settle"])]
     lost: bool,
     /// Print one JSON object
     #[arg(long)]
@@ -64,6 +68,25 @@ pub struct Args {
     ops: SocketAddr,
 }
 
+/// The part of each log that is looked at.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Part {
+    /// From this position on.
+    From(Position),
+    /// So many events at its end.
+    Last(u64),
+}
+
+impl Part {
+    /// The position that comes right before it, in a log that ends at `head`.
+    fn before(self, head: Position) -> Position {
+        match self {
+            Self::From(first) => Position(first.0.saturating_sub(1)),
+            Self::Last(events) => Position(head.0.saturating_sub(events)),
+        }
+    }
+}
+
 /// What is compared, and how patiently.
 pub(crate) struct Sources {
     write: PostgresStore,
@@ -75,6 +98,10 @@ pub(crate) struct Sources {
 }
 
 impl Args {
+    fn part(&self) -> Part {
+        self.last.map_or(Part::From(Position(self.from)), Part::Last)
+    }
+
     fn shows_progress(&self) -> bool {
         !self.json && self.every.is_none() && std::io::stderr().is_terminal()
     }
@@ -124,8 +151,8 @@ async fn audit(settings: &Settings, args: &Args) -> Result<Findings> {
     let region = installation.region();
     let logs = (0..installation.partitions).map(|partition| LogId { region, partition: Partition(partition) });
     let findings = stream::iter(logs)
-        .map(|log| log::audit(&sources, log, Position(args.from.max(1))))
-        .buffer_unordered(PARALLEL)
+        .map(|log| log::audit(&sources, log, args.part()))
+        .buffer_unordered(args.parallel.get())
         .try_fold(Findings::default(), |mut all, one| async move {
             all.add(one);
             Ok(all)

@@ -17,7 +17,7 @@ pub struct Parked {
 
 /// One log walked event by event from some position on: what must hold of each event, and what all of them lead to.
 pub struct Walk {
-    log: LogId,
+    pub log: LogId,
     pub position: Position,
     pub hash: LogHash,
     epoch: Epoch,
@@ -28,7 +28,7 @@ pub struct Walk {
     /// What stands still in the views.
     pub parked: Parked,
     entities: HashMap<StreamId, Entity>,
-    /// Where the last event of each request lies.
+    /// Where the last event of each request lies that the ledger was not asked for yet.
     pub requests: HashMap<RequestId, Position>,
 }
 

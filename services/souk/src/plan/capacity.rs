@@ -60,7 +60,7 @@ impl Default for Capacities {
     }
 }
 
-/// Which entry and figure of the record says what of which part. A bench runs one process and one database, so that what they did
+/// Which entry and figure of the record, as `tests/bench` names them, says what of which part. A bench runs one process and one database, so that what they did
 /// together each of them does.
 const MEASURED: [(&str, &str, &str); 5] = [
     ("write-database", "B4", "commands_per_second"),
@@ -142,6 +142,22 @@ mod tests {
         let given = measured.stated(&[("write-database".into(), 800.0)]).unwrap();
         assert_eq!((given.write_database.per_second, given.command.per_second), (800.0, 12_345.6));
         assert!(given.stated(&[("edge".into(), 1.0)]).is_err());
+    }
+
+    /// Of benchmarks that are not written yet nothing is known but the name.
+    #[test]
+    fn benchmarks_record_what_is_looked_for() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/bench/src/benches");
+        let sources = fs::read_dir(folder).unwrap().map(|file| fs::read_to_string(file.unwrap().path()).unwrap()).collect::<String>();
+        let entries: Vec<_> = sources.split("Entry::new(\"").skip(1).collect();
+        let mut seen = 0;
+        for (_, name, figure) in MEASURED {
+            for entry in entries.iter().filter(|entry| entry.starts_with(&format!("{name}\""))) {
+                assert!(entry.contains(&format!(".figure(\"{figure}\"")), "{name} records no {figure}");
+                seen += 1;
+            }
+        }
+        assert!(seen >= 3, "B1 and, twice, B4");
     }
 
     #[test]

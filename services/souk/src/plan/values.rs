@@ -27,8 +27,12 @@ pub fn values(plan: &Plan) -> Value {
             "streamMaxBytes": count(Part::JetStream) * MIB as u64,
         },
         "settings": {"query": {"cache_bytes": cache * MIB as u64}},
+        "monitoring": {"rules": {"writeCapacityPerDatabase": plan.capacities.write_database.per_second as u64}},
     });
-    if !combined {
+    if combined {
+        // As in the chart's smallest size: nobody would be told of what it finds.
+        values["audit"] = json!({"enabled": false});
+    } else {
         for (service, part) in services {
             let (min, most) = (count(part), plan.frame.partitions.max(count(part)));
             values[service] = json!({"autoscaling": {"kind": "hpa", "min": min, "max": (2 * min).min(most)}});
@@ -53,7 +57,8 @@ fn databases(side: &str, count: u64, replicas: u64) -> Value {
 }
 
 /// The order of the chart's own files.
-const ORDER: [&str; 10] = ["layout", "installation", "write", "read", "nats", "settings", "command", "query", "projector", "saga"];
+const ORDER: [&str; 12] =
+    ["layout", "installation", "write", "read", "nats", "settings", "command", "query", "projector", "saga", "audit", "monitoring"];
 
 /// The values as YAML: a block for each section, a line for each database.
 pub fn yaml(values: &Value) -> String {
@@ -101,6 +106,7 @@ mod tests {
     fn the_smallest_size_is_one_pod() {
         let values = values(&plan_of(1.0));
         assert_eq!((&values["layout"], &values["command"]), (&json!("combined"), &Value::Null));
+        assert_eq!(values["audit"], json!({"enabled": false}));
         assert_eq!(values["read"]["databases"], json!([{"name": "read-1", "urlSecret": {"name": "souk-databases", "key": "read-1"}}]));
     }
 
@@ -111,6 +117,7 @@ mod tests {
         assert_eq!((names("write"), names("read")), (vec![json!("write-1"), json!("write-2")], vec![json!("read-1")]));
         assert_eq!(values["read"]["databases"][0]["replicas"].as_array().unwrap().len(), 2);
         assert_eq!(values["query"]["autoscaling"], json!({"kind": "hpa", "min": 2, "max": 4}));
+        assert_eq!(values["monitoring"]["rules"]["writeCapacityPerDatabase"], json!(5_000));
         assert_eq!((&values["nats"]["streamReplicas"], &values["nats"]["streamMaxBytes"]), (&json!(3), &json!(2_147_483_648u64)));
     }
 
