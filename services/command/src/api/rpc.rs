@@ -69,6 +69,8 @@ impl Context<'_> {
 pub(super) struct Draft {
     /// The id that stands first in the response.
     pub id: String,
+    /// The request's field with that id.
+    pub field: &'static str,
     /// Of the entity addressed, if its id was minted.
     pub minted: Option<MintedId>,
     pub order: Option<OrderId>,
@@ -78,12 +80,17 @@ pub(super) struct Draft {
 
 /// The id of an entity that a command may be about.
 pub(super) trait Subject: ToString {
+    /// The request's field with it.
+    const FIELD: &'static str;
+
     fn key(&self) -> RoutingKey<'_>;
 }
 
 macro_rules! subjects {
-    ($($id:ty)*) => {$(
+    ($($id:ty, $field:literal;)*) => {$(
         impl Subject for $id {
+            const FIELD: &'static str = $field;
+
             fn key(&self) -> RoutingKey<'_> {
                 self.key()
             }
@@ -91,7 +98,7 @@ macro_rules! subjects {
     )*};
 }
 
-subjects! { ProductId CustomerId OrderId }
+subjects! { ProductId, "product_id"; CustomerId, "customer_id"; OrderId, "order_id"; }
 
 pub(super) enum Needs {
     Nothing(Command),
@@ -103,12 +110,12 @@ pub(super) enum Needs {
 }
 
 impl Draft {
-    pub fn new(about: impl Subject, needs: Needs) -> Self {
+    pub fn new<S: Subject>(about: S, needs: Needs) -> Self {
         let minted = match about.key() {
             RoutingKey::Minted(id) => Some(id),
             RoutingKey::Chosen(_) => None,
         };
-        Self { id: about.to_string(), minted, order: None, reservation: None, needs }
+        Self { id: about.to_string(), field: S::FIELD, minted, order: None, reservation: None, needs }
     }
 
     /// Decides the log, before anything is looked up.
@@ -258,8 +265,9 @@ fn parse<R: CommandRpc>(gateway: &Gateway, caller: &str, message: &R) -> Result<
     };
     let context = Context { gateway, caller, request_id: request_id.unwrap_or(RequestId(uuid::Uuid::nil())), now };
     let draft = message.draft(&context, &mut bad);
+    let log = draft.as_ref().and_then(|draft| bad.check(draft.field, gateway.log(draft.key())));
     bad.finish()?;
-    let (Some(request_id), Some(draft)) = (request_id, draft) else {
+    let (Some(request_id), Some(draft), Some(log)) = (request_id, draft, log) else {
         return Err(Failure::internal("UNREAD_REQUEST", "the request could not be read"));
     };
     gateway.retention().admit(request_id, now).map_err(|error| {
@@ -269,7 +277,6 @@ fn parse<R: CommandRpc>(gateway: &Gateway, caller: &str, message: &R) -> Result<
         };
         Failure::invalid(reason, format!("request_id: {error}")).field("request_id", error.to_string())
     })?;
-    let log = gateway.log(draft.key()).map_err(|error| failure(error.into()))?;
     Ok(Parsed { request_id, etag, draft, log })
 }
 
