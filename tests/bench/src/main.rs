@@ -7,7 +7,7 @@
 //! - `echo`: the servers that queries are held against
 //! - `database`: what Postgres does without Souk; `rows`: rows for its binary COPY; `fill`: an installation full of events
 //! - `effort`: how long and how often; `pairs`: two sides by turns, their ratio, and whether it can be judged
-//! - `record`: the table and `summary.json`
+//! - `record`: the table and `summary.json`; `report`: `report.html`
 //! - `benches`: the benchmarks B1–B15
 
 mod benches;
@@ -20,6 +20,7 @@ mod loader;
 mod machine;
 mod pairs;
 mod record;
+mod report;
 mod rows;
 mod sources;
 mod stage;
@@ -41,7 +42,7 @@ struct Args {
     /// Everything once and hardly any of it: shows that it works, not how fast
     #[arg(long, global = true, hide = true, conflicts_with = "quick")]
     smoke: bool,
-    /// Where summary.json goes
+    /// Where summary.json and report.html go
     #[arg(long, value_name = "FOLDER", default_value = "target/bench")]
     into: PathBuf,
     #[command(subcommand)]

@@ -4,7 +4,7 @@ use anyhow::{Context, Result};
 use serde_json::{Map, Value, json};
 use souk_load::{Histogram, Second};
 
-use crate::pairs::Ratios;
+use crate::{pairs::Ratios, report};
 
 /// What is wanted of a ratio.
 #[derive(Debug, Clone, Copy)]
@@ -143,10 +143,10 @@ impl Entry {
     }
 }
 
-/// Adds outcomes to those of earlier runs of other numbers.
+/// Adds outcomes to those of earlier runs of other numbers, and draws the report of all.
 ///
 /// # Errors
-/// When the file cannot be written.
+/// When a file cannot be written.
 pub fn write(folder: &Path, entries: &[Entry]) -> Result<()> {
     fs::create_dir_all(folder)?;
     let file = folder.join("summary.json");
@@ -155,7 +155,9 @@ pub fn write(folder: &Path, entries: &[Entry]) -> Result<()> {
     for entry in entries {
         summary.insert(entry.name.to_owned(), entry.json());
     }
-    fs::write(&file, serde_json::to_string_pretty(&summary)?).with_context(|| file.display().to_string())
+    fs::write(&file, serde_json::to_string_pretty(&summary)?).with_context(|| file.display().to_string())?;
+    let page = folder.join("report.html");
+    fs::write(&page, report::page(&summary)).with_context(|| page.display().to_string())
 }
 
 /// Says what is measured now, on a line that the next one replaces on a terminal.
