@@ -8,7 +8,7 @@
 //! - `database`: what Postgres does without Souk; `rows`: rows for its binary COPY; `fill`: an installation full of events
 //! - `effort`: how long and how often; `pairs`: two sides by turns, their ratio, and whether it can be judged
 //! - `record`: the table and `summary.json`; `report`: `report.html`
-//! - `benches`: the benchmarks B1–B15
+//! - `benches`: the benchmarks B1–B15; `growth`: tables of what things cost as the system grows
 
 mod benches;
 mod database;
@@ -16,6 +16,7 @@ mod echo;
 mod effort;
 mod figures;
 mod fill;
+mod growth;
 mod loader;
 mod machine;
 mod pairs;
@@ -52,6 +53,11 @@ struct Args {
 /// What is done in place of the benchmarks.
 #[derive(Debug, clap::Subcommand)]
 enum Instead {
+    /// Measure what things cost as the system grows, and write the tables of a file
+    Growth {
+        #[arg(default_value = "tests/load/README.md")]
+        file: PathBuf,
+    },
     /// A server to be measured, started by the benchmarks
     #[command(hide = true)]
     Echo(echo::Args),
@@ -79,5 +85,9 @@ async fn run(args: Args) -> Result<ExitCode> {
         Args { quick: true, .. } => Size::Quick,
         _ => Size::Full,
     };
-    benches::run(&args.numbers, Effort::new(size), &args.into).await
+    let effort = Effort::new(size);
+    match args.instead {
+        Some(Instead::Growth { file }) => growth::run(effort, &file).await.map(|()| ExitCode::SUCCESS),
+        _ => benches::run(&args.numbers, effort, &args.into).await,
+    }
 }
