@@ -77,7 +77,7 @@ image PROFILE="debug" TAG=("souk:" + PROFILE): setup
 image-test: (image "debug")
     cargo test -p souk-tests --test image -- --ignored --nocapture
 
-# Measure ratios of Souk and its parts: `just bench --quick`, `just bench B1 B4`; give it the machine to itself
+# Measure ratios of Souk and its parts, `just bench growth` costs: `just bench --quick`, `just bench B1 B4`; give it the machine to itself
 [positional-arguments]
 bench *ARGS: setup
     cargo build --release --workspace --bin souk --bin souk-bench

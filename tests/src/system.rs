@@ -26,7 +26,8 @@ pub(crate) async fn turn() -> MutexGuard<'static, ()> {
 pub struct System {
     pub stack: Stack,
     run_file: PathBuf,
-    _turn: MutexGuard<'static, ()>,
+    /// `None` beside another system, which holds it.
+    _turn: Option<MutexGuard<'static, ()>>,
 }
 
 impl System {
@@ -36,7 +37,15 @@ impl System {
     /// When something does not start; the message has the ends of the logs.
     pub async fn start(change: impl FnOnce(&mut StackOptions)) -> Result<Self> {
         let turn = turn().await;
-        Self::start_services(turn, Stack::temporary(change).await?).await
+        Self::start_services(Some(turn), Stack::temporary(change).await?).await
+    }
+
+    /// Another installation beside this one, on servers of its own.
+    ///
+    /// # Errors
+    /// When something does not start.
+    pub async fn start_beside(&self, change: impl FnOnce(&mut StackOptions)) -> Result<Self> {
+        Self::start_services(None, Stack::temporary(change).await?).await
     }
 
     /// The same with services that reach Postgres and NATS by ways that can be slow, stall and break.
@@ -47,10 +56,10 @@ impl System {
         let turn = turn().await;
         let mut stack = Stack::temporary(change).await?;
         let network = Network::before(&mut stack).await?;
-        Ok((Self::start_services(turn, stack).await?, network))
+        Ok((Self::start_services(Some(turn), stack).await?, network))
     }
 
-    async fn start_services(turn: MutexGuard<'static, ()>, mut stack: Stack) -> Result<Self> {
+    async fn start_services(turn: Option<MutexGuard<'static, ()>>, mut stack: Stack) -> Result<Self> {
         stack.start_services(READY_PATIENCE).await?;
         let run_file = stack.data().join("run.json");
         let system = Self { stack, run_file, _turn: turn };

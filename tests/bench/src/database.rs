@@ -1,13 +1,20 @@
 //! What Postgres does without Souk, on the same server with the same settings.
 
-use std::{path::PathBuf, process::Stdio, time::Duration};
+use std::{path::PathBuf, process::Stdio, str::FromStr, time::Duration};
 
 use anyhow::{Context, Result, bail};
+use bytes::Bytes;
 use souk_devstack::Postgres;
-use sqlx::{Connection, PgConnection};
+use souk_event_sourcing::{Region, UnixMillis};
+use souk_read_store::{DatabaseConfig, Installation, ReadStore};
+use souk_views::ViewsMigrator;
+use sqlx::{ConnectOptions, Connection, PgConnection, postgres::PgConnectOptions};
 use tokio::{process::Command, time::Instant};
 
+use crate::loader::on_own_thread;
+
 const DATABASE: &str = "bare";
+const VIEWS: &str = "bare_views";
 const ROW: usize = 1024;
 /// Clients of pgbench to choose the best of.
 pub const CLIENTS: [usize; 4] = [1, 8, 32, 64];
@@ -74,21 +81,76 @@ impl Bare {
         Ok(best)
     }
 
-    /// The median time of one durable insert on one connection.
+    /// The median time of one durable insert on one connection: one after another, or one at every `pause`.
     ///
     /// # Errors
     /// When an insert fails.
-    pub async fn insert_p50(&self, time: Duration) -> Result<Duration> {
-        let mut connection = PgConnection::connect(&self.url).await?;
-        let (payload, began) = (vec![0x5a_u8; ROW], Instant::now());
-        let mut times = Vec::new();
-        while began.elapsed() < time {
-            let sent = Instant::now();
-            sqlx::query("insert into row (payload) values ($1)").bind(&payload).execute(&mut connection).await?;
-            times.push(sent.elapsed());
-        }
-        times.sort_unstable();
-        Ok(times[times.len() / 2])
+    pub async fn insert_p50(&self, time: Duration, pause: Option<Duration>) -> Result<Duration> {
+        let url = self.url.clone();
+        on_own_thread(move || async move {
+            let mut connection = PgConnection::connect(&url).await?;
+            let (payload, mut times) = (vec![0x5a_u8; ROW], Vec::new());
+            let mut ticks = pause.map(tokio::time::interval);
+            let began = Instant::now();
+            while began.elapsed() < time {
+                if let Some(ticks) = &mut ticks {
+                    ticks.tick().await;
+                }
+                let sent = Instant::now();
+                sqlx::query("insert into row (payload) values ($1)").bind(&payload).execute(&mut connection).await?;
+                times.push(sent.elapsed());
+            }
+            times.sort_unstable();
+            Ok(times[times.len() / 2])
+        })
+        .await
+    }
+}
+
+/// A read database without Souk: the view tables with all their indexes.
+#[derive(Debug, Clone)]
+pub struct BareViews {
+    url: String,
+}
+
+impl BareViews {
+    /// # Errors
+    /// When the database cannot be made.
+    pub async fn create(postgres: &Postgres) -> Result<Self> {
+        postgres.create_database(VIEWS).await?;
+        let url = postgres.url(VIEWS);
+        let installation = Installation { region: Region(1), partitions: 64 };
+        let config = DatabaseConfig::new("r1", &url, 2);
+        ReadStore::install::<ViewsMigrator>(&[config], installation, UnixMillis::now()).await?.close().await;
+        Ok(Self { url })
+    }
+
+    /// A connection as the projector has it: its commits do not wait for the disk.
+    ///
+    /// # Errors
+    /// When the database is not there.
+    pub async fn connect(&self) -> Result<PgConnection> {
+        let options = PgConnectOptions::from_str(&self.url)?.options([("synchronous_commit", "off")]);
+        Ok(options.disable_statement_logging().connect().await?)
+    }
+
+    /// Puts rows of products, as `COPY … TO STDOUT (FORMAT binary)` gave them, into the table of products: rows per second.
+    ///
+    /// # Errors
+    /// When a row is there already.
+    pub async fn copy_products(&self, rows: Vec<Bytes>) -> Result<f64> {
+        let views = self.clone();
+        on_own_thread(move || async move {
+            let mut connection = views.connect().await?;
+            let began = Instant::now();
+            let mut copy = connection.copy_in_raw("copy product_view from stdin (format binary)").await?;
+            for part in rows {
+                copy.send(part).await?;
+            }
+            let copied = copy.finish().await?;
+            Ok(copied as f64 / began.elapsed().as_secs_f64())
+        })
+        .await
     }
 }
 

@@ -53,30 +53,40 @@ impl Loader {
     ) -> Result<Report> {
         let Self { services, cores } = self.clone();
         let paths: Vec<(usize, String)> = paths.iter().map(|(service, path)| (*service, (*path).to_owned())).collect();
-        let work = move || -> Result<Report> {
+        on_own_thread(move || async move {
             if !cores.is_empty() {
                 machine::pin_thread(&cores)?;
             }
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            runtime.block_on(async {
-                let mut target = Target::default();
-                let mut connected = Vec::new();
-                for (url, connections) in &services {
-                    connected.push(target.connect(url, *connections).await?);
-                }
-                let rpcs = paths.iter().map(|(service, path)| Ok(Arc::new(target.rpc(connected[*service], path)?)));
-                let load = Load::new(&target, source(rpcs.collect::<Result<Vec<_>>>()?));
-                Ok(match press {
-                    Press::Callers(callers, time) => load.closed_loop(callers, Until::Elapsed(time)).await?,
-                    Press::Calls(callers, calls) => load.closed_loop(callers, Until::Sent(calls)).await?,
-                    Press::Rate(rate, time, outstanding) => load.open_loop(Schedule::constant(rate, time), outstanding).await?,
-                })
+            let mut target = Target::default();
+            let mut connected = Vec::new();
+            for (url, connections) in &services {
+                connected.push(target.connect(url, *connections).await?);
+            }
+            let rpcs = paths.iter().map(|(service, path)| Ok(Arc::new(target.rpc(connected[*service], path)?)));
+            let load = Load::new(&target, source(rpcs.collect::<Result<Vec<_>>>()?));
+            Ok(match press {
+                Press::Callers(callers, time) => load.closed_loop(callers, Until::Elapsed(time)).await?,
+                Press::Calls(callers, calls) => load.closed_loop(callers, Until::Sent(calls)).await?,
+                Press::Rate(rate, time, outstanding) => load.open_loop(Schedule::constant(rate, time), outstanding).await?,
             })
-        };
-        let (send, receive) = tokio::sync::oneshot::channel();
-        thread::Builder::new().name("loader".to_owned()).spawn(move || drop(send.send(work())))?;
-        receive.await.map_err(|_| anyhow!("the loader ended by a panic"))?
+        })
+        .await
     }
+}
+
+/// Runs something on a thread that has nothing else to do: no wake-up goes from one thread to another.
+///
+/// # Errors
+/// Those of `work`, or its panic.
+pub async fn on_own_thread<T, F>(work: impl FnOnce() -> F + Send + 'static) -> Result<T>
+where
+    T: Send + 'static,
+    F: Future<Output = Result<T>>,
+{
+    let (send, receive) = tokio::sync::oneshot::channel();
+    let alone = move || -> Result<T> { tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(work()) };
+    thread::Builder::new().name("loader".to_owned()).spawn(move || drop(send.send(alone())))?;
+    receive.await.map_err(|_| anyhow!("a loader ended by a panic"))?
 }
 
 /// Fails unless every call was answered with OK.

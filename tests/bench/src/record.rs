@@ -2,8 +2,9 @@ use std::{collections::BTreeMap, fs, io::Write, path::Path};
 
 use anyhow::{Context, Result};
 use serde_json::{Map, Value, json};
+use souk_load::{Histogram, Second};
 
-use crate::pairs::Ratios;
+use crate::{pairs::Ratios, report};
 
 /// What is wanted of a ratio.
 #[derive(Debug, Clone, Copy)]
@@ -11,6 +12,7 @@ pub enum Goal {
     AtLeast(f64),
     AtMost(f64),
     Exactly(f64),
+    None,
 }
 
 /// The outcome of one benchmark.
@@ -24,11 +26,32 @@ pub struct Entry {
     pub figures: Map<String, Value>,
     /// What must hold besides; all of it was looked at.
     pub also: Vec<(String, bool)>,
+    /// Latencies by percentile, by what took them.
+    pub latencies: Map<String, Value>,
+    /// Second by second.
+    pub over_time: Vec<Value>,
 }
+
+/// Of every distribution kept.
+const QUANTILES: [f64; 14] = [0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.995, 0.999, 0.9995, 0.9999, 0.99999, 1.0];
 
 impl Entry {
     pub fn new(name: &'static str, ratios: Vec<f64>, goal: Goal, note: impl Into<String>) -> Self {
-        Self { name, ratios: Ratios::of(ratios), goal, note: note.into(), figures: Map::new(), also: Vec::new() }
+        Self {
+            name,
+            ratios: Ratios::of(ratios),
+            goal,
+            note: note.into(),
+            figures: Map::new(),
+            also: Vec::new(),
+            latencies: Map::new(),
+            over_time: Vec::new(),
+        }
+    }
+
+    /// Something to be known that nobody set a goal for.
+    pub fn on_record(name: &'static str, value: f64, note: impl Into<String>) -> Self {
+        Self::new(name, vec![value], Goal::None, note)
     }
 
     #[must_use]
@@ -45,12 +68,29 @@ impl Entry {
         self
     }
 
-    /// `None` when the run was too noisy to say.
+    /// Keeps how long calls took, for the report.
+    #[must_use]
+    pub fn latencies(mut self, of: &str, histogram: &Histogram) -> Self {
+        let micros = |share: f64| (histogram.quantile(share).as_secs_f64() * 1e7).round() / 10.0;
+        self.latencies.insert(of.to_owned(), QUANTILES.iter().map(|share| json!([share, micros(*share)])).collect());
+        self
+    }
+
+    /// Keeps what was answered second by second, for the report.
+    #[must_use]
+    pub fn over_time(mut self, seconds: &[Second]) -> Self {
+        let second = |second: &Second| json!([second.at.as_secs_f64(), second.ok, second.p99.as_secs_f64() * 1e3]);
+        self.over_time = seconds.iter().map(second).collect();
+        self
+    }
+
+    /// `None` when the run was too noisy to say, or there is no goal.
     pub fn met(&self) -> Option<bool> {
         let also = self.also.iter().all(|(_, holds)| *holds);
         let ratio = self.ratios.median;
         match self.goal {
             _ if !also => Some(false),
+            Goal::None => None,
             Goal::Exactly(wanted) => Some(self.ratios.all.iter().all(|ratio| (ratio - wanted).abs() < f64::EPSILON)),
             _ if self.ratios.too_noisy() => None,
             Goal::AtLeast(wanted) => Some(ratio >= wanted),
@@ -62,6 +102,7 @@ impl Entry {
         match self.met() {
             Some(true) => "met",
             Some(false) => "NOT MET",
+            None if matches!(self.goal, Goal::None) => "on record",
             None => "too noisy",
         }
     }
@@ -71,6 +112,7 @@ impl Entry {
             Goal::AtLeast(wanted) => format!("≥ {wanted}"),
             Goal::AtMost(wanted) => format!("≤ {wanted}"),
             Goal::Exactly(wanted) => format!("= {wanted}"),
+            Goal::None => String::new(),
         }
     }
 
@@ -81,6 +123,7 @@ impl Entry {
         json!({
             "ratio": median, "min": min, "max": max, "pairs": all, "goal": self.goal_text(), "met": self.met(), "too_noisy": noisy,
             "note": self.note, "also": also, "figures": self.figures,
+            "latencies_us": self.latencies, "over_time": self.over_time,
         })
     }
 
@@ -100,10 +143,10 @@ impl Entry {
     }
 }
 
-/// Adds outcomes to those of earlier runs of other numbers.
+/// Adds outcomes to those of earlier runs of other numbers, and draws the report of all.
 ///
 /// # Errors
-/// When the file cannot be written.
+/// When a file cannot be written.
 pub fn write(folder: &Path, entries: &[Entry]) -> Result<()> {
     fs::create_dir_all(folder)?;
     let file = folder.join("summary.json");
@@ -112,7 +155,9 @@ pub fn write(folder: &Path, entries: &[Entry]) -> Result<()> {
     for entry in entries {
         summary.insert(entry.name.to_owned(), entry.json());
     }
-    fs::write(&file, serde_json::to_string_pretty(&summary)?).with_context(|| file.display().to_string())
+    fs::write(&file, serde_json::to_string_pretty(&summary)?).with_context(|| file.display().to_string())?;
+    let page = folder.join("report.html");
+    fs::write(&page, report::page(&summary)).with_context(|| page.display().to_string())
 }
 
 /// Says what is measured now, on a line that the next one replaces on a terminal.

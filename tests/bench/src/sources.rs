@@ -26,7 +26,7 @@ pub fn product_id(number: u64) -> String {
 }
 
 /// Text that differs from product to product and from time to time, of one length.
-fn description(seed: u64) -> String {
+pub fn description(seed: u64) -> String {
     let word = format!("{:016x} ", seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
     word.repeat(DESCRIPTION / word.len() + 1)[..DESCRIPTION].to_owned()
 }
@@ -101,10 +101,10 @@ fn message(message: &impl Message) -> Bytes {
     frame(&message.encode_to_vec())
 }
 
-/// The creation of the products 1, 2, ….
-pub fn creations(rpc: Arc<Rpc>) -> impl Source {
+/// The creation of products, from a number on.
+pub fn creations(rpc: Arc<Rpc>, first: u64) -> impl Source {
     move |number: u64| {
-        let number = number + 1;
+        let number = first + number;
         let product = ProductDetails { title: format!("Product {number}"), description: description(number), ..Default::default() };
         let price = Some(Money { currency: "EUR".to_owned(), minor_units: 100 + number as i64 % 900 });
         let request = CreateProductRequest { request_id: request_id(), product_id: product_id(number), details: Some(product), price };
@@ -121,7 +121,8 @@ pub fn updates(rpc: Arc<Rpc>, keys: Keys) -> impl Source {
     }
 }
 
-fn update(product: u64, description: String) -> UpdateProductRequest {
+/// A new text for a product.
+pub fn update(product: u64, description: String) -> UpdateProductRequest {
     UpdateProductRequest {
         request_id: request_id(),
         product_id: product_id(product),

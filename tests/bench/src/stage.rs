@@ -1,7 +1,11 @@
-use std::time::Duration;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use souk_devstack::{Service, StackOptions};
+use souk_load::{Report, Rpc};
 use souk_tests::{System, until};
 use sqlx::PgPool;
 
@@ -41,7 +45,12 @@ impl Part {
 pub const CONNECTIONS: usize = 8;
 /// Callers of a closed loop that fills the command service's batches.
 pub const WRITERS: usize = 256;
-const PATIENCE: Duration = Duration::from_secs(300);
+/// Events of all logs, in the write databases.
+pub const WRITTEN: &str = "select coalesce(sum(position), 0)::bigint from partition_head";
+/// Events in the views, in the read databases.
+pub const APPLIED: &str = "select coalesce(sum(position), 0)::bigint from read_checkpoint";
+/// How long the system may take to come to rest.
+pub const PATIENCE: Duration = Duration::from_secs(300);
 
 impl Stage {
     /// Starts everything and fills it.
@@ -51,18 +60,24 @@ impl Stage {
     pub async fn start(products: u64, change: impl FnOnce(&mut StackOptions)) -> Result<Self> {
         progress("starting Postgres, NATS and the services");
         let system = System::start(|options| {
-            // As recommended for a small server; both sides of every comparison run on it.
-            options.postgres_settings = [("max_wal_size", "8GB"), ("shared_buffers", "1GB")].map(|(k, v)| (k.into(), v.into())).into();
+            recommended(options);
             change(options);
         })
         .await?;
         let stage = Self { system, products };
         progress(&format!("creating {products} products"));
-        let (loader, press) = (stage.commands(), Press::Calls(WRITERS, products));
-        let created = loader.run(&[(0, sources::CREATE_PRODUCT)], |rpcs| sources::creations(rpcs[0].clone()), press).await?;
-        all_ok(created)?;
+        stage.create(1, products).await?;
         stage.caught_up().await?;
         Ok(stage)
+    }
+
+    /// Creates so many products of 1 KB, numbered from `first` on.
+    ///
+    /// # Errors
+    /// When one is refused.
+    pub async fn create(&self, first: u64, count: u64) -> Result<Report> {
+        let source = move |rpcs: Vec<Arc<Rpc>>| sources::creations(rpcs[0].clone(), first);
+        all_ok(self.commands().run(&[(0, sources::CREATE_PRODUCT)], source, Press::Calls(WRITERS, count)).await?)
     }
 
     /// A loader before the query service.
@@ -111,12 +126,8 @@ impl Stage {
     /// When they do not come on.
     pub async fn caught_up(&self) -> Result<()> {
         let (write, read) = (self.system.write_pools().await?, self.system.read_pools().await?);
-        until("the views caught up", PATIENCE, || async {
-            let written = sum(&write, "select coalesce(sum(position), 0)::bigint from partition_head").await?;
-            let applied = sum(&read, "select coalesce(sum(position), 0)::bigint from read_checkpoint").await?;
-            Ok((applied >= written).then_some(()))
-        })
-        .await
+        until("the views caught up", PATIENCE, || async { Ok((sum(&read, APPLIED).await? >= sum(&write, WRITTEN).await?).then_some(())) })
+            .await
     }
 
     /// Has every product in the query service's cache.
@@ -125,24 +136,34 @@ impl Stage {
     /// When one is not found.
     pub async fn warm_up(&self) -> Result<()> {
         let products = self.products;
-        let all = move |rpcs: Vec<std::sync::Arc<souk_load::Rpc>>| sources::each(rpcs[0].clone(), products);
+        let all = move |rpcs: Vec<Arc<Rpc>>| sources::each(rpcs[0].clone(), products);
         all_ok(self.queries().run(&[(0, sources::GET_PRODUCT)], all, Press::Calls(64, products)).await?).map(drop)
     }
 
-    /// Nothing was lost or doubled by what was measured.
+    /// Nothing was lost or doubled by what was measured. Gives the events that were looked at, per second.
     ///
     /// # Errors
     /// With what is wrong.
-    pub async fn audit(&self) -> Result<()> {
+    pub async fn audit(&self) -> Result<f64> {
         progress("audit");
         self.caught_up().await?;
+        let began = Instant::now();
         let findings = self.system.audit_clean().await?;
-        ensure!(findings.is_object(), "no findings");
-        Ok(())
+        let events = findings["checked"]["events"].as_u64().context("the audit looked at no event")?;
+        Ok(events as f64 / began.elapsed().as_secs_f64())
     }
 }
 
-async fn sum(pools: &[PgPool], query: &'static str) -> Result<i64> {
+/// Settings of Postgres for a small server; both sides of every comparison run on them.
+pub fn recommended(options: &mut StackOptions) {
+    options.postgres_settings = [("max_wal_size", "8GB"), ("shared_buffers", "1GB")].map(|(key, value)| (key.into(), value.into())).into();
+}
+
+/// The sum of what a query finds in each database.
+///
+/// # Errors
+/// When one cannot be asked.
+pub async fn sum(pools: &[PgPool], query: &'static str) -> Result<i64> {
     let mut total = 0;
     for pool in pools {
         total += sqlx::query_scalar::<_, i64>(query).fetch_one(pool).await?;

@@ -1,4 +1,4 @@
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use anyhow::{Result, ensure};
 use souk_devstack::Service;
@@ -7,11 +7,10 @@ use souk_load::{Code, Report, Rpc};
 use super::Bench;
 use crate::{
     database::Bare,
-    echo::EchoProcess,
-    loader::{Loader, Press, all_ok},
+    loader::{Press, all_ok},
     pairs::median_of,
     record::{Entry, Goal, progress},
-    sources::{GET_PRODUCT, Gets, Keys, RECEIVE_STOCK, UPDATE_PRODUCT, receipts, updates},
+    sources::{RECEIVE_STOCK, UPDATE_PRODUCT, receipts, updates},
     stage::{Part, WRITERS},
 };
 
@@ -38,7 +37,7 @@ impl Bench {
         Ok(())
     }
 
-    async fn update(&self, press: Press) -> Result<Report> {
+    pub(super) async fn update(&self, press: Press) -> Result<Report> {
         let keys = self.stage.uniform();
         let source = move |rpcs: Vec<Arc<Rpc>>| updates(rpcs[0].clone(), keys);
         self.stage.commands().run(&[(0, UPDATE_PRODUCT)], source, press).await
@@ -95,37 +94,9 @@ impl Bench {
         Ok(all_ok(self.update(press).await?)?.rate())
     }
 
-    /// One command at a time against an echo and an insert, one at a time.
-    async fn unloaded(&mut self, bare: &Bare) -> Result<()> {
-        progress("B6: one command at a time");
-        let settings = self.stage.system.stack.settings_file().to_path_buf();
-        let echo = EchoProcess::start(1024, Some(settings)).await?;
-        let time = self.effort.time / 2;
-        let once = Press::Callers(1, time);
-        let pairs = self
-            .effort
-            .pairs(
-                || async { Ok((all_ok(self.update(once.clone()).await?)?.latency().quantile(0.5), Duration::ZERO)) },
-                || async {
-                    let gets = |rpcs: Vec<Arc<Rpc>>| Gets::new(rpcs[0].clone(), Keys::only(1), 1);
-                    let echoed = all_ok(Loader::new(echo.url.clone(), 1).run(&[(0, GET_PRODUCT)], gets, once.clone()).await?)?;
-                    Ok((echoed.latency().quantile(0.5), bare.insert_p50(time).await?))
-                },
-            )
-            .await?;
-        let micros = |time: Duration| time.as_secs_f64() * 1e6;
-        let ratios = pairs.iter().map(|((command, _), (echo, insert))| micros(*command) / micros(*echo + *insert)).collect();
-        let entry = Entry::new("B6", ratios, Goal::AtMost(1.3), "p50 of a command ÷ (p50 of an echo + p50 of a durable insert)")
-            .figure("command_p50_us", median_of(pairs.iter().map(|((command, _), _)| micros(*command))))
-            .figure("echo_p50_us", median_of(pairs.iter().map(|(_, (echo, _))| micros(*echo))))
-            .figure("insert_p50_us", median_of(pairs.iter().map(|(_, (_, insert))| micros(*insert))));
-        self.record(entry);
-        Ok(())
-    }
-
     /// Everybody wants the same thing.
     async fn hot_entity(&mut self) -> Result<()> {
-        const SPREAD: u64 = 10_000;
+        let spread = self.effort.of(10_000, 10_000, 100);
         progress("B7: one stock item, and ten thousand of them");
         let press = Press::Callers(WRITERS, self.effort.time);
         let receive = |spread: u64| {
@@ -135,7 +106,7 @@ impl Bench {
                 Ok(all_ok(loader.run(&[(0, RECEIVE_STOCK)], source, press).await?)?.rate())
             }
         };
-        let pairs = self.effort.pairs(|| receive(1), || receive(SPREAD)).await?;
+        let pairs = self.effort.pairs(|| receive(1), || receive(spread)).await?;
         let ratios = pairs.iter().map(|(hot, spread)| hot / spread).collect();
         let entry = Entry::new("B7", ratios, Goal::AtLeast(0.8), "commands/s on one stock item ÷ over 10,000 items")
             .figure("hot_per_second", median_of(pairs.iter().map(|(hot, _)| *hot)))

@@ -4,9 +4,8 @@ use anyhow::{Context, Result};
 use prost::Message;
 use souk_client::{Endpoints, Souk};
 use souk_devstack::Service;
-use souk_load::Report;
+use souk_load::{Histogram, Report};
 use souk_proto::catalog::v1::GetProductRequest;
-use souk_tests::until;
 
 use super::Bench;
 use crate::{
@@ -33,13 +32,17 @@ struct Measured {
     rate: f64,
     /// Of the server, for one call.
     cpu: Duration,
-    p99: Duration,
+    latency: Histogram,
 }
 
 impl Measured {
     fn of(report: &Report, cpu: Duration) -> Self {
         let calls = report.answered().max(1) as f64;
-        Self { rate: report.rate(), cpu: Duration::from_secs_f64(cpu.as_secs_f64() / calls), p99: report.latency().quantile(0.99) }
+        Self { rate: report.rate(), cpu: Duration::from_secs_f64(cpu.as_secs_f64() / calls), latency: report.latency() }
+    }
+
+    fn p99(&self) -> f64 {
+        self.latency.quantile(0.99).as_secs_f64() * 1e6
     }
 }
 
@@ -50,9 +53,6 @@ impl Bench {
             self.stage.warm_up().await?;
             self.hits().await?;
             self.stage.pin(QUERY, &BOTH)?;
-        }
-        if self.wants("B14") {
-            self.misses_of_one_key().await?;
         }
         Ok(())
     }
@@ -105,11 +105,14 @@ impl Bench {
             progress("B3: both at 70 % of the echo's most");
             let press = Press::Rate(echo_rate * 0.7, time, 4096);
             let pairs = self.effort.pairs(|| self.hit(&loader, press.clone()), || self.echo(&layered, press.clone())).await?;
-            let ratios = pairs.iter().map(|(hit, echo)| hit.p99.as_secs_f64() / echo.p99.as_secs_f64()).collect();
+            let ratios = pairs.iter().map(|(hit, echo)| hit.p99() / echo.p99()).collect();
+            let (hits, echoes) = pairs.last().context("no pair")?;
             let entry = Entry::new("B3", ratios, Goal::AtMost(1.2), "p99 of hits ÷ p99 of echoes at 70 % of the echo's most")
                 .figure("calls_per_second", echo_rate * 0.7)
-                .figure("hit_p99_us", median_of(pairs.iter().map(|(hit, _)| hit.p99.as_secs_f64() * 1e6)))
-                .figure("echo_p99_us", median_of(pairs.iter().map(|(_, echo)| echo.p99.as_secs_f64() * 1e6)));
+                .figure("hit_p99_us", median_of(pairs.iter().map(|(hit, _)| hit.p99())))
+                .figure("echo_p99_us", median_of(pairs.iter().map(|(_, echo)| echo.p99())))
+                .latencies("hits", &hits.latency)
+                .latencies("echoes", &echoes.latency);
             self.record(entry);
         }
         Ok(())
@@ -147,41 +150,5 @@ impl Bench {
     pub(super) fn client(&self) -> Result<Souk> {
         let stack = &self.stage.system.stack;
         Ok(Souk::connect(&Endpoints::new(stack.urls("command"), stack.urls("query")).connections(8))?)
-    }
-
-    /// A thousand callers ask at once for a row that is not cached.
-    async fn misses_of_one_key(&mut self) -> Result<()> {
-        const CALLERS: usize = 1000;
-        progress("B14: a thousand callers miss one key");
-        let mut counts = Vec::new();
-        for key in 0..self.effort.pairs as u64 {
-            // A cache that has just begun has nothing in it.
-            self.stage.system.kill_and_restart(Service::Query).await?;
-            let (before, product) = (self.scans().await?, key + 1);
-            let one = Keys::only(product);
-            let products = self.stage.products;
-            let source = move |rpcs: Vec<std::sync::Arc<souk_load::Rpc>>| Gets::new(rpcs[0].clone(), one, products);
-            all_ok(self.stage.queries().run(&[(0, GET_PRODUCT)], source, Press::Calls(CALLERS, CALLERS as u64)).await?)?;
-            let scans = until("the scans are counted", Duration::from_secs(20), || async {
-                let now = self.scans().await? - before;
-                Ok((now > 0).then_some(now))
-            });
-            scans.await?;
-            // A second one would be counted as late as the first.
-            tokio::time::sleep(Duration::from_secs(2)).await;
-            counts.push((self.scans().await? - before) as f64);
-        }
-        self.record(Entry::new("B14", counts, Goal::Exactly(1.0), "reads of the row in the database for 1,000 concurrent misses of it"));
-        Ok(())
-    }
-
-    /// How often the read databases have looked a product up, as they count it themselves.
-    async fn scans(&self) -> Result<i64> {
-        let mut total = 0;
-        for pool in self.stage.system.read_pools().await? {
-            let query = "select coalesce(idx_scan, 0) + coalesce(seq_scan, 0) from pg_stat_user_tables where relname = 'product_view'";
-            total += sqlx::query_scalar::<_, i64>(query).fetch_one(&pool).await.context("the statistics of product_view")?;
-        }
-        Ok(total)
     }
 }

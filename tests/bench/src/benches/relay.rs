@@ -1,0 +1,187 @@
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use anyhow::{Context as _, Result, ensure};
+use async_nats::{Subject, jetstream};
+use bytes::Bytes;
+use futures::{StreamExt, stream::FuturesUnordered};
+use prost::Message;
+use souk_bus::{JetStreamBus, Subjects, to_wire};
+use souk_bus_publisher::{JetStreamPublisher, LogPublisher, StreamLimits};
+use souk_event_sourcing::{LogId, Position};
+use souk_event_store::{Belief, LogBatch, PostgresStore};
+use souk_relay::{Head, RelayHandle, Relays, Tuning};
+use tokio::{
+    sync::{Mutex, Semaphore},
+    time::{Instant, sleep},
+};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::{
+    Bench,
+    append::{Append, BATCH, PARTITIONS, REGION, configs, database},
+};
+use crate::{
+    loader::on_own_thread,
+    pairs::{by_turns, median_of},
+    record::{Entry, Goal, progress},
+};
+
+/// As the command service has them unless it is told otherwise.
+const WINDOW: usize = 512;
+const TUNING: Tuning =
+    Tuning { ring_capacity: 4096, check_every: Duration::from_secs(5), announce_every: Duration::from_secs(1), refill: 10_000 };
+const LIMITS: StreamLimits = StreamLimits { max_age: Duration::from_secs(3600), max_bytes: 2 << 30, replicas: 1 };
+/// First parts of the names of the streams.
+const RELAYED: &str = "bench-relay";
+const RAW: &str = "bench-raw";
+/// So many events the rings of all logs hold together.
+const MOST: usize = 160_000;
+
+impl Bench {
+    /// From the committer's hand to acknowledged, against publishing alone.
+    pub(super) async fn relay(&mut self) -> Result<()> {
+        if !self.wants("B8") {
+            return Ok(());
+        }
+        progress("B8: events relayed, and messages published");
+        let (url, nats) = (database(&self.stage.system.stack.postgres, "bench_relay").await?, self.stage.system.stack.nats.url());
+        let (pairs, events) = (self.effort.pairs, self.effort.of(MOST, MOST / 2, 2_048));
+        let pairs = on_own_thread(move || async move {
+            let relay = Mutex::new(Relay::start(&url, &nats, events / usize::from(BATCH)).await?);
+            let raw = Mutex::new(Raw::start(&nats).await?);
+            // What is published in a pair was committed before either side of it begins.
+            let pairs =
+                by_turns(pairs, || async { relay.lock().await.turn().await }, || async { raw.lock().await.turn(events).await }).await;
+            relay.into_inner().stop().await?;
+            raw.into_inner().stop().await?;
+            pairs
+        })
+        .await?;
+        let ratios = pairs.iter().map(|(relayed, published)| relayed / published).collect();
+        let entry = Entry::new("B8", ratios, Goal::AtLeast(0.9), "events/s relayed, committed to acknowledged ÷ messages/s published raw")
+            .figure("relayed_per_second", median_of(pairs.iter().map(|(relayed, _)| *relayed)))
+            .figure("published_per_second", median_of(pairs.iter().map(|(_, published)| *published)))
+            .figure("window", WINDOW as f64);
+        self.record(entry);
+        Ok(())
+    }
+}
+
+fn logs() -> impl Iterator<Item = LogId> {
+    (0..PARTITIONS).map(|partition| LogId { region: REGION, partition: souk_event_sourcing::Partition(partition) })
+}
+
+/// The relays of all logs over one connection, as a command service runs them, and what commits.
+struct Relay {
+    append: Append,
+    publisher: Arc<JetStreamPublisher>,
+    relays: HashMap<LogId, RelayHandle>,
+    stop: CancellationToken,
+    batches: usize,
+}
+
+impl Relay {
+    async fn start(url: &str, nats: &str, batches: usize) -> Result<Self> {
+        let append = Append::open(url).await?;
+        let bus = JetStreamBus::connect(nats, RELAYED, "bench").await?;
+        let publisher = Arc::new(JetStreamPublisher::new(bus.client().clone(), bus.subjects().clone(), LIMITS, Uuid::from_u128(1)));
+        publisher.reachable().await;
+        let relays = Arc::new(Relays {
+            store: Arc::new(PostgresStore::connect(&configs(url), REGION, PARTITIONS).await?),
+            publisher: publisher.clone(),
+            feed: Arc::new(bus),
+            window: Arc::new(Semaphore::new(WINDOW)),
+            tuning: TUNING,
+        });
+        let stop = CancellationToken::new();
+        let spawn = |(log, belief): &(LogId, Belief)| {
+            let head = Head { position: belief.position, hash: belief.hash };
+            (*log, relays.spawn(*log, belief.epoch, head, stop.clone()))
+        };
+        let relays = append.beliefs().iter().map(spawn).collect();
+        let mut relay = Self { append, publisher, relays, stop, batches };
+        // The streams are made, and both sides of the first pair find them warm.
+        let first = relay.append.commit(1).await?;
+        relay.hand_over(first).await?;
+        Ok(relay)
+    }
+
+    /// Events per second from the first that is handed over to the last acknowledgement.
+    async fn turn(&mut self) -> Result<f64> {
+        let committed = self.append.commit(self.batches).await?;
+        self.hand_over(committed).await
+    }
+
+    async fn hand_over(&mut self, committed: Vec<Vec<LogBatch>>) -> Result<f64> {
+        let (began, mut events) = (Instant::now(), 0_u64);
+        for batch in committed {
+            for event in batch.into_iter().flat_map(|part| part.events) {
+                self.relays.get(&event.log).context("a log without a relay")?.ring.push(event);
+                events += 1;
+            }
+            // As behind a statement of the committer.
+            tokio::task::yield_now().await;
+        }
+        while self.relays.values().any(|relay| relay.progress.acknowledged() < relay.progress.head()) {
+            ensure!(began.elapsed() < Duration::from_secs(120), "the relays do not come on");
+            sleep(Duration::from_millis(1)).await;
+        }
+        Ok(events as f64 / began.elapsed().as_secs_f64())
+    }
+
+    async fn stop(self) -> Result<()> {
+        self.stop.cancel();
+        for relay in self.relays.into_values() {
+            relay.stopped().await;
+        }
+        delete(&self.publisher).await
+    }
+}
+
+/// The same messages, encoded beforehand and sent without conditions to streams that are set up alike.
+struct Raw {
+    publisher: JetStreamPublisher,
+    context: jetstream::Context,
+    /// Subject and message of one event of each log.
+    messages: Vec<(Subject, Bytes)>,
+}
+
+impl Raw {
+    async fn start(nats: &str) -> Result<Self> {
+        let (client, subjects) = (async_nats::connect(nats).await?, Subjects::new(RAW));
+        let publisher = JetStreamPublisher::new(client.clone(), subjects.clone(), LIMITS, Uuid::from_u128(1));
+        let mut messages = Vec::new();
+        for part in super::append::sample() {
+            publisher.create(part.log, Position(1)).await?;
+            let event = part.events.first().context("a part without events")?;
+            messages.push((subjects.log(part.log).into(), Bytes::from(to_wire(event).encode_to_vec())));
+        }
+        let mut raw = Self { publisher, context: jetstream::new(client), messages };
+        raw.turn(usize::from(BATCH)).await?;
+        Ok(raw)
+    }
+
+    async fn turn(&mut self, messages: usize) -> Result<f64> {
+        let (began, mut flights) = (Instant::now(), FuturesUnordered::new());
+        for (subject, message) in self.messages.iter().cycle().take(messages) {
+            if flights.len() >= WINDOW {
+                flights.next().await.transpose()?;
+            }
+            flights.push(self.context.publish(subject.clone(), message.clone()).await?.into_future());
+        }
+        while flights.next().await.transpose()?.is_some() {}
+        Ok(messages as f64 / began.elapsed().as_secs_f64())
+    }
+
+    async fn stop(self) -> Result<()> {
+        delete(&self.publisher).await
+    }
+}
+
+async fn delete(publisher: &JetStreamPublisher) -> Result<()> {
+    for log in logs() {
+        publisher.delete(log).await?;
+    }
+    Ok(())
+}
