@@ -49,7 +49,7 @@ pub async fn with_products(system: &System, products: u64, each: u64) -> Result<
     let mut logs: BTreeMap<Partition, Vec<u64>> = BTreeMap::new();
     for number in 1..=products {
         let id = ProductId::new(&product_id(number))?;
-        logs.entry(partition_of(id.routing_hash(), PARTITIONS)).or_default().push(number);
+        logs.entry(partition_of(id.key().hash(), PARTITIONS)).or_default().push(number);
     }
     let write = system.stack.write_databases().first().context("no write database")?.url.clone();
     let read = system.stack.read_databases().first().context("no read database")?.url.clone();

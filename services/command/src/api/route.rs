@@ -1,7 +1,8 @@
 use std::time::Duration;
 
 use prost::Message;
-use souk_event_sourcing::{LogId, UnknownRegion};
+use souk_domain::Rejection;
+use souk_event_sourcing::LogId;
 use souk_runtime::{Deadline, call::CALLER, telemetry::current_traceparent};
 use tokio::time::Instant;
 use tonic::{
@@ -12,6 +13,7 @@ use tonic_types::StatusExt;
 
 use super::failure::failure;
 use crate::{
+    commerce::refusal,
     committer::CommandError,
     gateway::Gateway,
     ownership::{Home, Hop, Outgoing, unreached, unsent},
@@ -141,7 +143,8 @@ impl Route {
     {
         let ways = gateway.ways_to(log.region);
         if ways.is_empty() {
-            return Err(failure(CommandError::UnknownRegion(UnknownRegion(log.region.to_string()))).into());
+            // Of the ids that callers choose the home was looked for already. Minted ones are of orders, and none was placed there.
+            return Err(failure(CommandError::Refused(refusal(Rejection::OrderNotFound))).into());
         }
         // Whoever sent it here takes this region for its home: one of us does not know the topology in force yet.
         for endpoint in ways.iter().filter(|_| self.hop.is_none()) {

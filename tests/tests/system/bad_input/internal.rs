@@ -3,7 +3,7 @@
 use anyhow::Result;
 use souk_proto::{
     catalog::v1::{LookUpProductsRequest, lookup_service_client::LookupServiceClient as ProductLookups},
-    internal::v1::{parked_entity_service_client::ParkedEntityServiceClient, *},
+    internal::v1::{parked_entity_service_client::ParkedEntityServiceClient, topology_service_client::TopologyServiceClient, *},
     log::v1::{event_log_service_client::EventLogServiceClient, *},
     orders::v1::{
         ExpirePaymentRequest, LineRefusal, LookUpOrderRequest, RecordReservationRequest,
@@ -83,6 +83,30 @@ pub async fn process(table: &mut Table, scene: &Scene) -> Result<()> {
     unknown.says(NotFound, "PRODUCT_NOT_FOUND")?;
     let anonymous = ExpireReservationRequest { request_id: String::new(), ..expire("p-1", "o-1") };
     table.call(path, "no request id", stock.expire_reservation(anonymous)).await?.names(&["request_id"])
+}
+
+pub async fn topology(table: &mut Table, scene: &Scene) -> Result<()> {
+    let mut topologies = TopologyServiceClient::connect(scene.system.stack.endpoint("command_internal")).await?;
+    let path = "souk.internal.v1.TopologyService/ApplyTopology";
+    let region = |number: u32, name: &str| Region { number, name: name.into(), command_internal: "http://127.0.0.1:1".into() };
+    let good = Topology { version: 1, regions: vec![region(1, "local")], homes: vec![1; 64] };
+    let bad = [
+        ("nothing", Topology::default()),
+        ("a later version than the next", Topology { version: 7, ..good.clone() }),
+        ("no regions", Topology { regions: vec![], ..good.clone() }),
+        ("another region alone", Topology { regions: vec![region(2, "us")], homes: vec![2; 64], ..good.clone() }),
+        ("a number twice", Topology { regions: vec![region(1, "local"), region(1, "us")], ..good.clone() }),
+        ("a number no region has", Topology { regions: vec![region(1, "local"), region(65_536, "us")], ..good.clone() }),
+        ("a name with a dot", Topology { regions: vec![region(1, "lo.cal")], ..good.clone() }),
+        ("a home in no region", Topology { homes: vec![2; 64], ..good.clone() }),
+        ("too few homes", Topology { homes: vec![1; 63], ..good.clone() }),
+        ("more homes than there can be", Topology { homes: vec![1; 5000], ..good.clone() }),
+    ];
+    for (what, topology) in bad {
+        let apply = topologies.apply_topology(ApplyTopologyRequest { topology: Some(topology) });
+        table.call(path, what, apply).await?.says(Bad, "INVALID_TOPOLOGY")?;
+    }
+    Ok(())
 }
 
 pub async fn parked(table: &mut Table, scene: &Scene) -> Result<()> {

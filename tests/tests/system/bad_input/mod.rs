@@ -156,6 +156,7 @@ async fn hostile_requests_are_refused_with_a_reason_and_change_nothing() -> Resu
     internal::log_and_look_ups(&mut table, &scene).await?;
     internal::process(&mut table, &scene).await?;
     internal::parked(&mut table, &scene).await?;
+    internal::topology(&mut table, &scene).await?;
     let (public, internal) = methods();
     let left_out: Vec<_> = public.iter().filter(|method| !table.cases.contains_key(*method)).collect();
     ensure!(left_out.is_empty(), "no case for {left_out:?}");
