@@ -108,3 +108,28 @@ impl Log {
         LogPosition { log: self.id, epoch: mark.epoch, position: mark.position }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use souk_event_sourcing::{Partition, Region};
+
+    use super::*;
+
+    #[test]
+    fn what_replies_say_is_made_once_until_the_log_is_heard_of_again() {
+        let limits = CacheLimits { bytes: 0, buckets: 1, proof_age: Duration::ZERO };
+        let log = Log::new(LogId { region: Region(1), partition: Partition(0) }, &limits);
+        let made = Cell::new(0_u8);
+        let say = |position, heard| {
+            log.stamped(Mark { epoch: Epoch(1), position: Position(position) }, UnixMillis(heard), || {
+                made.set(made.get() + 1);
+                Bytes::from(vec![made.get()])
+            })
+        };
+        assert_eq!([say(5, 10), say(5, 10)].concat(), [1, 1]);
+        assert_eq!([say(5, 11), say(6, 11), say(6, 11)].concat(), [2, 3, 3], "another time, another position");
+        assert_eq!(say(5, 10), [4][..], "only the last is kept, and never given for another");
+    }
+}
