@@ -59,7 +59,7 @@ impl Shard {
         }
         events.retain(|event| !diverged.contains(&event.log));
         let culprits = if events.is_empty() { Vec::new() } else { self.write_or_split(&events).await? };
-        self.set_pace(began, permits.len());
+        self.pace.wrote(began, permits.len());
         drop(permits);
         for Culprit { log, position, reason, mendable } in culprits {
             self.stand_still(log, position, reason, mendable).await?;

@@ -25,6 +25,7 @@ use crate::{
     log_reader::LogReader,
     membership::Seat,
     meters::Meters,
+    pace::Pace,
     parking::{Errand, Errands},
     reader::{Arrival, PERMIT_BYTES, Reader},
     sequence::Tail,
@@ -58,8 +59,7 @@ pub(crate) struct Shard {
     pub(crate) backoff: Backoff,
     pub(crate) seat: Seat,
     pub(crate) meters: Meters,
-    /// When the last transaction may be followed by the next, unless much waits.
-    pace: Instant,
+    pub(crate) pace: Pace,
     inbox: mpsc::Receiver<Arrival>,
     outbox: mpsc::Sender<Arrival>,
     room: Arc<Semaphore>,
@@ -145,7 +145,7 @@ impl Shard {
             backoff: Backoff::new(config.retry_backoff, config.retry_backoff_max),
             config,
             component,
-            pace: Instant::now(),
+            pace: Pace::new(config.batch_interval, config.batch_events),
             inbox,
             outbox,
             room,
@@ -227,16 +227,11 @@ impl Shard {
         tracing::info!(database = self.database, "projection stopped");
     }
 
-    /// Lets more arrive if the last transaction was a moment ago and had several events, and little waits.
+    /// Lets more arrive before the next transaction, if that is worth while.
     pub(crate) async fn keep_pace(&self) {
-        if self.inbox.len() < self.config.batch_events / 2 {
-            sleep_until(self.pace).await;
+        if let Some(pause) = self.pace.pause(self.inbox.len()) {
+            sleep_until(pause).await;
         }
-    }
-
-    /// When the next transaction may begin, after one with so many events.
-    pub(crate) fn set_pace(&mut self, began: Instant, events: usize) {
-        self.pace = if events > 1 { began + self.config.batch_interval } else { began };
     }
 
     /// What has arrived by now besides `first`, within the bounds of a batch.
