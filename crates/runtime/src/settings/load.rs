@@ -215,6 +215,7 @@ mod tests {
             ("grpc.default_deadline", "[grpc]\ndefault_deadline = \"5 parsecs\"\n", "souk.toml: grpc.default_deadline: "),
             ("telemetry", "[telemetry]\nlog_format = \"xml\"\n", "souk.toml: telemetry.log_format: \"xml\" is none of human, json"),
             ("payment", "[command]\npayment_window = \"29days\"\n", "souk.toml: command.payment_window: 29days is not at most 28days"),
+            ("pace", "[projector]\nbatch_interval = \"2s\"\n", "souk.toml: projector.batch_interval: 2s is not at most a second"),
             ("listen", "[listen]\ncommand = \"here\"\n", "souk.toml: listen.command: "),
         ];
         for (name, toml, start) in cases {

@@ -180,6 +180,8 @@ fn query(settings: &Settings) -> Checked {
 fn background(settings: &Settings) -> Checked {
     within("projector.batch_events", settings.projector.batch_events, 1..=100_000)?;
     within("projector.batch_bytes", settings.projector.batch_bytes, 64 * 1024..=256 << 20)?;
+    let interval = settings.projector.batch_interval;
+    want(interval <= Duration::from_secs(1), "projector.batch_interval", format_args!("{}", shown(interval)), "at most a second")?;
     within("projector.parked_events_max", settings.projector.parked_events_max, 1..=1_000_000)?;
     positive("projector.feed_interval", settings.projector.feed_interval)?;
     positive("projector.retry_backoff", settings.projector.retry_backoff)?;
