@@ -119,7 +119,7 @@ pub async fn get(port: u16, path: &str) -> Result<String> {
 /// A job per service and a pod per replica, as the chart's ServiceMonitor makes them.
 fn configuration(system: &System, others: &[(&str, u16)]) -> Result<Value> {
     let mut jobs = Vec::new();
-    for service in Service::ALL {
+    for service in Service::ALONE {
         let replicas: Vec<_> = system.stack.replicas_of(service).collect();
         let target = |replica: Replica| Ok(target(&format!("{replica}"), system.stack.ports_of(replica)?.ops));
         let targets = replicas.into_iter().map(target).collect::<Result<Vec<_>>>()?;

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
 use crate::cluster::random_hex;
+use crate::options::RegionIdentity;
 use crate::standby;
 
 /// What cannot change while the data lives, and what is the same again unless the caller says otherwise.
@@ -31,8 +32,9 @@ pub(crate) struct Installation {
 }
 
 /// What the caller asks for; `None` takes what the data has, or the default for new data.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Wanted {
+    pub region: Option<RegionIdentity>,
     pub partitions: Option<u16>,
     pub write_shards: Option<u16>,
     pub read_shards: Option<u16>,
@@ -49,7 +51,7 @@ impl Installation {
         if file.exists() {
             let text = fs::read_to_string(&file)?;
             let mut found: Self = toml::from_str(&text).with_context(|| format!("{} is damaged", file.display()))?;
-            found.agrees_with(wanted, data)?;
+            found.agrees_with(&wanted, data)?;
             let before = found.clone();
             found.read_replicas = wanted.read_replicas.unwrap_or(found.read_replicas);
             found.write_shards = wanted.write_shards.unwrap_or(found.write_shards);
@@ -60,14 +62,15 @@ impl Installation {
             }
             return Ok(found);
         }
+        let region = wanted.region.unwrap_or_else(|| RegionIdentity { name: "local".to_owned(), number: 1, token_key: None });
         let new = Self {
-            region: "local".to_owned(),
-            region_number: 1,
+            region: region.name,
+            region_number: region.number,
             partitions: wanted.partitions.unwrap_or(64),
             write_shards: wanted.write_shards.unwrap_or(1),
             read_shards: wanted.read_shards.unwrap_or(1),
             read_replicas: wanted.read_replicas.unwrap_or(0),
-            token_key: random_hex()?,
+            token_key: region.token_key.map_or_else(random_hex, Ok)?,
         };
         new.check_shards()?;
         write_secret(&file, &toml::to_string(&new)?)?;
@@ -95,7 +98,8 @@ impl Installation {
     }
 
     /// Partitions stay as many, and databases may become more, never fewer: each holds its partitions for good.
-    fn agrees_with(&self, wanted: Wanted, data: &Path) -> Result<()> {
+    fn agrees_with(&self, wanted: &Wanted, data: &Path) -> Result<()> {
+        self.is_region(wanted.region.as_ref(), data)?;
         let fewer = |found, wanted: Option<u16>| wanted.filter(|wanted| *wanted < found);
         let facts = [
             ("write shards", self.write_shards, fewer(self.write_shards, wanted.write_shards)),
@@ -107,6 +111,24 @@ impl Installation {
                 bail!("the data in {} has {found} {name}, not {wanted}; leave the flag out, or start empty with --fresh", data.display());
             }
         }
+        Ok(())
+    }
+
+    /// Ids and keys rest on name and number; with another token key it would understand no token of the other regions.
+    fn is_region(&self, wanted: Option<&RegionIdentity>, data: &Path) -> Result<()> {
+        let Some(wanted) = wanted else { return Ok(()) };
+        ensure!(
+            (self.region.as_str(), self.region_number) == (wanted.name.as_str(), wanted.number),
+            "the data in {} is that of region {} with number {}, not of {} with number {}: name the regions in the order of before, and new \
+             ones behind them",
+            data.display(),
+            self.region,
+            self.region_number,
+            wanted.name,
+            wanted.number
+        );
+        let same_key = wanted.token_key.as_ref().is_none_or(|key| *key == self.token_key);
+        ensure!(same_key, "the data in {} signs tokens otherwise than the other regions", data.display());
         Ok(())
     }
 
@@ -160,6 +182,21 @@ mod tests {
         assert!(fewer.contains("has 2 write shards, not 1"), "{fewer}");
         let more = refused(Wanted { partitions: Some(128), ..Wanted::default() });
         assert!(more.contains("has 64 partitions, not 128"), "{more}");
+    }
+
+    #[test]
+    fn data_stays_that_of_its_region() {
+        let folder = TemporaryFolder::create().unwrap();
+        let open = |name: &str, number, token_key: Option<&str>| {
+            let region = Some(RegionIdentity { name: name.to_owned(), number, token_key: token_key.map(str::to_owned) });
+            Installation::open(folder.path(), Wanted { region, ..Wanted::default() })
+        };
+        let first = open("us", 2, Some("c0ffee")).unwrap();
+        assert_eq!((first.region.as_str(), first.region_number, first.token_key.as_str()), ("us", 2, "c0ffee"));
+        assert_eq!(open("us", 2, None).unwrap(), first);
+        assert!(open("us", 2, Some("other")).unwrap_err().to_string().contains("signs tokens otherwise"));
+        let renumbered = open("us", 1, None).unwrap_err().to_string();
+        assert!(renumbered.contains("region us with number 2, not of us with number 1"), "{renumbered}");
     }
 
     #[test]

@@ -6,6 +6,7 @@
 //! # Layout
 //!
 //! - `stack`, started by `options`: Postgres, NATS and services together, with the settings file; what `souk up` and the tests start
+//! - `regions`: several stacks, joined by links; `control`: how other processes change these
 //! - `service`: one service as a process of its own, killed, paused, restarted, waited for; `replica`: which process of it, at which ports
 //! - `postgres`, over `cluster` (the data folder: initdb, crash clean-up); `backup`: physical copies of it; `standby`: a Postgres that
 //!   follows another; `nats`
@@ -20,6 +21,7 @@ mod account;
 mod backup;
 mod child;
 mod cluster;
+mod control;
 mod folder;
 mod identity;
 mod installation;
@@ -29,6 +31,7 @@ mod pooler;
 mod ports;
 mod postgres;
 mod proxy;
+mod regions;
 mod replica;
 mod run_file;
 mod service;
@@ -36,13 +39,15 @@ mod stack;
 mod standby;
 mod tools;
 
+pub use control::{LinkChange, LinkOrder, order};
 pub use folder::{FolderLock, TemporaryFolder};
 pub use identity::ProcessIdentity;
 pub use nats::{MAX_PAYLOAD, Nats, NatsOptions};
-pub use options::{StackOptions, StackPorts};
+pub use options::{RegionIdentity, StackOptions, StackPorts};
 pub use ports::{Port, free_port, is_free};
 pub use postgres::{Postgres, PostgresOptions};
 pub use proxy::FaultProxy;
+pub use regions::{Link, LinkState, Links, Regions, RegionsOptions};
 pub use replica::{Replica, ReplicaPorts};
 pub use run_file::{Addresses, DatabaseUrl, RunFile, Server};
 pub use service::{Service, ServiceProcess, readiness, souk_program};

@@ -29,6 +29,8 @@ pub struct StackPorts {
     pub projector_internal: Port,
     /// Internal gRPC.
     pub saga_internal: Port,
+    /// Internal gRPC.
+    pub replicator_internal: Port,
     /// HTTP for operators.
     pub command_ops: Port,
     /// HTTP for operators.
@@ -37,6 +39,8 @@ pub struct StackPorts {
     pub projector_ops: Port,
     /// HTTP for operators.
     pub saga_ops: Port,
+    /// HTTP for operators.
+    pub replicator_ops: Port,
 }
 
 impl StackPorts {
@@ -47,6 +51,7 @@ impl StackPorts {
             Service::Query => (Some(self.query), self.query_internal, self.query_ops),
             Service::Projector => (None, self.projector_internal, self.projector_ops),
             Service::Saga => (None, self.saga_internal, self.saga_ops),
+            Service::Replicator => (None, self.replicator_internal, self.replicator_ops),
         };
         Ok(ReplicaPorts {
             public: public.map(|port| port.choose_for(replica.index)).transpose()?,
@@ -54,6 +59,17 @@ impl StackPorts {
             ops: ops.choose_for(replica.index)?,
         })
     }
+}
+
+/// Which region a stack is among several.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RegionIdentity {
+    /// What ids name their home by.
+    pub name: String,
+    /// Stored in every key, and different in every region.
+    pub number: u16,
+    /// Signs tokens, the same in all regions: `None` draws one for new data.
+    pub token_key: Option<String>,
 }
 
 /// How a stack is started.
@@ -67,6 +83,8 @@ pub struct StackOptions {
     pub fresh: bool,
     /// Where everything listens.
     pub ports: StackPorts,
+    /// Which region it is; `None` stands for one that knows of no other and copies nothing.
+    pub region: Option<RegionIdentity>,
     /// Partitions per region: `None` takes what the data has, or 64.
     pub partitions: Option<u16>,
     /// Number of write databases: `None` takes what the data has, or 1. Those beyond what the data has hold no partition.
@@ -96,6 +114,7 @@ impl StackOptions {
             logs: logs.into(),
             fresh: false,
             ports: StackPorts::default(),
+            region: None,
             partitions: None,
             write_shards: None,
             read_shards: None,
@@ -106,6 +125,11 @@ impl StackOptions {
             settings: Vec::new(),
             postgres_settings: Vec::new(),
         }
+    }
+
+    /// The services of a stack that is started so.
+    pub(crate) fn services(&self) -> &'static [Service] {
+        if self.region.is_some() { &Service::ALL } else { &Service::ALONE }
     }
 
     /// A setting of the services: `set("command.payment_window", "2s")`.

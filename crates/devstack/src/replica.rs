@@ -55,7 +55,7 @@ impl Replica {
 /// Where one replica listens, on 127.0.0.1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReplicaPorts {
-    /// Gives gRPC to callers; projector and saga have none.
+    /// Gives gRPC to callers; projector, saga and replicator have none.
     pub public: Option<u16>,
     /// Gives gRPC to our own processes.
     pub internal: u16,

@@ -45,6 +45,12 @@ pub struct RunFile {
     pub data: PathBuf,
     /// The folder of the logs.
     pub logs: PathBuf,
+    /// The other regions that the same process started, in the order of their numbers.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub others: Vec<RunFile>,
+    /// The socket by which that process lets others change the links between the regions; none with one region.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub control: Option<PathBuf>,
 }
 
 /// Addresses as `host:port`.
@@ -95,13 +101,27 @@ impl RunFile {
         Self::running(&Self::path())
     }
 
+    /// All regions, this one first.
+    pub fn regions(&self) -> impl Iterator<Item = &Self> {
+        std::iter::once(self).chain(&self.others)
+    }
+
+    /// The region of this name.
+    ///
+    /// # Errors
+    /// If there is none; with the names of those there are.
+    pub fn region(&self, name: &str) -> Result<&Self> {
+        let names = || self.regions().map(|file| file.region.as_str()).collect::<Vec<_>>().join(", ");
+        self.regions().find(|file| file.region == name).with_context(|| format!("no region {name:?} runs here; there is {}", names()))
+    }
+
     /// Ends the service processes of a system whose `souk up` is gone.
     ///
     /// # Errors
     /// If one cannot be ended.
     pub fn end_left_over(&self) -> Result<()> {
-        self.services
-            .values()
+        self.regions()
+            .flat_map(|region| region.services.values())
             .filter(|process| **process != self.souk)
             .try_for_each(|process| process.end(Signal::SIGTERM, Duration::from_secs(5)))
     }

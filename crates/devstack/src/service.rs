@@ -28,14 +28,19 @@ pub enum Service {
     Query,
     /// Drives orders to their end.
     Saga,
+    /// Copies the logs of other regions.
+    Replicator,
 }
 
 impl Service {
     /// All of them, each behind those it calls.
-    pub const ALL: [Self; 4] = [Self::Command, Self::Projector, Self::Query, Self::Saga];
+    pub const ALL: [Self; 5] = [Self::Command, Self::Projector, Self::Query, Self::Saga, Self::Replicator];
 
-    /// The order to stop them in: who gives commands first, then who takes them, then who reads what came of them.
-    pub const STOP_ORDER: [Self; 4] = [Self::Saga, Self::Command, Self::Projector, Self::Query];
+    /// Those of a region that knows of no other.
+    pub const ALONE: [Self; 4] = [Self::Command, Self::Projector, Self::Query, Self::Saga];
+
+    /// The order to stop them in: who gives commands first, then who takes or copies them, then who reads what came of them.
+    pub const STOP_ORDER: [Self; 5] = [Self::Saga, Self::Command, Self::Replicator, Self::Projector, Self::Query];
 
     /// The name in commands, settings and logs.
     pub fn name(self) -> &'static str {
@@ -44,6 +49,7 @@ impl Service {
             Self::Projector => "projector",
             Self::Query => "query",
             Self::Saga => "saga",
+            Self::Replicator => "replicator",
         }
     }
 }

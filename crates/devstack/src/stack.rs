@@ -105,10 +105,10 @@ impl Stack {
     }
 
     async fn start_locked(options: StackOptions, lock: Option<FolderLock>, temporary: Option<TemporaryFolder>) -> Result<Self> {
-        let StackOptions { data, logs, ports, partitions, write_shards, read_shards, read_replicas, replicas, .. } = options;
-        let replicas = services::plan(&ports, &replicas)?;
+        let replicas = services::plan(&options)?;
+        let StackOptions { data, logs, ports, region, partitions, write_shards, read_shards, read_replicas, .. } = options;
         fs::create_dir_all(&logs).with_context(|| format!("cannot create {}", logs.display()))?;
-        let installation = Installation::open(&data, Wanted { partitions, write_shards, read_shards, read_replicas })?;
+        let installation = Installation::open(&data, Wanted { region, partitions, write_shards, read_shards, read_replicas })?;
         let databases = [("write", installation.write_shards), ("read", installation.read_shards)];
         let databases =
             databases.into_iter().flat_map(|(side, shards)| Installation::databases(side, shards)).map(|(_, database)| database);
@@ -211,9 +211,8 @@ impl Stack {
         // Started again under its old name, a process need not wait for its own leases to end. Further replicas have names of their own.
         set(&mut table, "process.replica", "1");
         set(&mut table, "nats.url", self.nats.url());
-        for service in Service::ALL {
-            let first = Replica::from(service);
-            for (door, port) in first.doors(&self.replicas[&first].ports) {
+        for (first, slot) in self.replicas.iter().filter(|(replica, _)| replica.index == 1) {
+            for (door, port) in first.doors(&slot.ports) {
                 set(&mut table, &format!("listen.{door}"), format!("127.0.0.1:{port}"));
                 if !door.ends_with("_ops") {
                     set(&mut table, &format!("peers.{door}"), self.urls(&door));
@@ -231,6 +230,24 @@ impl Stack {
         };
         let server = |name: &str| self.second_postgres.as_ref().filter(|_| name != "write-1").unwrap_or(&self.postgres);
         databases.map(|(name, database)| DatabaseUrl { url: server(&name).url(&database), replicas: replicas(&database), name }).collect()
+    }
+
+    /// What its ids are named by, where there are several regions.
+    pub fn region(&self) -> &str {
+        &self.installation.region
+    }
+
+    /// What its keys are told apart by.
+    pub fn region_number(&self) -> u16 {
+        self.installation.region_number
+    }
+
+    pub(crate) fn partitions(&self) -> u16 {
+        self.installation.partitions
+    }
+
+    pub(crate) fn token_key(&self) -> &str {
+        &self.installation.token_key
     }
 
     /// The settings file of all services.

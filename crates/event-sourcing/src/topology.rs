@@ -102,7 +102,9 @@ impl Topology {
     /// The first thing that speaks against it.
     pub fn may_follow(&self, stored: &Self, is_empty: impl Fn(Partition) -> bool) -> Result<(), InvalidTopology> {
         let (old, new) = (&stored.0, &self.0);
-        if new.version != old.version + 1 {
+        // A region that joins others takes their document as it is by then.
+        let joins = old.version == 0 && new.regions.len() > 1;
+        if new.version != old.version + 1 && !joins {
             return Err(InvalidTopology::Version { stored: old.version, offered: new.version });
         }
         // The label of a lone region is no name that ids could have been given yet.
@@ -313,6 +315,7 @@ mod tests {
         let (alone, first) = (Topology::alone(Region(1), "local", 4), two(1, [1, 1, 2, 1]).unwrap());
         assert_eq!(first.may_follow(&alone, |_| true), Ok(()));
         assert_eq!(first.may_follow(&alone, |partition| partition != Partition(2)), Err(InvalidTopology::Home(2)));
+        assert_eq!(two(7, [1, 1, 2, 1]).unwrap().may_follow(&alone, |_| true), Ok(()), "it joins others that are further");
         let moved = two(2, [1, 1, 2, 2]).unwrap();
         assert_eq!(moved.may_follow(&first, |_| true), Err(InvalidTopology::Home(3)), "others may hold what is empty here");
         assert_eq!(two(3, [1, 1, 2, 1]).unwrap().may_follow(&first, |_| true), Err(InvalidTopology::Version { stored: 1, offered: 3 }));

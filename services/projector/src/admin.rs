@@ -1,5 +1,6 @@
 use std::{collections::HashMap, time::Instant};
 
+use souk_event_sourcing::UnixMillis;
 use souk_proto::internal::v1::{GetStatusRequest, GetStatusResponse, admin_service_server::AdminService};
 use tokio::sync::watch;
 use tonic::{Request, Response, Status};
@@ -27,6 +28,7 @@ impl AdminService for Admin {
             process_id: std::process::id().into(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uptime_seconds: self.started.elapsed().as_secs_f64(),
+            time_ms: UnixMillis::now().0,
             figures: HashMap::from([
                 ("lag_events".to_owned(), lag as f64),
                 ("halted".to_owned(), halted as f64),

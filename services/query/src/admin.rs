@@ -1,5 +1,6 @@
 use std::time::Instant;
 
+use souk_event_sourcing::UnixMillis;
 use souk_proto::internal::v1::{GetStatusRequest, GetStatusResponse, PartitionStatus, admin_service_server::AdminService};
 use tonic::{Request, Response, Status};
 
@@ -23,6 +24,7 @@ impl AdminService for Admin {
             process_id: std::process::id().into(),
             version: env!("CARGO_PKG_VERSION").into(),
             uptime_seconds: self.started.elapsed().as_secs_f64(),
+            time_ms: UnixMillis::now().0,
             partitions: core.as_deref().map(partitions).unwrap_or_default(),
             figures: core.as_deref().map(figures).unwrap_or_default().into_iter().collect(),
         }))

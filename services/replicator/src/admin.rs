@@ -1,5 +1,6 @@
 use std::time::Instant;
 
+use souk_event_sourcing::UnixMillis;
 use souk_proto::internal::v1::{GetStatusRequest, GetStatusResponse, admin_service_server::AdminService};
 use tonic::{Request, Response, Status};
 
@@ -28,6 +29,7 @@ impl AdminService for Admin {
             process_id: std::process::id().into(),
             version: env!("CARGO_PKG_VERSION").into(),
             uptime_seconds: self.started.elapsed().as_secs_f64(),
+            time_ms: UnixMillis::now().0,
             partitions,
             figures: figures.into_iter().collect(),
         }))

@@ -1,6 +1,6 @@
 use std::{collections::HashMap, sync::Arc};
 
-use souk_event_sourcing::{Epoch, Partition};
+use souk_event_sourcing::{Epoch, Partition, UnixMillis};
 use souk_proto::internal::v1::{GetStatusRequest, GetStatusResponse, PartitionStatus, admin_service_server::AdminService};
 use tokio::time::Instant;
 use tonic::{Request, Response, Status};
@@ -45,6 +45,7 @@ impl AdminService for Admin {
             process_id: std::process::id().into(),
             version: env!("CARGO_PKG_VERSION").into(),
             uptime_seconds: self.started.elapsed().as_secs_f64(),
+            time_ms: UnixMillis::now().0,
             partitions,
             figures: figures.map(|(name, figure)| (name.to_owned(), figure)).into(),
         }))

@@ -5,6 +5,7 @@
 //! One module per command, each with its `Args` and a `run`:
 //! - `up`: the whole system on this machine; `serve`: one service, as deployed; `migrate`: its databases
 //! - `call`, `seed`, `load`, `demo`, `drill`: use it; `status`, `timeline`, `audit`: look into it; `parked`: mend what stands still in views
+//! - `region`: the regions, and the links between them
 //! - `plan`: how much of everything a load needs
 
 mod audit;
@@ -16,6 +17,7 @@ mod migrate;
 mod paint;
 mod parked;
 mod plan;
+mod region;
 mod seed;
 mod serve;
 mod status;
@@ -63,6 +65,9 @@ enum Command {
     /// See and mend entities whose events could not be applied to the views
     #[command(subcommand)]
     Parked(parked::Command),
+    /// See regions, what they agree on, and the links between them
+    #[command(subcommand)]
+    Region(region::Command),
     /// Work out what a load needs, and what to do first as it grows
     Plan(plan::Args),
 }
@@ -107,6 +112,7 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Order(OrderCommand::Timeline(args)) => timeline::run(args).await,
         Command::Audit(args) => audit::run(args).await,
         Command::Parked(command) => parked::run(command).await,
+        Command::Region(command) => region::run(command).await,
         Command::Plan(args) => plan::run(&args),
     }
 }

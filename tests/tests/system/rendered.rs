@@ -121,7 +121,7 @@ async fn the_smallest_size_starts_migrates_and_carries_the_charts_own_test() -> 
     }
     let files = config_map("100", "souk-settings")?;
     let mut containers = Vec::new();
-    for service in Service::ALL {
+    for service in Service::ALONE {
         let name = format!("{}.toml", service.name());
         containers.push(start(service, &write(&name, &files[&name])?, &ports)?);
     }

@@ -290,7 +290,7 @@ async fn caches_follow(system: &System, past: &Past, back: Instant) -> Result<()
 }
 
 fn processes(system: &System) -> Result<Vec<String>> {
-    let replicas = Service::ALL.into_iter().flat_map(|service| system.stack.replicas_of(service).collect::<Vec<_>>());
+    let replicas = Service::ALONE.into_iter().flat_map(|service| system.stack.replicas_of(service).collect::<Vec<_>>());
     replicas.map(|replica| Ok(format!("{replica} {:?}", system.stack.service(replica)?.identity()))).collect()
 }
 

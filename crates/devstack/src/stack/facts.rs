@@ -8,9 +8,8 @@ use anyhow::{Context, Result};
 use super::Stack;
 use crate::identity::ProcessIdentity;
 use crate::postgres::Postgres;
-use crate::replica::{Replica, ReplicaPorts};
+use crate::replica::ReplicaPorts;
 use crate::run_file::{Addresses, RunFile, Server};
-use crate::service::Service;
 
 impl Stack {
     /// What `run.json` says of this stack. Services that are not processes of their own run in this one, whose ops port is the command
@@ -48,6 +47,8 @@ impl Stack {
             data: fs::canonicalize(&self.data)?,
             logs: fs::canonicalize(&self.logs)?,
             souk,
+            others: Vec::new(),
+            control: None,
         })
     }
 
@@ -62,7 +63,7 @@ impl Stack {
 
     fn service_processes(&self, souk: &ProcessIdentity) -> BTreeMap<String, ProcessIdentity> {
         if !self.apart {
-            return Service::ALL.map(|service| (Replica::from(service).to_string(), souk.clone())).into();
+            return self.replicas.keys().map(|replica| (replica.to_string(), souk.clone())).collect();
         }
         self.processes().map(|process| (process.replica().to_string(), process.identity().clone())).collect()
     }

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
 use super::Stack;
-use crate::options::StackPorts;
+use crate::options::StackOptions;
 use crate::replica::{Replica, ReplicaPorts};
 use crate::service::{Service, ServiceProcess};
 
@@ -29,10 +29,15 @@ impl Slot {
 }
 
 /// The replicas to begin with.
-pub(super) fn plan(ports: &StackPorts, wanted: &BTreeMap<Service, u16>) -> Result<BTreeMap<Replica, Slot>> {
+pub(super) fn plan(options: &StackOptions) -> Result<BTreeMap<Replica, Slot>> {
+    let StackOptions { ports, replicas: wanted, .. } = options;
+    let services = options.services();
+    if let Some(service) = wanted.keys().find(|service| !services.contains(service)) {
+        bail!("a region that knows of no other has no {}", service.name());
+    }
     let mut replicas = Vec::new();
-    for service in Service::ALL {
-        replicas.extend(Replica::all(service, wanted.get(&service).copied().unwrap_or(1))?);
+    for service in services {
+        replicas.extend(Replica::all(*service, wanted.get(service).copied().unwrap_or(1))?);
     }
     // The first ones choose first: theirs are the ports somebody asked for.
     replicas.sort_by_key(|replica| replica.index);
@@ -75,7 +80,7 @@ impl Stack {
         self.ports_named(name).map(|port| format!("http://127.0.0.1:{port}")).collect::<Vec<_>>().join(",")
     }
 
-    pub(super) fn ports_named(&self, name: &str) -> impl Iterator<Item = u16> {
+    pub(crate) fn ports_named(&self, name: &str) -> impl Iterator<Item = u16> {
         let doors = self.replicas.iter().flat_map(|(replica, slot)| replica.doors(&slot.ports));
         doors.filter(move |(door, _)| door == name).map(|(_, port)| port)
     }
@@ -87,11 +92,15 @@ impl Stack {
     pub fn start_replica(&mut self, replica: impl Into<Replica>) -> Result<()> {
         let replica = replica.into();
         let slot = self.slot(replica)?;
-        ensure!(!slot.process.as_ref().is_some_and(ServiceProcess::is_running), "{replica} is running");
+        ensure!(!self.runs(replica), "{replica} is running");
         let process = ServiceProcess::start(replica, &slot.ports, &self.settings, &self.logs, &slot.environment)?;
         self.slot_mut(replica)?.process = Some(process);
         self.apart = true;
         Ok(())
+    }
+
+    fn runs(&self, replica: Replica) -> bool {
+        self.replicas.get(&replica).and_then(|slot| slot.process.as_ref()).is_some_and(ServiceProcess::is_running)
     }
 
     /// A setting of one replica alone, from its next start on: `set_for(replica, "process.clock_shift_ms", "5000")`.
@@ -112,13 +121,13 @@ impl Stack {
         self.start_replica(service)
     }
 
-    /// Starts all replicas of all services, as processes.
+    /// Starts all replicas of all services that do not run, as processes.
     ///
     /// # Errors
     /// As [`Stack::start_replica`].
     pub fn start_processes(&mut self) -> Result<()> {
         for service in Service::ALL {
-            let replicas: Vec<_> = self.replicas_of(service).collect();
+            let replicas: Vec<_> = self.replicas_of(service).filter(|replica| !self.runs(*replica)).collect();
             replicas.into_iter().try_for_each(|replica| self.start_replica(replica))?;
         }
         Ok(())
@@ -167,6 +176,45 @@ impl Stack {
     /// If it does not run.
     pub async fn kill_service(&mut self, service: Service) -> Result<()> {
         self.kill_replica(service).await
+    }
+
+    /// Ends everything with SIGKILL, as when a whole site loses its power. [`Stack::start_all_again`] brings it back.
+    ///
+    /// # Errors
+    /// If something cannot be signalled.
+    pub async fn kill_all(&mut self) -> Result<()> {
+        for slot in self.replicas.values_mut() {
+            if let Some(process) = slot.process.take() {
+                process.kill9().await?;
+            }
+        }
+        if self.nats.is_running() {
+            self.nats.kill9().await?;
+        }
+        let servers = self.standbys.iter_mut().map(|standby| &mut standby.server);
+        for server in servers.chain(&mut self.second_postgres).chain([&mut self.postgres]) {
+            if server.is_running() {
+                server.kill9().await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Starts again, over the same data and at the same ports, whatever does not run, and waits until all is ready.
+    ///
+    /// # Errors
+    /// If something does not start, or is not ready in time.
+    pub async fn start_all_again(&mut self, patience: Duration) -> Result<()> {
+        let standbys = self.standbys.iter_mut().map(|standby| &mut standby.server);
+        for server in [&mut self.postgres].into_iter().chain(&mut self.second_postgres).chain(standbys) {
+            if !server.is_running() {
+                server.start_again().await?;
+            }
+        }
+        if !self.nats.is_running() {
+            self.nats.start_again().await?;
+        }
+        self.start_services(patience).await
     }
 
     /// Lets a replica drain and end, by SIGTERM. Nothing happens if it does not run.

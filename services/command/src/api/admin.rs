@@ -1,5 +1,6 @@
 use std::{sync::Arc, time::Instant};
 
+use souk_event_sourcing::UnixMillis;
 use souk_event_store::PostgresStore;
 use souk_proto::internal::v1::{
     GetStatusRequest, GetStatusResponse, NudgeRequest, NudgeResponse, PartitionStatus, admin_service_server::AdminService,
@@ -37,6 +38,7 @@ impl AdminService for Admin {
             process_id: std::process::id().into(),
             version: env!("CARGO_PKG_VERSION").into(),
             uptime_seconds: self.started.elapsed().as_secs_f64(),
+            time_ms: UnixMillis::now().0,
             partitions,
             figures: [("partitions_owned".to_owned(), self.held.each(|_, _| ()).len() as f64)].into(),
         }))

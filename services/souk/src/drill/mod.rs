@@ -86,7 +86,7 @@ pub async fn run(_: Args) -> Result<()> {
 }
 
 fn many(options: &mut StackOptions) {
-    for service in Service::ALL {
+    for service in Service::ALONE {
         options.replicas(service, 2);
     }
     options.read_replicas = Some(1);

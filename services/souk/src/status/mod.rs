@@ -1,18 +1,25 @@
 //! `souk status`: what every process of the running system says of itself.
 
+mod regions;
 mod table;
 
 use std::{collections::BTreeMap, time::Duration};
 
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
+use souk_event_sourcing::UnixMillis;
 use souk_proto::internal::v1::{GetStatusRequest, GetStatusResponse, admin_service_client::AdminServiceClient};
-use tonic::{Request, transport::Endpoint};
+use tonic::{
+    Request,
+    transport::{Channel, Endpoint},
+};
 
 use crate::{
     paint::say,
     system::{System, Target},
 };
+
+pub use regions::link_state;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -30,18 +37,26 @@ pub struct Args {
 }
 
 pub async fn run(args: Args) -> Result<()> {
-    let system = args.target.find()?;
-    if system.internal.is_empty() {
+    let systems = args.target.find_all()?;
+    if systems.iter().any(|system| system.internal.is_empty()) {
         bail!("name the internal ports (--internal): they are known only for a system started by `souk up`");
     }
+    let clear = if args.watch { "\x1b[2J\x1b[H" } else { "" };
     loop {
-        let status = Status::gather(&system).await;
-        match (args.json, args.watch) {
-            (true, _) => say(serde_json::to_string(&status)?),
-            (false, watch) => {
-                let clear = if watch { "\x1b[2J\x1b[H" } else { "" };
-                say(format_args!("{clear}{}", table::tables(&status, args.all).trim_end()));
+        let (json, text) = match systems.as_slice() {
+            [system] => {
+                let status = Status::gather(system).await;
+                (serde_json::to_string(&status)?, table::tables(&status, args.all))
             }
+            several => {
+                let regions = regions::Regions::gather(several).await;
+                (serde_json::to_string(&regions)?, regions.tables())
+            }
+        };
+        if args.json {
+            say(json);
+        } else {
+            say(format_args!("{clear}{}", text.trim_end()));
         }
         if !args.watch {
             return Ok(());
@@ -54,12 +69,25 @@ pub async fn run(args: Args) -> Result<()> {
 #[derive(Debug, Default, Serialize)]
 pub struct Status {
     region: String,
+    /// Number of the region, as far as it is known; other regions' logs are copies here.
+    #[serde(skip)]
+    number: Option<u32>,
+    /// By the command service.
+    clock: Option<Clock>,
     processes: Vec<Process>,
     /// Replicas that did not answer, and why.
     silent: BTreeMap<String, String>,
     partitions: Vec<Partition>,
     totals: Totals,
     cache: Cache,
+}
+
+/// A clock beside the one of this process, estimated from a round trip.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+struct Clock {
+    ahead_ms: f64,
+    /// Half the time the answer took: the estimate is no farther off.
+    within_ms: f64,
 }
 
 #[derive(Debug, Serialize)]
@@ -86,6 +114,8 @@ struct Partition {
     read_database: String,
     /// Process that drives its orders.
     manager: String,
+    /// Process that copies it from another region.
+    copier: String,
     epoch: u64,
     head: u64,
     /// Acknowledged by JetStream.
@@ -94,6 +124,10 @@ struct Partition {
     projected: u64,
     /// Checkpoint of the process manager.
     saga: u64,
+    /// Where the copy of another region's log ends.
+    copied: u64,
+    copy_lag_events: u64,
+    copy_lag_seconds: f64,
     relay_lag_events: u64,
     relay_lag_seconds: f64,
     projection_lag_events: u64,
@@ -105,7 +139,10 @@ struct Partition {
 
 #[derive(Debug, Default, Serialize)]
 struct Totals {
+    /// Of this region's own logs.
     events: u64,
+    copy_lag_events: u64,
+    copy_lag_seconds: f64,
     relay_lag_events: u64,
     relay_lag_seconds: f64,
     projection_lag_events: u64,
@@ -126,11 +163,21 @@ struct Cache {
 impl Status {
     async fn gather(system: &System) -> Self {
         let asked = system.internal.iter().map(|(service, url)| async move { (service.clone(), ask(url).await) });
-        let mut status = Self { region: system.run_file.as_ref().map(|file| file.region.clone()).unwrap_or_default(), ..Self::default() };
+        let file = system.run_file.as_ref();
+        let mut status = Self {
+            region: file.map(|file| file.region.clone()).unwrap_or_default(),
+            number: file.map(|file| file.region_number.into()),
+            ..Self::default()
+        };
         let mut partitions = BTreeMap::new();
         for (service, answer) in futures::future::join_all(asked).await {
             match answer {
-                Ok(reply) => status.take(reply, &mut partitions),
+                Ok((reply, clock)) => {
+                    if reply.service == "command" && status.clock.is_none_or(|known| clock.within_ms < known.within_ms) {
+                        status.clock = Some(clock);
+                    }
+                    status.take(reply, &mut partitions);
+                }
                 Err(error) => {
                     status.silent.insert(service, format!("{error:#}"));
                 }
@@ -163,6 +210,10 @@ impl Status {
                     row.manager.clone_from(&reply.replica);
                     (row.saga, row.saga_lag_seconds) = (seen.position, seen.lag_seconds);
                 }
+                "replicator" if row.copier.is_empty() || seen.position >= row.copied => {
+                    row.copier.clone_from(&reply.replica);
+                    (row.copied, row.copy_lag_seconds) = (seen.position, seen.lag_seconds);
+                }
                 _ => {}
             }
         }
@@ -188,11 +239,15 @@ impl Status {
         let (relays, projects, manages) = (knows("command"), knows("projector"), knows("saga"));
         let totals = &mut self.totals;
         for row in &mut self.partitions {
+            let copy = row.is_copy(self.number);
             let lag = |known: bool, position: u64| if known { row.head.saturating_sub(position) } else { 0 };
-            row.relay_lag_events = lag(relays, row.relayed);
+            row.copy_lag_events = lag(copy, row.copied);
+            row.relay_lag_events = lag(relays && !copy, row.relayed);
             row.projection_lag_events = lag(projects, row.projected);
-            row.saga_lag_events = lag(manages, row.saga);
-            totals.events += row.head;
+            row.saga_lag_events = lag(manages && !copy, row.saga);
+            totals.events += if copy { 0 } else { row.head };
+            totals.copy_lag_events += row.copy_lag_events;
+            totals.copy_lag_seconds = totals.copy_lag_seconds.max(row.copy_lag_seconds);
             totals.relay_lag_events += row.relay_lag_events;
             totals.projection_lag_events += row.projection_lag_events;
             totals.saga_lag_events += row.saga_lag_events;
@@ -206,12 +261,30 @@ impl Status {
     }
 }
 
-async fn ask(url: &str) -> Result<GetStatusResponse> {
-    let channel = Endpoint::from_shared(url.to_owned())?.connect_lazy();
+impl Partition {
+    /// Whether it is a log of another region than the one of this `number`; without a number, whether somebody copies it.
+    fn is_copy(&self, number: Option<u32>) -> bool {
+        number.map_or(!self.copier.is_empty(), |number| self.region != number)
+    }
+}
+
+async fn ask(url: &str) -> Result<(GetStatusResponse, Clock)> {
+    let mut client = AdminServiceClient::new(Endpoint::from_shared(url.to_owned())?.connect_lazy());
+    let away = || format!("{url} does not answer");
+    let reply = get(&mut client).await.with_context(away)?;
+    // Again, for the clock: now the connection stands.
+    let sent = UnixMillis::now().0 as f64;
+    let then = std::time::Instant::now();
+    let time_ms = get(&mut client).await.with_context(away)?.time_ms as f64;
+    let half = then.elapsed().as_secs_f64() * 1000.0 / 2.0;
+    // Both clocks show whole milliseconds.
+    Ok((reply, Clock { ahead_ms: time_ms - (sent + half), within_ms: half + 1.0 }))
+}
+
+async fn get(client: &mut AdminServiceClient<Channel>) -> Result<GetStatusResponse> {
     let mut request = Request::new(GetStatusRequest {});
     request.set_timeout(Duration::from_secs(3));
-    let reply = AdminServiceClient::new(channel).get_status(request).await;
-    Ok(reply.with_context(|| format!("{url} does not answer"))?.into_inner())
+    Ok(client.get_status(request).await?.into_inner())
 }
 
 #[cfg(test)]
@@ -235,6 +308,26 @@ mod tests {
             status.take(reply, &mut partitions);
         }
         assert_eq!(partitions[&(1, 7)].owner, "command-2");
+    }
+
+    #[test]
+    fn a_copy_lags_behind_its_origin_and_has_neither_owner_nor_process_manager() {
+        let mut status = Status { number: Some(2), ..Status::default() };
+        let mut partitions = BTreeMap::new();
+        for reply in [reply("replicator", 100, 70, 4.0), reply("projector", 70, 60, 1.0)] {
+            status.take(reply, &mut partitions);
+        }
+        for (service, position) in [("command", 50), ("saga", 50)] {
+            let mut reply = reply(service, 50, position, 0.0);
+            reply.partitions[0].region = 2;
+            status.take(reply, &mut partitions);
+        }
+        status.partitions = partitions.into_values().collect();
+        status.add_up();
+        let row = &status.partitions[0];
+        assert_eq!((row.copier.as_str(), row.copied, row.copy_lag_events, row.copy_lag_seconds), ("replicator-1", 70, 30, 4.0));
+        assert_eq!((row.relay_lag_events, row.projection_lag_events, row.saga_lag_events), (0, 40, 0));
+        assert_eq!((status.totals.events, status.totals.copy_lag_events), (50, 30), "events are those of the region itself");
     }
 
     #[test]

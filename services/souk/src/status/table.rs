@@ -36,19 +36,31 @@ fn figure(value: f64) -> String {
     if value.fract() == 0.0 && value >= 0.0 { paint::thousands(value as u64) } else { format!("{value:.3}") }
 }
 
-fn lags(text: &mut String, status: &Status) {
+/// How far something is behind.
+pub(super) fn lag(events: u64, seconds: f64) -> String {
+    let line = format!("{} events, {seconds:.1} s", paint::thousands(events));
+    if events == 0 { paint::green(line) } else { paint::yellow(line) }
+}
+
+/// Behind the heads of logs: relay, views, process manager, and copies if there are any.
+pub(super) fn lag_line(status: &Status) -> String {
     let totals = &status.totals;
-    let lag = |events: u64, seconds: f64| {
-        let line = format!("{} events, {seconds:.1} s", paint::thousands(events));
-        if events == 0 { paint::green(line) } else { paint::yellow(line) }
+    let copies = if status.partitions.iter().any(|row| row.is_copy(status.number)) {
+        format!("   copies {}", lag(totals.copy_lag_events, totals.copy_lag_seconds))
+    } else {
+        String::new()
     };
-    let _ = writeln!(
-        text,
-        "\nlag    relay {}   projection {}   saga {}",
+    format!(
+        "relay {}   projection {}   saga {}{copies}",
         lag(totals.relay_lag_events, totals.relay_lag_seconds),
         lag(totals.projection_lag_events, totals.projection_lag_seconds),
         lag(totals.saga_lag_events, totals.saga_lag_seconds),
-    );
+    )
+}
+
+fn lags(text: &mut String, status: &Status) {
+    let totals = &status.totals;
+    let _ = writeln!(text, "\nlag    {}", lag_line(status));
     let ratio = status.cache.hit_ratio.map_or_else(|| "–".to_owned(), |ratio| format!("{:.1} %", ratio * 100.0));
     let (hits, misses) = (paint::thousands(status.cache.hits), paint::thousands(status.cache.misses));
     let _ = writeln!(text, "cache  {ratio} of reads ({hits} hits, {misses} misses)");
@@ -57,17 +69,19 @@ fn lags(text: &mut String, status: &Status) {
 }
 
 fn partitions(text: &mut String, status: &Status, all: bool) {
-    held_by(text, "owner", status, |row| (&row.owner, &row.database));
-    held_by(text, "views", status, |row| (&row.projector, &row.read_database));
-    held_by(text, "saga", status, |row| (&row.manager, &row.database));
-    let behind = |row: &Partition| row.relay_lag_events + row.projection_lag_events + row.saga_lag_events > 0;
+    let is_copy = |row: &Partition| row.is_copy(status.number);
+    held_by(text, "owner", status, |row| (!is_copy(row)).then_some((&row.owner, &row.database)));
+    held_by(text, "copies", status, |row| is_copy(row).then_some((&row.copier, "")));
+    held_by(text, "views", status, |row| Some((&row.projector, &row.read_database)));
+    held_by(text, "saga", status, |row| (!is_copy(row)).then_some((&row.manager, &row.database)));
+    let behind = |row: &Partition| row.copy_lag_events + row.relay_lag_events + row.projection_lag_events + row.saga_lag_events > 0;
     let shown: Vec<_> = status.partitions.iter().filter(|row| all || behind(row) || row.parked > 0).collect();
     if shown.is_empty() {
         let _ = writeln!(text, "{}", paint::dim("no partition lags (--all shows them all)"));
         return;
     }
     let titles = ["PARTITION", "OWNER", "DATABASE", "EPOCH", "HEAD", "RELAYED", "PROJECTED", "SAGA", "PARKED"].map(str::to_owned);
-    let rows: Vec<_> = std::iter::once(titles).chain(shown.iter().map(|row| cells(row))).collect();
+    let rows: Vec<_> = std::iter::once(titles).chain(shown.iter().map(|row| cells(row, is_copy(row)))).collect();
     let widths: [usize; 9] = std::array::from_fn(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0));
     text.push('\n');
     for (index, row) in rows.iter().enumerate() {
@@ -82,11 +96,11 @@ fn partitions(text: &mut String, status: &Status, all: bool) {
     }
 }
 
-/// A line for each process and the partitions it holds of a database.
-fn held_by<'a>(text: &mut String, title: &str, status: &'a Status, holder: impl Fn(&'a Partition) -> (&'a str, &'a str)) {
+/// A line for each process and the partitions it holds of a database; of those that somebody is to hold.
+fn held_by<'a>(text: &mut String, title: &str, status: &'a Status, holder: impl Fn(&'a Partition) -> Option<(&'a str, &'a str)>) {
     let mut counts: BTreeMap<(&str, &str), usize> = BTreeMap::new();
-    for row in &status.partitions {
-        *counts.entry(holder(row)).or_default() += 1;
+    for held in status.partitions.iter().filter_map(holder) {
+        *counts.entry(held).or_default() += 1;
     }
     for ((holder, database), count) in counts {
         let place = if database.is_empty() { String::new() } else { format!(" in {database}") };
@@ -95,16 +109,18 @@ fn held_by<'a>(text: &mut String, title: &str, status: &'a Status, holder: impl 
     }
 }
 
-fn cells(row: &Partition) -> [String; 9] {
+/// Of a copy, who makes it and where it ends stand for owner and relay.
+fn cells(row: &Partition, is_copy: bool) -> [String; 9] {
+    let (holder, relayed) = if is_copy { (&row.copier, row.copied) } else { (&row.owner, row.relayed) };
     [
         format!("{}/{}", row.region, row.partition),
-        row.owner.clone(),
+        holder.clone(),
         row.database.clone(),
         row.epoch.to_string(),
         paint::thousands(row.head),
-        paint::thousands(row.relayed),
+        paint::thousands(relayed),
         paint::thousands(row.projected),
-        paint::thousands(row.saga),
+        if is_copy { "–".to_owned() } else { paint::thousands(row.saga) },
         row.parked.to_string(),
     ]
 }

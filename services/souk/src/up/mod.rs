@@ -1,5 +1,6 @@
-//! `souk up`: Postgres, NATS and all services on this machine.
+//! `souk up`: Postgres, NATS and all services on this machine, of one region or of several.
 
+mod machines;
 mod one_process;
 mod ports;
 mod report;
@@ -9,15 +10,18 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
-use souk_devstack::{Part, RunFile, Service, Stack, StackOptions, souk_folder};
+use souk_devstack::{RunFile, Service, StackOptions, souk_folder};
 use souk_runtime::{Settings, Telemetry, termination};
 use tokio::signal::unix::{SignalKind, signal};
 
+use machines::{Dead, Machines};
 use one_process::OneProcess;
 use report::Report;
 
 /// How long services may take until they are ready: they migrate their databases, and may wait for each other.
 const READY_PATIENCE: Duration = Duration::from_secs(120);
+/// The same of each further region: all start at once.
+const REGION_PATIENCE: Duration = Duration::from_secs(60);
 /// What ends more often than this within the period is not started again.
 const DEATHS: usize = 5;
 const PERIOD: Duration = Duration::from_secs(30);
@@ -30,13 +34,17 @@ pub struct Args {
     /// Run each service as its own process, as deployed; else they share one
     #[arg(long)]
     processes: bool,
-    /// Processes of each service, as command=2,query=2,projector=2,saga=2; implies --processes [default: 1 of each]
+    /// Processes of each service, in each region, as command=2,query=2,projector=2,saga=2; implies --processes [default: 1 of each]
     #[arg(long, value_name = "SERVICE=N", value_delimiter = ',', value_parser = replicas)]
     replicas: Vec<(Service, u16)>,
+    /// Regions to start, each with servers and processes of its own, as eu,us,ap; the first is home of ids that name none. Over the
+    /// same data new ones come behind those there were [default: one that knows of no other]
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    regions: Vec<String>,
     /// When ready, print one JSON object with every address and process id, and nothing else on stdout
     #[arg(long)]
     json: bool,
-    /// Where the data lives [default: .souk/data]
+    /// Where the data lives [default: .souk/data, or .souk/regions]
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
     /// Databases the events are spread over by the first start; one added later stays empty [default: 1, or what the data has]
@@ -59,6 +67,26 @@ pub struct Args {
     settings: Vec<(String, toml::Value)>,
     #[command(flatten)]
     ports: ports::Flags,
+}
+
+impl Args {
+    fn apart(&self) -> bool {
+        self.processes || !self.replicas.is_empty() || !self.regions.is_empty()
+    }
+
+    fn patience(&self) -> Duration {
+        READY_PATIENCE + REGION_PATIENCE * self.regions.len().saturating_sub(1) as u32
+    }
+
+    /// What was asked for, of each region.
+    fn apply_to(&self, options: &mut StackOptions) {
+        options.fresh = self.fresh;
+        (options.partitions, options.write_shards, options.read_shards) = (self.partitions, self.write_shards, self.read_shards);
+        options.read_replicas = self.read_replicas;
+        options.pooler = self.pooler;
+        options.replicas = self.replicas.iter().copied().collect();
+        options.settings.clone_from(&self.settings);
+    }
 }
 
 pub async fn run(args: Args) -> Result<()> {
@@ -104,7 +132,7 @@ fn setting(text: &str) -> Result<(String, toml::Value), String> {
 
 /// How many processes of which service, as `query=2`.
 fn replicas(text: &str) -> Result<(Service, u16), String> {
-    let wanted = || "want command=N, query=N, projector=N or saga=N".to_owned();
+    let wanted = || "want command=N, query=N, projector=N, saga=N or replicator=N".to_owned();
     let (name, count) = text.split_once('=').ok_or_else(wanted)?;
     let service = Service::ALL.into_iter().find(|service| service.name() == name).ok_or_else(wanted)?;
     Ok((service, count.parse().map_err(|_| wanted())?))
@@ -113,50 +141,32 @@ fn replicas(text: &str) -> Result<(Service, u16), String> {
 struct System {
     // The services are dropped before what they need.
     in_this_process: Option<OneProcess>,
-    stack: Stack,
+    machines: Machines,
     telemetry: Telemetry,
 }
 
 impl System {
     async fn start(args: Args, report: &Report) -> Result<Self> {
         end_what_is_left(report)?;
-        let processes = args.processes || !args.replicas.is_empty();
-        let ports = args.ports.check(processes)?;
-        let mut options = StackOptions::new(args.data.unwrap_or_else(|| souk_folder().join("data")), souk_folder().join("logs"));
-        options.fresh = args.fresh;
-        options.ports = ports;
-        (options.partitions, options.write_shards, options.read_shards) = (args.partitions, args.write_shards, args.read_shards);
-        options.read_replicas = args.read_replicas;
-        options.pooler = args.pooler;
-        options.replicas = args.replicas.into_iter().collect();
-        options.settings = args.settings;
-        report.progress("starting Postgres and NATS");
-        let mut stack = Stack::start(options).await?;
-        report.progress(&servers(&stack));
-
-        let settings = Settings::load(Some(stack.settings_file()))?;
+        let (apart, patience) = (args.apart(), args.patience());
+        let ports = args.ports.check(apart, args.regions.len())?;
+        let mut machines = Machines::start(args, ports, report).await?;
+        let settings = Settings::load(Some(machines.first().settings_file()))?;
         let telemetry = Telemetry::init(&settings.telemetry, "up", "up")?;
-        report.progress(if processes { "starting the processes of the services" } else { "starting the services in this process" });
-        let in_this_process = if processes {
-            stack.start_processes()?;
+        report.progress(if apart { "starting the processes of the services" } else { "starting the services in this process" });
+        let in_this_process = if apart {
+            machines.start_services(patience).await?;
             None
         } else {
-            Some(OneProcess::start(settings).await?)
+            let mut services = OneProcess::start(settings).await?;
+            services.wait_until_ready(patience).await?;
+            Some(services)
         };
-        let mut system = Self { in_this_process, stack, telemetry };
-        system.wait_until_ready().await?;
-        Ok(system)
-    }
-
-    async fn wait_until_ready(&mut self) -> Result<()> {
-        match &mut self.in_this_process {
-            Some(services) => services.wait_until_ready(READY_PATIENCE).await,
-            None => self.stack.wait_until_ready(READY_PATIENCE).await,
-        }
+        Ok(Self { in_this_process, machines, telemetry })
     }
 
     fn announce(&self, run_file: &Path, report: &Report) -> Result<()> {
-        let facts = self.stack.run_file()?;
+        let facts = self.machines.run_file()?;
         facts.write(run_file)?;
         report.ready(&facts, run_file)
     }
@@ -169,31 +179,31 @@ impl System {
         run_file: &Path,
         report: &Report,
     ) -> Result<()> {
-        let mut deaths: Vec<(Part, Instant)> = Vec::new();
+        let mut deaths: Vec<(Dead, Instant)> = Vec::new();
         loop {
-            let (part, death) = tokio::select! {
+            let (dead, death) = tokio::select! {
                 signal = &mut interrupted => {
                     report.progress(&format!("{signal}: stopping"));
                     return Ok(());
                 }
                 failure = one_process::failure(&mut self.in_this_process) => return Err(failure),
-                death = self.stack.first_death() => death,
+                death = self.machines.first_death() => death,
             };
             deaths.retain(|(_, at)| at.elapsed() < PERIOD);
-            deaths.push((part, Instant::now()));
-            if deaths.iter().filter(|(dead, _)| *dead == part).count() > DEATHS {
-                return Err(death.context(format!("{part} ended more than {DEATHS} times within {} s", PERIOD.as_secs())));
+            deaths.push((dead.clone(), Instant::now()));
+            if deaths.iter().filter(|(earlier, _)| *earlier == dead).count() > DEATHS {
+                return Err(death.context(format!("{dead} ended more than {DEATHS} times within {} s", PERIOD.as_secs())));
             }
-            tracing::error!(%part, error = format!("{death:#}"), "ended; starting it again");
-            report.progress(&format!("{part} ended; starting it again"));
+            tracing::error!(part = %dead, error = format!("{death:#}"), "ended; starting it again");
+            report.progress(&format!("{dead} ended; starting it again"));
             tokio::select! {
-                started = self.stack.start_again(part) => started.with_context(|| format!("{part} does not come back"))?,
+                started = self.machines.start_again(&dead) => started.with_context(|| format!("{dead} does not come back"))?,
                 signal = &mut interrupted => {
                     report.progress(&format!("{signal}: stopping"));
                     return Ok(());
                 }
             }
-            self.stack.run_file()?.write(run_file)?;
+            self.machines.run_file()?.write(run_file)?;
         }
     }
 
@@ -201,7 +211,7 @@ impl System {
         if let Some(services) = self.in_this_process.take() {
             services.stop(report).await?;
         }
-        self.stack.stop().await?;
+        self.machines.stop().await?;
         self.telemetry.flush().await;
         report.progress("stopped");
         Ok(())
@@ -229,17 +239,6 @@ fn end_what_is_left(report: &Report) -> Result<()> {
     report.progress(&format!("cleaning up after a killed souk (process {})", earlier.souk.pid));
     earlier.end_left_over()?;
     fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))
-}
-
-fn servers(stack: &Stack) -> String {
-    let user = stack.postgres.runs_as().map(|user| format!(" as user {user}")).unwrap_or_default();
-    let folder = stack.postgres.data_folder();
-    let place = if folder.starts_with(stack.data()) { String::new() } else { format!(", its data in {}", folder.display()) };
-    let standbys = match stack.standbys.len() {
-        0 => String::new(),
-        count => format!(" with {count} standbys"),
-    };
-    format!("Postgres {} runs{standbys}{user}{place}; NATS runs", stack.postgres.major_version())
 }
 
 #[cfg(test)]

@@ -37,7 +37,7 @@ impl OneProcess {
         let settings = Arc::new(settings);
         let health = Health::new();
         let mut doors = Vec::new();
-        for service in Service::ALL {
+        for service in Service::ALONE {
             let kind = kind(service);
             kind.check(&settings)?;
             doors.push((service, Listeners::bind(kind, &settings).await?));
@@ -129,6 +129,7 @@ fn kind(service: Service) -> ServiceKind {
         Service::Projector => ServiceKind::Projector,
         Service::Query => ServiceKind::Query,
         Service::Saga => ServiceKind::Saga,
+        Service::Replicator => ServiceKind::Replicator,
     }
 }
 
@@ -138,5 +139,6 @@ fn run(service: Service, process: Process, listeners: Listeners) -> Pin<Box<dyn 
         Service::Projector => Box::pin(souk_projector::run(process, listeners)),
         Service::Query => Box::pin(souk_query::run(process, listeners)),
         Service::Saga => Box::pin(souk_saga::run(process, listeners)),
+        Service::Replicator => Box::pin(souk_replicator::run(process, listeners)),
     }
 }

@@ -31,16 +31,60 @@ impl Report {
 
     /// One line of progress.
     pub fn progress(&self, line: &str) {
-        let line = format!("{:5.1} s  {line}\n", self.begin.elapsed().as_secs_f64());
+        let line = format!("{:5.1} s  {line}\n", self.seconds());
         // Nobody may be watching any more.
         let _ = if self.json { (&self.terminal).write_all(line.as_bytes()) } else { io::stdout().write_all(line.as_bytes()) };
     }
 
     /// The block of addresses, or the JSON object.
     pub fn ready(&self, facts: &RunFile, run_file: &Path) -> Result<()> {
-        let text = if self.json { serde_json::to_string(facts)? + "\n" } else { self.block(facts, run_file) };
+        let text = if self.json {
+            serde_json::to_string(facts)? + "\n"
+        } else if facts.others.is_empty() {
+            self.block(facts, run_file)
+        } else {
+            self.regions(facts, run_file)
+        };
         let mut out = io::stdout();
         out.write_all(text.as_bytes()).and_then(|()| out.flush()).context("cannot write to stdout")
+    }
+
+    fn regions(&self, facts: &RunFile, run_file: &Path) -> String {
+        let names: Vec<_> = facts.regions().map(|region| region.region.as_str()).collect();
+        let (first, second) = (names[0], names[1]);
+        let mut text =
+            format!("\nSouk is up in regions {}, {:.1} s after its start. Ctrl-C stops it in order.\n", names.join(", "), self.seconds());
+        for region in facts.regions() {
+            let addresses = &region.addresses;
+            text.push_str(&format!(
+                "\n  {name:<10} command {command}   query {query}   gRPC, with reflection\n  {empty:<10} internal {internal}\n  {empty:<10} \
+                 ops {ops}\n  {empty:<10} postgres {postgres}   nats {nats}   logs {logs}\n",
+                name = region.region,
+                empty = "",
+                command = addresses.command.replace(',', " "),
+                query = addresses.query.replace(',', " "),
+                internal = by_service(&addresses.internal),
+                ops = by_service(&addresses.ops),
+                postgres = port(&region.postgres.address),
+                nats = port(&region.nats.address),
+                logs = shown(&region.logs),
+            ));
+        }
+        text + &format!(
+            "\nIds like {second}.lamp are at home in {second}, ids that name no region in {first}. Urls and processes are in {run_file}.\n\n\
+             Try, in another terminal:\n  \
+             just demo --write {first} --read {second}\n  \
+             just souk status\n  \
+             just souk region link {first} {second} --latency 80ms\n  \
+             just souk region link {first} {second} --down\n  \
+             just souk region link {first} {second} --up\n  \
+             just souk audit --all-regions\n\n",
+            run_file = shown(run_file),
+        )
+    }
+
+    fn seconds(&self) -> f64 {
+        self.begin.elapsed().as_secs_f64()
     }
 
     fn block(&self, facts: &RunFile, run_file: &Path) -> String {
@@ -66,7 +110,7 @@ impl Report {
              just souk call souk.catalog.v1.CommandService/CreateProduct '{{\"product_id\":\"lamp\",\"details\":{{\"title\":\"Lamp\"}}}}'\n  \
              ghz --insecure --call souk.catalog.v1.QueryService/GetProduct -d '{{\"product_id\":\"lamp\"}}' -c 50 -z 10s {query}\n\n",
             region = facts.region,
-            seconds = self.begin.elapsed().as_secs_f64(),
+            seconds = self.seconds(),
             command = addresses.command.replace(',', "  "),
             queries = addresses.query.replace(',', "  "),
             query = addresses.query.split(',').next().unwrap_or_default(),

@@ -44,13 +44,13 @@ pub(super) async fn table(effort: Effort) -> Result<Table> {
     for count in counts {
         let stage = filled(effort, 1, |options| options.partitions = Some(count)).await?;
         let mut of_all = Vec::new();
-        for service in Service::ALL {
+        for service in Service::ALONE {
             of_all.push(memory(&stage, service).await?);
         }
         sizes.push(of_all);
     }
     let more = f64::from(counts[1] - counts[0]);
-    for (index, service) in Service::ALL.into_iter().enumerate() {
+    for (index, service) in Service::ALONE.into_iter().enumerate() {
         let each = (sizes[1][index] - sizes[0][index]) / more;
         table.row(vec![format!("idle partition, {} service", service.name()), more.to_string(), format!("{each:.0}")]);
     }
