@@ -107,7 +107,10 @@ impl Link {
 
 /// The links of all regions to each other. Clones share them.
 #[derive(Clone, Debug, Default)]
-pub struct Links(Arc<RwLock<BTreeMap<(String, String), Arc<Link>>>>);
+pub struct Links(Arc<RwLock<ByEnds>>);
+
+/// Links by from and to.
+type ByEnds = BTreeMap<(String, String), Arc<Link>>;
 
 impl Links {
     pub(crate) fn add(&self, link: Link) {

@@ -51,6 +51,14 @@ impl Findings {
         self.wrong.is_empty()
     }
 
+    /// The same, said of a region among several.
+    pub fn of(mut self, region: &str) -> Self {
+        for told in self.differences.iter_mut().chain(&mut self.parked) {
+            told.log = format!("{region}: {}", told.log);
+        }
+        self
+    }
+
     pub fn add(&mut self, other: Self) {
         for (what, number) in other.checked {
             self.count(what, number);

@@ -1,9 +1,11 @@
-//! `souk audit`: proves that log, JetStream and views of the running system are equal, or names what is not.
+//! `souk audit`: proves that log, JetStream and views of the running system are equal, copies of other regions' logs included, or
+//! names what is not.
 //!
 //! # Layout
 //! - `walk`: one log event by event, and what it leads to
 //! - `log`: heads, ledger and JetStream stream against the walk
 //! - `views`: view rows against the fold
+//! - `regions`: copies in all regions against their origins, views of all regions against each other
 //! - `findings`: counts and differences
 //! - `forever`: one audit after the other, shown as metrics
 //! - `lost`: what was lost when logs went back
@@ -12,6 +14,7 @@ mod findings;
 mod forever;
 mod log;
 mod lost;
+mod regions;
 mod views;
 mod walk;
 
@@ -29,7 +32,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use souk_bus::JetStreamBus;
 use souk_bus_publisher::{JetStreamPublisher, LogPublisher, StreamLimits};
 use souk_devstack::RunFile;
-use souk_event_sourcing::{LogId, Partition, Position, Region};
+use souk_event_sourcing::{LogId, Partition, Position, Region, Topology};
 use souk_event_store::PostgresStore;
 use souk_read_store::{Access, Installation, PostgresViews, ReadStore};
 use souk_runtime::Settings;
@@ -51,15 +54,21 @@ pub struct Args {
     /// How long streams and views may take to reach the end of the log
     #[arg(long, default_value = "30s", value_name = "DURATION", value_parser = humantime::parse_duration)]
     settle: Duration,
+    /// Audit all regions, then hold copies against their origins and views of all regions against each other
+    #[arg(long, conflicts_with_all = ["lost", "every"])]
+    all_regions: bool,
+    /// Which region, where `souk up` has started several [default: the first]
+    #[arg(long, value_name = "NAME", env = "SOUK_REGION", conflicts_with = "all_regions")]
+    region: Option<String>,
     /// Say what was lost when logs went back, by a restore or a failover, instead of comparing anything
     #[arg(long, conflicts_with_all = ["from", "last", "parallel", "settle"])]
     lost: bool,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
-    /// Settings (TOML) of the system, where `souk up` has not started it
+    /// Settings (TOML) of the system, where `souk up` has not started it; with --all-regions those of each region
     #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
+    config: Vec<PathBuf>,
     /// Audit again and again, so often, until told to end
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration, conflicts_with = "lost")]
     every: Option<Duration>,
@@ -89,6 +98,8 @@ impl Part {
 
 /// What is compared, and how patiently.
 pub(crate) struct Sources {
+    region: Region,
+    partitions: u16,
     write: PostgresStore,
     publisher: JetStreamPublisher,
     bus: JetStreamBus,
@@ -100,6 +111,22 @@ pub(crate) struct Sources {
 impl Args {
     fn part(&self) -> Part {
         self.last.map_or(Part::From(Position(self.from)), Part::Last)
+    }
+
+    /// The settings of the system, or of each of its regions.
+    fn settings(&self) -> Result<Vec<Settings>> {
+        let files = match self.config.as_slice() {
+            [] => {
+                let run_file = RunFile::find()?;
+                match &self.region {
+                    Some(name) => vec![run_file.region(name)?.settings.clone()],
+                    None => run_file.regions().map(|region| region.settings.clone()).collect(),
+                }
+            }
+            [_, _, ..] if !self.all_regions => bail!("one --config, or --all-regions"),
+            files => files.to_vec(),
+        };
+        files.iter().map(|file| Ok(Settings::load(Some(file))?)).collect()
     }
 
     fn shows_progress(&self) -> bool {
@@ -129,55 +156,67 @@ impl Progress {
 /// # Errors
 /// When something cannot be reached, or is not as it should be.
 pub async fn run(args: Args) -> Result<()> {
-    let settings = match &args.config {
-        Some(file) => Settings::load(Some(file))?,
-        None => Settings::load(Some(&RunFile::find()?.settings))?,
-    };
+    let started = Instant::now();
+    let mut all = args.settings()?;
+    if args.all_regions {
+        let (findings, names) = regions::audit(&all, &args).await?;
+        return conclude(&findings, started.elapsed(), &args, &names);
+    }
+    let settings = all.swap_remove(0);
     if args.lost {
         return lost::tell(&write_store(&settings).await?, args.json).await;
     }
     if let Some(every) = args.every {
         return forever::run(&settings, &args, every).await;
     }
-    let started = Instant::now();
     let findings = audit(&settings, &args).await?;
-    tell(&findings, started.elapsed(), &args);
+    conclude(&findings, started.elapsed(), &args, &[])
+}
+
+/// Tells what was found in these regions, if there are several, and fails unless it is nothing.
+fn conclude(findings: &Findings, took: Duration, args: &Args, regions: &[String]) -> Result<()> {
+    tell(findings, took, args, regions);
     if findings.is_clean() { Ok(()) } else { bail!("{} differences", findings.wrong.values().sum::<u64>()) }
 }
 
 async fn audit(settings: &Settings, args: &Args) -> Result<Findings> {
     let sources = Sources::open(settings, args.settle, args.shows_progress()).await?;
-    let installation = &settings.installation;
-    let region = installation.region();
-    let logs = (0..installation.partitions).map(|partition| LogId { region, partition: Partition(partition) });
-    let findings = stream::iter(logs)
-        .map(|log| log::audit(&sources, log, args.part()))
-        .buffer_unordered(args.parallel.get())
-        .try_fold(Findings::default(), |mut all, one| async move {
-            all.add(one);
-            Ok(all)
-        })
-        .await;
+    let findings = one_region(&sources, args).await;
     sources.close().await;
     findings
 }
 
-fn tell(findings: &Findings, took: Duration, args: &Args) {
+/// The logs of a region and its copies of others'.
+async fn one_region(sources: &Sources, args: &Args) -> Result<Findings> {
+    let mut found = Findings::default();
+    let logs = sources.logs(&mut found).await?;
+    stream::iter(logs)
+        .map(|log| log::audit(sources, log, args.part()))
+        .buffer_unordered(args.parallel.get())
+        .try_fold(found, |mut all, one| async move {
+            all.add(one);
+            Ok(all)
+        })
+        .await
+}
+
+fn tell(findings: &Findings, took: Duration, args: &Args, regions: &[String]) {
     if args.json {
         println!("{}", serde_json::to_string(findings).expect("names and numbers"));
     } else {
-        report(findings, took, args.shows_progress());
+        report(findings, took, args.shows_progress(), regions);
     }
 }
 
-fn report(findings: &Findings, took: Duration, shown: bool) {
+fn report(findings: &Findings, took: Duration, shown: bool, regions: &[String]) {
     if shown {
         eprint!("\r");
     }
     let counts: Vec<_> = findings.checked.iter().map(|(what, number)| format!("{number} {what}")).collect();
     println!("checked in {:.1} s: {}", took.as_secs_f64(), if counts.is_empty() { "nothing".to_owned() } else { counts.join(", ") });
     if findings.is_clean() {
-        println!("clean: log, streams, views, ledger and stock agree");
+        let regions = if regions.is_empty() { String::new() } else { format!(" in {}, and so do all copies", regions.join(", ")) };
+        println!("clean: log, streams, views, ledger and stock agree{regions}");
     }
     for (kind, number) in &findings.wrong {
         println!("{number} × {kind}");
@@ -215,7 +254,24 @@ impl Sources {
         };
         let publisher = JetStreamPublisher::new(bus.client().clone(), bus.subjects().clone(), limits, write.installation());
         tokio::time::timeout(settle, publisher.reachable()).await.context("NATS does not answer")?;
-        Ok(Self { write, publisher, bus, read, settle, progress: Progress { events: AtomicU64::new(0), shown } })
+        let progress = Progress { events: AtomicU64::new(0), shown };
+        Ok(Self { region, partitions, write, publisher, bus, read, settle, progress })
+    }
+
+    /// All logs that are kept here: this region's own, and the copies of others'.
+    async fn logs(&self, found: &mut Findings) -> Result<Vec<LogId>> {
+        let topology = self.write.topology().await.context("write store")?;
+        let others = topology.iter().flat_map(Topology::regions).filter(|region| *region != self.region);
+        let mut logs = Vec::new();
+        for region in [self.region].into_iter().chain(others) {
+            let of_region = (0..self.partitions).map(|partition| LogId { region, partition: Partition(partition) });
+            // A region that was told of a moment ago has a place in the read store a moment later.
+            match self.read.logs().any(|log| log.region == region) {
+                true => logs.extend(of_region),
+                false => found.differ(region, "view", "the read store has no place for the logs of this region"),
+            }
+        }
+        Ok(logs)
     }
 
     async fn close(&self) {

@@ -53,11 +53,11 @@ pub(super) async fn audit(sources: &Sources, log: LogId, walk: &mut Walk, found:
     }
 }
 
-async fn checkpoint(sources: &Sources, log: LogId) -> Result<Checkpoint> {
+pub(super) async fn checkpoint(sources: &Sources, log: LogId) -> Result<Checkpoint> {
     Ok(sources.read.checkpoint(log).await?)
 }
 
-async fn read_all(sources: &Sources, log: LogId) -> Result<Vec<(&'static Table, Vec<Row>)>> {
+pub(super) async fn read_all(sources: &Sources, log: LogId) -> Result<Vec<(&'static Table, Vec<Row>)>> {
     let views = sources.views(log)?;
     let mut tables = Vec::with_capacity(TABLES.len());
     for table in TABLES.iter().copied() {
@@ -103,7 +103,7 @@ fn compare(log: LogId, walk: &Walk, checkpoint: &Checkpoint, tables: Vec<(&'stat
     Ok(())
 }
 
-fn name(key: &RowKey) -> String {
+pub(super) fn name(key: &RowKey) -> String {
     let parts: Vec<_> =
         key.key.iter().map(|value| value.as_text().map_or_else(|| value.as_int().unwrap_or_default().to_string(), str::to_owned)).collect();
     parts.join("/")

@@ -1,5 +1,5 @@
 //! `souk demo`: the story of an order, told by the running system. Every step is read back with the token of the
-//! command before it; a step that does not show is an error.
+//! command before it, in another region if that is wanted; a step that does not show is an error.
 
 mod stage;
 mod timing;
@@ -34,17 +34,39 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
+    /// Region to send all commands to, which is home of everything in the story [default: that of --region]
+    #[arg(long, value_name = "REGION")]
+    write: Option<String>,
+    /// Region to read in, with the tokens of the commands [default: where they were sent]
+    #[arg(long, value_name = "REGION")]
+    read: Option<String>,
     #[command(flatten)]
     target: Target,
 }
 
+impl Args {
+    /// Whoever sends commands and whoever reads: the same, unless that is in another region.
+    fn stage(&self) -> Result<Stage> {
+        let session = |region: &Option<String>| match region {
+            Some(region) => self.target.in_region(region).session("souk-demo"),
+            None => self.target.session("souk-demo"),
+        };
+        let writer = session(&self.write)?;
+        let reader = if self.read == self.write || self.read.is_none() { writer.clone() } else { session(&self.read)? };
+        Ok(Stage::new(writer, reader))
+    }
+}
+
 pub async fn run(args: Args) -> Result<()> {
-    let story = Story::new();
-    let mut stage = Stage::new(args.target.session("souk-demo")?);
+    let story = Story::new(args.write.as_deref());
+    let mut stage = args.stage()?;
+    let place = |region: &Option<String>| region.as_ref().map(|region| format!(" in {region}")).unwrap_or_default();
     say(bold("One order, from the shelf to the door"));
     say(dim(format!(
-        "The ids of this run end in {}. Beside each step: milliseconds until it was done, and until a read showed it.",
-        story.run
+        "The ids of this run end in {}. Beside each step: milliseconds until it was done{}, and until a read{} showed it.",
+        story.run,
+        place(&args.write),
+        place(args.read.as_ref().map_or(&args.write, |_| &args.read)),
     )));
     story.shop(&mut stage).await?;
     story.cart(&mut stage).await?;
@@ -53,9 +75,13 @@ pub async fn run(args: Args) -> Result<()> {
     story.payment(&mut stage, &order).await?;
     story.shipment(&mut stage, &order.order_id).await?;
     story.too_many(&mut stage).await?;
-    let timeline = stage.session.query(GetOrderTimelineRequest { order_id: order.order_id.clone(), token: String::new() }).await?;
+    let timeline = stage.reader().query(GetOrderTimelineRequest { order_id: order.order_id.clone(), token: String::new() }).await?;
     say(format_args!("\n{}", bold(format!("Order {}, in milliseconds", order.order_id))));
     say(timing::table(&timeline.entries, &stage.moments, reserved).trim_end());
+    if let (Some(write), Some(read)) = (&args.write, &args.read) {
+        let later = timing::mean(&stage.moments, |moment| (moment.replied, moment.visible));
+        say(format_args!("What {write} had answered was read in {read} {} ms later on average.", bold(format!("{later:.1}"))));
+    }
     say(dim(format!("\nAgain, with: souk order timeline {}", order.order_id)));
     Ok(())
 }
@@ -70,17 +96,20 @@ struct Ware {
 
 struct Story {
     run: String,
-    customer: String,
+    /// Who buys, and who wants too much.
+    customers: [String; 2],
     lamp: Ware,
     tea: Ware,
 }
 
 impl Story {
-    fn new() -> Self {
+    /// A story whose products and customers are at home in this region.
+    fn new(home: Option<&str>) -> Self {
         let run = Uuid::new_v4().simple().to_string()[..6].to_owned();
-        let ware = |name: &str, title, cents, units| Ware { id: format!("{name}-{run}"), title, cents, units };
+        let home = home.map(|home| format!("{home}.")).unwrap_or_default();
+        let ware = |name: &str, title, cents, units| Ware { id: format!("{home}{name}-{run}"), title, cents, units };
         let (lamp, tea) = (ware("lamp", "Brass lamp", 6_900, 10), ware("tea", "Mountain tea, 100 g", 890, 250));
-        Self { customer: format!("mira-{run}"), lamp, tea, run }
+        Self { customers: [format!("{home}mira-{run}"), format!("{home}omar-{run}")], lamp, tea, run }
     }
 
     async fn shop(&self, stage: &mut Stage) -> Result<()> {
@@ -106,7 +135,7 @@ impl Story {
     async fn cart(&self, stage: &mut Stage) -> Result<()> {
         stage.chapter("The customer fills the cart");
         let add = |ware: &Ware, quantity| AddItemRequest {
-            customer_id: self.customer.clone(),
+            customer_id: self.customers[0].clone(),
             product_id: ware.id.clone(),
             quantity,
             ..Default::default()
@@ -114,7 +143,7 @@ impl Story {
         stage.act("one lamp", add(&self.lamp, 1), self.get_cart(), |read| cart(read, &[1])).await?;
         stage.act("two packs of tea", add(&self.tea, 2), self.get_cart(), |read| cart(read, &[1, 2])).await?;
         let three = SetItemQuantityRequest {
-            customer_id: self.customer.clone(),
+            customer_id: self.customers[0].clone(),
             product_id: self.tea.id.clone(),
             quantity: 3,
             ..Default::default()
@@ -126,8 +155,12 @@ impl Story {
     async fn checkout(&self, stage: &mut Stage) -> Result<CheckoutResponse> {
         stage.chapter("Checkout: the cart is emptied and the order placed, in one transaction");
         let request_id = Uuid::now_v7().to_string();
-        let checkout =
-            CheckoutRequest { request_id, customer_id: self.customer.clone(), expected_total: eur(5_900 + 3 * 890), ..Default::default() };
+        let checkout = CheckoutRequest {
+            request_id,
+            customer_id: self.customers[0].clone(),
+            expected_total: eur(5_900 + 3 * 890),
+            ..Default::default()
+        };
         let placed = stage.act("check out", checkout.clone(), self.get_cart(), |read| cart(read, &[])).await?;
         let order = stage.see(get_order(&placed.order_id), |read| Ok(order_line(order(read)?))).await?;
         stage.note(&format!("order {}: {order}", placed.order_id));
@@ -140,7 +173,7 @@ impl Story {
     /// Gives the time at which the reservation was visible.
     async fn reservation(&self, stage: &mut Stage, placed: &CheckoutResponse) -> Result<SystemTime> {
         stage.chapter("The process manager reserves the stock, line by line");
-        let orders = stage.session.watch_order(&placed.order_id);
+        let orders = stage.reader().watch_order(&placed.order_id);
         pin_mut!(orders);
         let awaiting = async {
             while let Some(order) = orders.next().await {
@@ -198,7 +231,7 @@ impl Story {
     async fn too_many(&self, stage: &mut Stage) -> Result<()> {
         stage.chapter("Somebody wants more lamps than there are");
         let place = PlaceOrderRequest {
-            customer_id: format!("omar-{}", self.run),
+            customer_id: self.customers[1].clone(),
             lines: vec![PlaceOrderLine { product_id: self.lamp.id.clone(), quantity: 50 }],
             wait_for_outcome: true,
             ..Default::default()
@@ -213,7 +246,7 @@ impl Story {
     }
 
     fn get_cart(&self) -> GetCartRequest {
-        GetCartRequest { customer_id: self.customer.clone(), token: String::new() }
+        GetCartRequest { customer_id: self.customers[0].clone(), token: String::new() }
     }
 }
 

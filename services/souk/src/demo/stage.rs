@@ -8,7 +8,10 @@ use crate::paint::{bold, dim, green, say};
 
 /// Where the story plays: sends commands, reads back, tells it, and remembers when what happened.
 pub struct Stage {
+    /// Sends commands.
     pub session: Session,
+    /// Reads, maybe in another region, with nothing but the tokens of the commands.
+    reader: Session,
     pub moments: Vec<Moment>,
     chapters: u32,
 }
@@ -23,8 +26,14 @@ pub struct Moment {
 }
 
 impl Stage {
-    pub fn new(session: Session) -> Self {
-        Self { session, moments: Vec::new(), chapters: 0 }
+    pub fn new(session: Session, reader: Session) -> Self {
+        Self { session, reader, moments: Vec::new(), chapters: 0 }
+    }
+
+    /// Who reads, with the tokens of all commands so far.
+    pub fn reader(&self) -> &Session {
+        self.reader.merge_token(&self.session.token());
+        &self.reader
     }
 
     pub fn chapter(&mut self, title: &str) {
@@ -51,7 +60,7 @@ impl Stage {
         let (sent, began) = (SystemTime::now(), Instant::now());
         let reply = self.session.command(command).await.with_context(|| what.to_owned())?;
         let (replied, answered) = (SystemTime::now(), began.elapsed());
-        let read = self.session.query(query).await.with_context(|| format!("{what}, read back"))?;
+        let read = self.reader().query(query).await.with_context(|| format!("{what}, read back"))?;
         let (visible, seen) = (SystemTime::now(), began.elapsed());
         let line = check(&read).with_context(|| format!("{what}: the read does not show it"))?;
         say(format_args!(" {} {what:<26}{}   {line}", green("✓"), dim(format!("{:>7} {:>7}", shown(answered), shown(seen)))));
@@ -61,7 +70,7 @@ impl Stage {
 
     /// Reads, and gives the line of `check`.
     pub async fn see<Q: Query>(&self, query: Q, check: impl Fn(&Q::Reply) -> Result<String>) -> Result<String> {
-        check(&self.session.query(query).await?)
+        check(&self.reader().query(query).await?)
     }
 
     /// Reads until `check` is content: for what the process manager does in its own time.

@@ -35,17 +35,22 @@ pub fn table(entries: &[TimelineEntry], moments: &[Moment], reserved: SystemTime
             dim(&entry.summary),
         );
     }
-    let replies: Vec<_> = moments.iter().map(|moment| milliseconds(moment.sent, moment.replied)).collect();
-    let mean = replies.iter().sum::<f64>() / replies.len().max(1) as f64;
+    let mean = mean(moments, |moment| (moment.sent, moment.replied));
     let _ = writeln!(
         text,
         "{}",
         dim(format!(
             "{} commands, answered after {mean:.1} ms on average. Events and views keep whole milliseconds; seen is when the read with\nthe command's token came back, which is asked only after the command was answered.",
-            replies.len()
+            moments.len()
         ))
     );
     text
+}
+
+/// Mean of the milliseconds between two times of each moment.
+pub fn mean(moments: &[Moment], between: impl Fn(&Moment) -> (SystemTime, SystemTime)) -> f64 {
+    let times = moments.iter().map(between).map(|(from, to)| milliseconds(from, to));
+    times.sum::<f64>() / moments.len().max(1) as f64
 }
 
 /// The milliseconds between two moments. Whole milliseconds beside finer clocks may seem to go back: that is 0.
