@@ -2,6 +2,7 @@
 //!
 //! # Layout
 //! - [`System`]: the system under test, each service a process of its own
+//! - [`World`]: several whole regions, joined by links
 //! - [`Site`]: the same as `souk up` starts it, again and again over its data
 //! - [`Shop`]: products, stock and orders with few words
 //! - [`Gate`]: a door before a service that counts calls and refuses some
@@ -30,6 +31,7 @@ mod site;
 mod small_disk;
 mod system;
 mod traces;
+mod world;
 
 pub use gate::Gate;
 pub use ledger::Acknowledged;
@@ -43,3 +45,4 @@ pub use site::{Site, Up};
 pub use small_disk::SmallDisk;
 pub use system::{System, until};
 pub use traces::{Recorded, TraceReceiver};
+pub use world::World;

@@ -157,6 +157,41 @@ fn the_load_of_a_shop_is_measured_and_held_to_its_thresholds() {
     assert!(up.interrupt().success());
 }
 
+#[test]
+fn regions_are_started_joined_seen_and_added_to() {
+    let place = Place::new();
+    let small = ["--partitions", "4", "--regions"];
+    let up = place.up(&[&small[..], &["eu,us"]].concat());
+    assert_eq!((up.facts.region.as_str(), up.facts.others.len(), up.facts.others[0].region.as_str()), ("eu", 1, "us"));
+    assert!(up.facts.regions().all(|region| region.services.contains_key("replicator-1")));
+    let told = |args: &[&str]| {
+        let Output { status, stdout, stderr } = place.command(args);
+        assert!(status.success(), "{args:?}: {}", String::from_utf8_lossy(&stderr));
+        String::from_utf8(stdout).unwrap()
+    };
+    assert!(told(&["demo", "--write", "us", "--read", "eu"]).contains("What us had answered was read in eu"));
+    assert!(told(&["region", "link", "eu", "us", "--down", "--one-way"]).starts_with("eu → us  down\nus → eu  up\n"));
+    let pairs: serde_json::Value = serde_json::from_str(&told(&["status", "--json"])).unwrap();
+    assert_eq!((&pairs["pairs"][0]["link"]["down"], &pairs["pairs"][1]["link"]["down"]), (&true.into(), &false.into()));
+    assert!(told(&["region", "link", "eu", "us", "--up"]).starts_with("eu → us  up\n"));
+    assert!(
+        told(&["audit", "--all-regions"]).contains("clean: log, streams, views, ledger and stock agree in eu, us, and so do all copies")
+    );
+    assert!(told(&["audit", "--region", "us"]).contains("clean"));
+    assert!(up.interrupt().success());
+
+    let refused = place.refused(&["--regions", "us,eu"]);
+    assert!(refused.contains("is that of region us with number 2, not of us with number 1"), "{refused}");
+    let three = place.up(&["--regions", "eu,us,ap"]);
+    assert!(told(&["region", "list"]).contains("ap"));
+    let document: serde_json::Value = serde_json::from_str(&told(&["region", "show"])).unwrap();
+    assert_eq!((&document["version"], document["regions"].as_array().unwrap().len()), (&2.into(), 3));
+    assert!(told(&["audit", "--all-regions"]).contains("agree in eu, us, ap"));
+    assert!(three.interrupt().success());
+    let alone = place.command(&["region", "list"]);
+    assert!(String::from_utf8_lossy(&alone.stderr).contains("no running system"), "{alone:?}");
+}
+
 #[tokio::test]
 async fn a_killed_souk_leaves_no_process_behind_and_the_next_start_cleans_up() {
     let place = Place::new();

@@ -18,6 +18,7 @@ mod other_languages;
 mod overload;
 mod parked;
 mod projector_replicas;
+mod regions;
 mod rendered;
 mod replicas;
 mod restore;

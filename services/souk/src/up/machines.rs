@@ -98,10 +98,9 @@ impl Machines {
 
     /// Starts it again: same data, same port.
     pub async fn start_again(&mut self, dead: &Dead) -> Result<()> {
-        match (self, &dead.region) {
-            (Self::Several(regions), Some(region)) => regions.stack_mut(region)?.start_again(dead.part).await,
-            (Self::Several(_), None) => Ok(()),
-            (Self::One(stack), _) => stack.start_again(dead.part).await,
+        match self {
+            Self::One(stack) => stack.start_again(dead.part).await,
+            Self::Several(regions) => regions.stack_mut(dead.region.as_deref().unwrap_or_default())?.start_again(dead.part).await,
         }
     }
 
