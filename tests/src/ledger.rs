@@ -17,6 +17,11 @@ impl Acknowledged {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 
+    /// Forgets those added after the first `kept`: a restore took them back.
+    pub fn forget_after(&self, kept: usize) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).truncate(kept);
+    }
+
     /// Fails unless every one stands exactly once in the ledger, and its events once each in the log. Asks the tables
     /// themselves, not the audit.
     ///

@@ -1,6 +1,7 @@
 use std::{env, time::Duration};
 
 const SEED: &str = "SOUK_SEED";
+const SEEDS: &str = "SOUK_SEEDS";
 const FAULT_SECONDS: &str = "SOUK_FAULT_SECONDS";
 const DEFAULT_FAULT_SECONDS: u64 = 10;
 
@@ -12,6 +13,17 @@ pub fn seed() -> u64 {
     let seed = number(SEED).unwrap_or_else(rand::random);
     println!("seed {seed}: {SEED}={seed} replays it");
     seed
+}
+
+/// Seeds of a test that goes through several: `SOUK_SEED` alone, or as many new ones as `SOUK_SEEDS` says, or `many`.
+///
+/// # Panics
+/// When one of them is no number.
+pub fn seeds(many: u64) -> Vec<u64> {
+    match number(SEED) {
+        Some(seed) => vec![seed],
+        None => (0..number(SEEDS).unwrap_or(many)).map(|_| rand::random()).collect(),
+    }
 }
 
 /// How long a test stays with each fault: `SOUK_FAULT_SECONDS`, or 10 s.
