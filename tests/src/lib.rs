@@ -37,7 +37,7 @@ pub use gate::Gate;
 pub use ledger::Acknowledged;
 pub use load::{Outcome, closed_loop, open_loop};
 pub use network::Network;
-pub use plan::{fault_time, seed};
+pub use plan::{fault_time, seed, seeds};
 pub use prometheus::{Prometheus, Rule, alerts, chart, get as http_get};
 pub use python::{PythonExample, repository};
 pub use shop::{Shop, eur};

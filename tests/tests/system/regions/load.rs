@@ -17,7 +17,7 @@ use souk_proto::{
     orders::v1::{PlaceOrderLine, PlaceOrderRequest},
     stock::v1::ReceiveStockRequest,
 };
-use souk_tests::{Acknowledged, RegionSystem, Shop};
+use souk_tests::{Acknowledged, Shop, World};
 use tokio::{sync::RwLock, task::JoinHandle};
 use uuid::Uuid;
 
@@ -73,7 +73,7 @@ struct Counts {
 
 impl Load {
     /// Callers of all kinds in all regions, whose choices follow from the seed.
-    pub fn start(system: &RegionSystem, seed: u64) -> Result<Self> {
+    pub fn start(world: &World, seed: u64) -> Result<Self> {
         let mut shared = Shared::default();
         for region in REGIONS {
             shared.acknowledged.insert(region, Acknowledged::default());
@@ -81,7 +81,7 @@ impl Load {
             shared.ailing.insert(region, AtomicBool::new(false));
         }
         let (shared, mut random, mut callers) = (Arc::new(shared), SmallRng::seed_from_u64(seed), Vec::new());
-        let clients = REGIONS.map(|region| system.client(region)).into_iter().collect::<Result<Vec<_>>>()?;
+        let clients = REGIONS.map(|region| world.client(region)).into_iter().collect::<Result<Vec<_>>>()?;
         for (here, region) in REGIONS.into_iter().enumerate() {
             for _ in 0..CALLERS {
                 let caller = |random: &mut SmallRng| Caller {
@@ -118,19 +118,18 @@ impl Load {
     }
 
     /// Ends the load, and proves by SQL what callers were told. Says what they did.
-    pub async fn prove(self, system: &RegionSystem) -> Result<String> {
+    pub async fn prove(self, world: &World) -> Result<String> {
         self.shared.stop.store(true, Ordering::SeqCst);
         for caller in join_all(self.callers).await {
             caller??;
         }
         for home in REGIONS {
-            let pools = system.write_pools(home).await?;
-            self.shared.acknowledged[home].stand_once(&pools).await?;
+            let pool = world.write_pool(home).await?;
+            self.shared.acknowledged[home].stand_once(std::slice::from_ref(&pool)).await?;
             let away = self.shared.away[home].lock().unwrap_or_else(PoisonError::into_inner).clone();
-            for pool in pools {
-                let written: Vec<(Uuid,)> = sqlx::query_as("select request_id from ledger where request_id = any($1)").bind(&away).fetch_all(&pool).await?;
-                ensure!(written.is_empty(), "{home} was away, and yet wrote {written:?}");
-            }
+            let written: Vec<(Uuid,)> =
+                sqlx::query_as("select request_id from ledger where request_id = any($1)").bind(&away).fetch_all(&pool).await?;
+            ensure!(written.is_empty(), "{home} was away, and yet wrote {written:?}");
         }
         let Counts { at_home, elsewhere, local_reads, reads_elsewhere, undecided } = &self.shared.counts;
         let count = |count: &AtomicUsize| count.load(Ordering::Relaxed);

@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use rand::{Rng, SeedableRng, rngs::SmallRng, seq::IndexedRandom};
 use souk_devstack::{Link, Service};
 use souk_proto::orders::v1::{ListOrdersRequest, OrderState};
-use souk_tests::{RegionSystem, Shop, seeds, until};
+use souk_tests::{Shop, World, seeds, until};
 use tokio::time::sleep;
 
 use super::load::{Load, PRODUCTS, REGIONS, product};
@@ -43,15 +43,8 @@ enum Blow {
 }
 
 const FAULTS: [Fault; 6] = [Fault::Cut, Fault::OneWay, Fault::Flapping, Fault::Slow, Fault::Stalled, Fault::CutOff];
-const BLOWS: [Blow; 7] = [
-    Blow::None,
-    Blow::None,
-    Blow::ReplicatorKilled,
-    Blow::ProjectorKilled,
-    Blow::DatabaseKilled,
-    Blow::StreamsWiped,
-    Blow::Restored,
-];
+const BLOWS: [Blow; 7] =
+    [Blow::None, Blow::None, Blow::ReplicatorKilled, Blow::ProjectorKilled, Blow::DatabaseKilled, Blow::StreamsWiped, Blow::Restored];
 
 /// One fault of the ways between regions, and what befalls one of them meanwhile.
 #[derive(Debug)]
@@ -77,14 +70,14 @@ impl Trouble {
         }
     }
 
-    async fn pass(&self, system: &mut RegionSystem, load: &Load, label: &str) -> Result<()> {
+    async fn pass(&self, world: &mut World, load: &Load, label: &str) -> Result<()> {
         // A log can go back only to where it was.
         let kept = load.acknowledged(self.on);
         let backup = match self.blow {
-            Blow::Restored => Some(system.regions.back_up(self.on, label).await?),
+            Blow::Restored => Some(world.regions.back_up(self.on, label).await?),
             _ => None,
         };
-        let links = system.regions.links().clone();
+        let links = world.regions.links().clone();
         let [there, back] = links.between(self.from, self.to)?;
         match self.fault {
             Fault::Cut => {
@@ -104,7 +97,7 @@ impl Trouble {
             Fault::Flapping => {}
         }
         let flapping = matches!(self.fault, Fault::Flapping).then(|| tokio::spawn(flap(there)));
-        let struck = self.strike(system, load, kept, backup.as_deref()).await;
+        let struck = self.strike(world, load, kept, backup.as_deref()).await;
         sleep(self.lasts).await;
         if let Some(flapping) = flapping {
             flapping.abort();
@@ -115,27 +108,27 @@ impl Trouble {
         struck
     }
 
-    async fn strike(&self, system: &mut RegionSystem, load: &Load, kept: usize, backup: Option<&std::path::Path>) -> Result<()> {
+    async fn strike(&self, world: &mut World, load: &Load, kept: usize, backup: Option<&std::path::Path>) -> Result<()> {
         match self.blow {
             Blow::None => {}
             Blow::ReplicatorKilled => {
-                system.regions.kill_replicators(self.on).await?;
+                world.regions.kill_replicators(self.on).await?;
                 sleep(self.lasts).await;
-                system.regions.start_replicators(self.on)?;
+                world.regions.start_replicators(self.on)?;
             }
             Blow::ProjectorKilled => {
-                let stack = system.regions.stack_mut(self.on)?;
+                let stack = world.regions.stack_mut(self.on)?;
                 stack.kill_replica(Service::Projector).await?;
                 load.ails(self.on, true);
                 stack.start_replica(Service::Projector)?;
             }
             Blow::StreamsWiped => {
                 load.ails(self.on, true);
-                system.regions.wipe_jetstream(self.on).await?;
+                world.regions.wipe_jetstream(self.on).await?;
             }
             Blow::DatabaseKilled => {
                 load.ails(self.on, true);
-                let postgres = &mut system.regions.stack_mut(self.on)?.postgres;
+                let postgres = &mut world.regions.stack_mut(self.on)?.postgres;
                 postgres.kill9().await?;
                 postgres.start_again().await?;
             }
@@ -143,7 +136,7 @@ impl Trouble {
                 // Views of this log go back everywhere.
                 REGIONS.iter().for_each(|region| load.ails(region, true));
                 let backup = backup.context("a backup was made")?;
-                load.lose(self.on, kept, system.regions.restore(self.on, backup)).await?;
+                load.lose(self.on, kept, world.regions.restore(self.on, backup)).await?;
             }
         }
         Ok(())
@@ -162,21 +155,21 @@ async fn flap(link: std::sync::Arc<Link>) {
 }
 
 /// What a seed has in store.
-async fn pass(system: &mut RegionSystem, seed: u64) -> Result<()> {
+async fn pass(world: &mut World, seed: u64) -> Result<()> {
     let mut random = SmallRng::seed_from_u64(seed);
-    let load = Load::start(system, random.random())?;
+    let load = Load::start(world, random.random())?;
     sleep(Duration::from_millis(500)).await;
     for number in 0..2 {
         let trouble = Trouble::of(&mut random);
         println!("seed {seed}: {trouble:?}");
-        trouble.pass(system, &load, &format!("{seed}-{number}")).await.with_context(|| format!("{trouble:?}"))?;
-        system.ready().await?;
+        trouble.pass(world, &load, &format!("{seed}-{number}")).await.with_context(|| format!("{trouble:?}"))?;
+        world.regions.wait_until_ready(PATIENCE).await?;
         sleep(Duration::from_millis(500)).await;
         REGIONS.iter().for_each(|region| load.ails(region, false));
     }
-    let told = load.prove(system).await?;
+    let told = load.prove(world).await?;
     for region in REGIONS {
-        let shop = Shop(system.client(region)?.session().deadline(PATIENCE));
+        let shop = Shop(world.session(region)?);
         for state in [OrderState::Reserving, OrderState::AwaitingPayment] {
             until(&format!("no order {state:?} in {region}"), PATIENCE, || async {
                 let listed = shop.0.query(ListOrdersRequest { state: state.into(), page_size: 1, ..Default::default() }).await?;
@@ -185,25 +178,25 @@ async fn pass(system: &mut RegionSystem, seed: u64) -> Result<()> {
             .await?;
         }
     }
-    system.audit_clean().await?;
+    world.audit_clean().await?;
     println!("seed {seed}: {told}; logs, copies and views of all regions equal");
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn whatever_befalls_regions_nothing_is_lost_and_nobody_waits_for_another() -> Result<()> {
-    let mut system = RegionSystem::start(&REGIONS, |_, options| {
+    let mut world = World::start(&REGIONS, &[], |_, options| {
         options.set("command.payment_window", "3s");
     })
     .await?;
     for region in REGIONS {
-        let shop = Shop(system.client(region)?.session().deadline(PATIENCE));
+        let shop = Shop(world.session(region)?);
         for number in 0..PRODUCTS {
             shop.sell(&product(region, number), 100, 100).await?;
         }
     }
     for seed in seeds(10) {
-        pass(&mut system, seed).await.with_context(|| format!("seed {seed}; SOUK_SEED={seed} replays it"))?;
+        pass(&mut world, seed).await.with_context(|| format!("seed {seed}; SOUK_SEED={seed} replays it"))?;
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Several regions: each writes what is at home there, reads everything, and goes on when the others are out of reach.
+//! What several regions do together, and bear when they are out of each other's reach.
 
 use std::time::{Duration, Instant};
 
