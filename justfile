@@ -25,6 +25,11 @@ demo *ARGS: setup _build
 drill *ARGS: setup _build
     @target/debug/souk drill "$@"
 
+# Cut, slow and heal the ways between three regions under load, and let a fourth one join (three minutes)
+[no-exit-message, positional-arguments]
+drill-regions *ARGS: setup _build
+    @target/debug/souk drill --regions "$@"
+
 # Run any souk command: `just souk call SERVICE/METHOD '{json}'`
 [no-exit-message, positional-arguments]
 souk *ARGS: setup _build
@@ -37,6 +42,10 @@ test: setup-tests _build interleavings
 # The same with a minute for each fault and random seeds; SOUK_SEED replays one (two hours)
 test-long: setup-tests _build
     SOUK_FAULT_SECONDS=60 cargo test --workspace -- --nocapture
+
+# Faults within and between three regions from two hundred seeds; SOUK_SEED replays one (an hour)
+test-regions: setup-tests _build
+    SOUK_SEEDS=200 cargo test --workspace --test system regions::seeded -- --nocapture
 
 # Run the unit tests, and the whole system once (under 2 minutes on a warm build)
 test-quick: setup-tests _build

@@ -2,6 +2,7 @@
 //! that runs is touched.
 
 mod figures;
+mod regions;
 mod sale;
 
 use std::{
@@ -23,7 +24,14 @@ const READY_PATIENCE: Duration = Duration::from_secs(120);
 const KILLED: (Service, u16) = (Service::Command, 2);
 
 #[derive(Debug, clap::Args)]
-pub struct Args {}
+pub struct Args {
+    /// Three regions instead: links get slow, break and heal, and a fourth region joins
+    #[arg(long)]
+    regions: bool,
+    /// How long a region is cut off from the others
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = "60s", requires = "regions")]
+    cut: Duration,
+}
 
 /// What happens to the machines, and when after the doors open.
 #[derive(Clone, Copy)]
@@ -43,7 +51,11 @@ const MISHAPS: [(u64, Mishap); 5] = [
     (38, Mishap::ResumeReplay),
 ];
 
-pub async fn run(_: Args) -> Result<()> {
+pub async fn run(args: Args) -> Result<()> {
+    if args.regions { regions::run(args.cut).await } else { flash_sale().await }
+}
+
+async fn flash_sale() -> Result<()> {
     say(bold("A flash sale, and everything fails"));
     say(dim(format!(
         "{} customers want {} lamps, {PER_SECOND} of them a second. Two replicas of every service, one Postgres with a standby, one NATS, all on \
