@@ -28,8 +28,8 @@ use tracing::{error, info, warn};
 
 use crate::{
     api::{
-        Admin, CartCommands, CatalogCommands, CatalogLookups, EventLogs, Nudges, OrderCommands, OrderLookups, OrderProcess, StockCommands,
-        StockProcess, Topologies,
+        Admin, CartCommands, CatalogCommands, CatalogLookups, Ends, EventLogs, Nudges, OrderCommands, OrderLookups, OrderProcess,
+        StockCommands, StockProcess, Topologies,
     },
     commerce::Commerce,
     committer::{Committer, Limits, Watchers, Work},
@@ -323,7 +323,7 @@ async fn serve(
 ) -> anyhow::Result<()> {
     let nudges = Nudges(gateway.directory().clone());
     let (store, topology) = (topologies.store.clone(), topologies.in_force.clone());
-    let logs = EventLogs { store, topology, retention: gateway.retention() };
+    let logs = EventLogs { ends: Ends::of(store.clone()), store, topology, retention: gateway.retention() };
     let public = GrpcServer::new("public", process)
         .shutdown_on(close.clone())
         .add(limited!(catalog::command_service_server::CommandServiceServer::new(CatalogCommands(gateway.clone())), process))

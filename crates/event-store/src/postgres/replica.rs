@@ -1,6 +1,9 @@
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::Duration,
+};
 
-use souk_event_sourcing::{LogId, Position, RecordedEvent, RequestId, StreamId, UnixMillis};
+use souk_event_sourcing::{Epoch, LogId, Partition, Position, RecordedEvent, Region, RequestId, StreamId, UnixMillis};
 use sqlx::{PgPool, Row, postgres::PgRow};
 use uuid::Uuid;
 
@@ -102,6 +105,25 @@ impl PostgresStore {
         .fetch_all(self.pool(log)?)
         .await?;
         rows.iter().map(ledger_row).collect()
+    }
+
+    /// Where all logs end that are kept here, copies included; of a log that nobody has written, there is nothing.
+    ///
+    /// # Errors
+    /// When a database does not answer.
+    pub async fn ends(&self) -> Result<HashMap<LogId, End>, StoreError> {
+        let mut ends = HashMap::new();
+        for (_, pool) in self.pools() {
+            let rows = sqlx::query("select region, partition, epoch, position, hash from partition_head").fetch_all(pool);
+            for row in rows.await? {
+                let region = Region(row.try_get::<i16, _>("region")? as u16);
+                let partition = Partition(row.try_get::<i32, _>("partition")? as u16);
+                let (epoch, position) = (Epoch(row::number(&row, "epoch")?), Position(row::number(&row, "position")?));
+                let hash = row::hash(row.try_get("hash")?)?;
+                ends.insert(LogId { region, partition }, End { epoch, position, hash });
+            }
+        }
+        Ok(ends)
     }
 
     /// Tells that a replicator lives, and who else was heard of within `patience`.

@@ -46,3 +46,18 @@ async fn nobody_writes_a_copy_of_this_regions_own_log() {
     let head = (&world.store.head(log(1)).await.expect("head")).into();
     assert!(matches!(world.store.rewind(log(1), Position(0), head).await, Err(StoreError::Setup(_))));
 }
+
+#[tokio::test]
+async fn all_ends_are_the_heads_of_all_logs_that_were_written() {
+    let world = World::new().await;
+    let copy = foreign(1);
+    world.store.prepare(&[(copy, Position(0))], RETENTION, UnixMillis::now()).await.expect("prepare");
+    world.store.replicate(&history(copy, beginning(7), 3)).await.expect("replicated");
+    world.take(log(1)).await;
+    let ends = world.store.ends().await.expect("ends");
+    assert_eq!(ends[&copy].position, Position(3));
+    for log in [copy, log(1)] {
+        assert_eq!(ends[&log], (&world.store.head(log).await.expect("head")).into());
+    }
+    assert_eq!(ends.get(&foreign(2)), None, "nothing was copied yet");
+}

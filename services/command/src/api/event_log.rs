@@ -3,25 +3,24 @@ use std::{pin::Pin, sync::Arc, time::Duration};
 use futures::Stream;
 use souk_bus::to_wire;
 use souk_event_sourcing::{LogId, Partition, Position, RecordedEvent, Region};
-use souk_event_store::{EventLog, Head, LedgerRow, PostgresStore, Retention, StoreError};
+use souk_event_store::{End, EventLog, Head, LedgerRow, PostgresStore, Retention, StoreError};
 use souk_proto::log::v1::{
     EpochStart, GetHeadsRequest, GetHeadsResponse, Head as WireHead, LedgerRow as WireRow, ReadRangeRequest, ReadRangeResponse,
     TailRequest, TailResponse, event_log_service_server::EventLogService,
 };
 use souk_runtime::Failure;
-use tokio::{sync::mpsc, time::Instant};
+use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 use tracing::warn;
 
+use super::ends::{Ends, LogEnd};
 use crate::{committer::RETRY_AFTER, topology::InForce};
 
 const DEFAULT_PAGE: u32 = 256;
 const MAX_PAGE: u32 = 1000;
 /// A page stays below this, so that a message of it fits the limit of 1 MiB with one largest event on top.
 const PAGE_BYTES: usize = 384 * 1024;
-/// How often a tail that has reached the head looks for more.
-const TAIL_POLL: Duration = Duration::from_millis(50);
 /// How often a copier is told the head.
 const TELL_HEAD: Duration = Duration::from_secs(1);
 /// Pages a slow reader of a tail may lag behind before it is waited for.
@@ -32,6 +31,8 @@ pub struct EventLogs {
     pub store: Arc<PostgresStore>,
     pub topology: InForce,
     pub retention: Retention,
+    /// What tails wait for.
+    pub ends: Ends,
 }
 
 #[tonic::async_trait]
@@ -58,7 +59,8 @@ impl EventLogService for EventLogs {
         let log = self.log(asked.region, asked.partition)?;
         let (pages, received) = mpsc::channel(TAIL_PAGES);
         let ledger = asked.with_ledger.then_some(self.retention);
-        tokio::spawn(tail(self.store.clone(), log, Position(asked.from_position.max(1)), ledger, pages));
+        let from = Position(asked.from_position.max(1));
+        tokio::spawn(tail(self.store.clone(), self.ends.watch(log), log, from, ledger, pages));
         Ok(Response::new(Box::pin(ReceiverStream::new(received))))
     }
 
@@ -95,28 +97,19 @@ impl EventLogs {
 /// Sends the log page by page until the reader goes away or the store fails; `ledger` to one that asked for that.
 async fn tail(
     store: Arc<PostgresStore>,
+    mut end: LogEnd,
     log: LogId,
     mut from: Position,
     ledger: Option<Retention>,
     pages: mpsc::Sender<Result<TailResponse, Status>>,
 ) {
-    let mut told = None;
     loop {
-        let due = ledger.is_some() && told.is_none_or(|told: Instant| told.elapsed() >= TELL_HEAD);
-        let messages = match next(&store, log, from, ledger, due).await {
-            Ok(messages) => messages,
+        let Page { messages, head } = match next(&store, log, from, ledger).await {
+            Ok(page) => page,
             Err(error) => return drop(pages.send(Err(unavailable(error).into())).await),
         };
-        if messages.is_empty() {
-            tokio::select! {
-                () = pages.closed() => return,
-                () = tokio::time::sleep(TAIL_POLL) => continue,
-            }
-        }
+        let before = from;
         for message in messages {
-            if message.head.is_some() {
-                told = Some(Instant::now());
-            }
             if let Some(last) = message.events.last() {
                 from = Position(last.position + 1);
             }
@@ -124,17 +117,45 @@ async fn tail(
                 return;
             }
         }
+        if from == before && !moves(&mut end, log, from, head, &pages).await {
+            return;
+        }
     }
 }
 
-/// The messages of the next page, those with the ledger before those with the events; none when there is nothing to tell.
-async fn next(
-    store: &PostgresStore,
+/// Waits until the table has something new to tell, telling the `head` meanwhile as long as it is known to be that; `false` when
+/// the reader has gone away.
+async fn moves(
+    end: &mut LogEnd,
     log: LogId,
     from: Position,
-    ledger: Option<Retention>,
-    head_due: bool,
-) -> Result<Vec<TailResponse>, StoreError> {
+    head: Option<Head>,
+    pages: &mpsc::Sender<Result<TailResponse, Status>>,
+) -> bool {
+    let told = head.as_ref().map(End::from);
+    loop {
+        tokio::select! {
+            () = pages.closed() => return false,
+            () = end.wait_until(|now| now.position >= from || told.is_some_and(|told| told != now)) => return true,
+            () = tokio::time::sleep(TELL_HEAD) => {}
+        }
+        let Some(head) = head.as_ref().filter(|_| end.now() == told) else { return true };
+        if pages.send(Ok(TailResponse { head: Some(wire_head(log, head)), ..TailResponse::default() })).await.is_err() {
+            return false;
+        }
+    }
+}
+
+/// What is sent at a time.
+struct Page {
+    /// Those with the ledger before those with the events.
+    messages: Vec<TailResponse>,
+    /// Only for whoever asked for the ledger.
+    head: Option<Head>,
+}
+
+/// What there is from a position on; nothing, not even a head, for whoever did not ask for the ledger when there is no event.
+async fn next(store: &PostgresStore, log: LogId, from: Position, ledger: Option<Retention>) -> Result<Page, StoreError> {
     let events = page(store.read(log, from, MAX_PAGE as usize).await?);
     let mut messages = Vec::new();
     if let Some(retention) = ledger.filter(|_| !events.is_empty()) {
@@ -150,11 +171,12 @@ async fn next(
             messages.last_mut().expect("one was pushed").ledger.push(wire_row(row));
         }
     }
-    if !events.is_empty() || head_due {
-        let head = if ledger.is_some() { Some(wire_head(log, &store.head(log).await?)) } else { None };
-        messages.push(TailResponse { events: events.iter().map(to_wire).collect(), head, ledger: Vec::new() });
+    let head = if ledger.is_some() { Some(store.head(log).await?) } else { None };
+    if !events.is_empty() || head.is_some() {
+        let told = head.as_ref().map(|head| wire_head(log, head));
+        messages.push(TailResponse { events: events.iter().map(to_wire).collect(), head: told, ledger: Vec::new() });
     }
-    Ok(messages)
+    Ok(Page { messages, head })
 }
 
 /// As many events as fit one message, at least one.

@@ -5,12 +5,13 @@
 //! - `catalog`, `stock`, `cart`, `orders`: how each request becomes a command, and the services
 //! - `convert`: fields to domain values; `failure`: errors to statuses
 //! - `lookups`: facts from other owners, and for them
-//! - `event_log`, `topology`, `admin`: the internal port
+//! - `event_log`, `topology`, `admin`: the internal port; `ends`: where logs end, for all tails at once
 
 mod admin;
 mod cart;
 mod catalog;
 mod convert;
+mod ends;
 mod event_log;
 mod failure;
 mod lookups;
@@ -23,6 +24,7 @@ mod topology;
 pub use admin::{Admin, Nudges};
 pub use cart::CartCommands;
 pub use catalog::CatalogCommands;
+pub use ends::Ends;
 pub use event_log::EventLogs;
 pub use lookups::{CatalogLookups, OrderLookups};
 pub use orders::{OrderCommands, OrderProcess};
