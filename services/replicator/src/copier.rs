@@ -220,24 +220,22 @@ impl Copier {
             return Ok(Trouble::Refused(self.origin.region, "it does not continue the copy, though it has all of it".into()));
         }
         let proven = self.store.unproven(log).await?;
-        let untrue = proven.is_some_and(|proven| fork >= proven);
-        if !untrue {
-            if fork == Position(0) {
-                return Ok(Trouble::Diverged);
-            }
-            let written = self.store.read(log, end.position, 1).await?.pop().map_or(end.epoch, |event| event.epoch);
-            if !went_back(head, fork, written) {
-                return Ok(Trouble::Ahead);
-            }
+        let lent = proven.is_some_and(|proven| fork >= proven);
+        let written = self.store.read(log, end.position, 1).await?.pop().map_or(end.epoch, |event| event.epoch);
+        let back = went_back(head, fork, written);
+        if !lent && fork == Position(0) {
+            return Ok(Trouble::Diverged);
         }
-        warn!(%log, %fork, untrue, copy = %end.position, origin = %head.position, "the origin has another log, and its copy follows");
+        if !lent && !back {
+            return Ok(Trouble::Ahead);
+        }
+        warn!(%log, %fork, lent, copy = %end.position, origin = %head.position, "the origin has another log, and its copy follows");
         counter!("souk_replicator_rewinds_total").increment(1);
         self.relaying.stop().await;
-        if !untrue {
-            self.keep_lost(fork, head).await?;
-        }
+        self.keep_lost(fork, head).await?;
         let rewound = self.store.rewind(log, fork, end, &head.epochs).await?;
-        self.lenders.settle(!untrue);
+        // What was lent may have been true until then.
+        self.lenders.settle(back);
         // Else what is left of it comes once more, with its rows of the ledger.
         if rewound && proven.is_some_and(|proven| fork <= proven) {
             self.store.prove(log).await?;
@@ -257,7 +255,8 @@ impl Copier {
         Ok(search.fork())
     }
 
-    /// Writes down what the copy has behind the fork, under the epoch that took its place.
+    /// Writes down what the copy has behind the fork, under the epoch that took its place; nothing if none did, for then it never
+    /// was the origin's.
     async fn keep_lost(&self, fork: Position, head: &Head) -> Result<(), StoreError> {
         let epochs = ReplicaBatch { log: self.log, events: Vec::new(), ledger: Vec::new(), epochs: head.epochs.clone() };
         self.store.replicate(&epochs).await?;
