@@ -173,15 +173,24 @@ async fn an_origin_that_went_back_is_followed_though_a_third_region_has_the_lost
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_origin_that_went_back_is_followed_though_a_third_region_lent_the_lost_part() {
-    let world = World::start().await;
-    let lost = first_events(40);
-    let replicator = cut_off(&world, &lost).await;
-    world.third.holds(lost.clone());
-    world.copies(&lost).await;
-    let restored = onward(&until(&lost, 10), 8, 20);
-    world.origin.holds(restored.clone());
-    world.origin.said().away = false;
-    world.copies(&restored).await;
-    world.is_proven().await;
-    replicator.stop().await;
+    // Behind what the origin vouched for, and within it.
+    for fork in [30, 10] {
+        let world = World::start().await;
+        let lost = first_events(40);
+        let replicator = cut_off(&world, &lost).await;
+        world.third.holds(lost.clone());
+        world.copies(&lost).await;
+        let restored = onward(&until(&lost, fork), 8, 20);
+        world.origin.holds(restored.clone());
+        world.origin.said().away = false;
+        world.copies(&restored).await;
+        world.is_proven().await;
+        assert_eq!(world.lost(8, fork).await, 40 - fork, "what it had is written down");
+        // It lent in good faith.
+        world.origin.said().away = true;
+        let longer = onward(&restored, 8, 20);
+        world.third.holds(longer.clone());
+        world.copies(&longer).await;
+        replicator.stop().await;
+    }
 }

@@ -4,9 +4,9 @@ use std::{sync::Arc, time::Duration};
 
 use souk_bus::{EventSource, JetStreamBus};
 use souk_devstack::{Nats, NatsOptions, Postgres, PostgresOptions, TemporaryFolder};
-use souk_event_sourcing::{Epoch, LogId, Partition, Position, Region as Number, Site, Topology};
+use souk_event_sourcing::{Epoch, LogId, Partition, Position, Region as Number, Site, Topology, UnixMillis};
 use souk_event_store::{
-    Copies, DatabaseConfig, End, EventLog, PostgresStore, ReplicaBatch, Retention,
+    Copies, DatabaseConfig, End, EventLog, Lost, PostgresStore, ReplicaBatch, Restored, Retention,
     conformance::{beginning, history},
 };
 use souk_proto::internal::v1::{GetStatusRequest, GetStatusResponse, admin_service_client::AdminServiceClient};
@@ -143,6 +143,14 @@ impl World {
     /// How many of these events' commands the ledger remembers.
     pub async fn remembered(&self, held: &ReplicaBatch) -> usize {
         self.store.ledger_of(LOG, &held.events, RETENTION).await.unwrap().len()
+    }
+
+    /// How many events are written down that were lost behind the fork when the log went on under `epoch`.
+    pub async fn lost(&self, epoch: u64, fork: usize) -> usize {
+        let lost = Lost { epoch: Epoch(7), position: Position(0) };
+        let (epoch, fork) = (Epoch(epoch), Position(fork as u64));
+        let of = Restored { log: LOG, epoch, fork, lost, found: UnixMillis::now(), found_by: String::new(), kept: 0 };
+        self.store.lost_events(&of, fork.next(), 1_000).await.unwrap().len()
     }
 
     /// Waits until the origin vouches for all of the copy.
