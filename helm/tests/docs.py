@@ -37,6 +37,17 @@ DEFINITIONS = {
         "required": ["name"],
         "additionalProperties": False,
     },
+    "region": {
+        "type": "object",
+        "properties": {
+            "name": {"type": "string", "pattern": "^[a-z][a-z0-9-]{0,31}$", "description": "As the topology has it"},
+            "endpoints": {"type": "array", "minItems": 1, "items": {"type": "string", "pattern": "^https?://[^,\\s]+$"}},
+            "cidrs": {"type": "array", "items": {"type": "string", "pattern": "^[0-9a-fA-F.:]+/[0-9]{1,3}$"}},
+            "peers": {"type": "array", "items": {"type": "object"}},
+        },
+        "required": ["name"],
+        "additionalProperties": False,
+    },
     "readDatabase": {
         "type": "object",
         "properties": DATABASE

@@ -12,7 +12,7 @@ from chart import NEWEST, OLDEST
 from test_plan import plan
 from test_rendering import validate
 
-PAGES = [CHART / "README.md", CHART / "GROWING.md", CHART / "UPGRADING.md", ROOT / "k8s/README.md"]
+PAGES = [CHART / "README.md", CHART / "GROWING.md", CHART / "UPGRADING.md", CHART / "REGIONS.md", ROOT / "k8s/README.md"]
 SCRIPTS = [ROOT / "k8s/install.sh", ROOT / "k8s/dev/kind.sh", ROOT / "k8s/cnpg/secrets.sh"]
 
 

@@ -123,7 +123,7 @@ def test_a_query_never_sees_the_write_side_not_even_its_password(of):
     for deployment in of_kind(found, "Deployment"):
         for container in pod_spec(deployment)["containers"]:
             service = container["name"]
-            sides = {"query": {"read"}, "projector": {"read"}, "command": {"write"}, "saga": {"write"}, "audit": {"read", "write"}}[service]
+            sides = {"query": {"read"}, "projector": {"read"}, "command": {"write"}, "saga": {"write"}, "replicator": {"write"}, "audit": {"read", "write"}}[service]
             seen = {path.split("-")[0] for path in files(pod_spec(deployment), service)} - {"token", "nats"}
             assert seen == sides, service
             mounts = [mount["name"] for mount in container["volumeMounts"]]

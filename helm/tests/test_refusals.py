@@ -25,6 +25,10 @@ IMPOSSIBLE = [
     ({"defaults": {"serviceAccount": {"name": "shop"}}}, "query.serviceAccount: shop is made by command already"),
     ({"audit": {"replicas": 2}}, "audit.replicas: one auditor is enough"),
     ({"audit": {"autoscaling": {"kind": "hpa"}}}, "audit.autoscaling: one auditor is enough"),
+    ({"regions": {"others": [{"name": "us"}]}}, r"regions.others\[0\]: networkPolicy is enabled and would keep us out; give it cidrs or peers"),
+    ({"regions": {"others": [{"name": "local", "cidrs": ["10.2.0.0/16"]}]}}, r"regions.others\[0\].name: local is this region"),
+    ({"regions": {"others": [{"name": "us", "cidrs": ["10.2.0.0/16"]}] * 2}}, r"regions.others\[1\].name: us is there twice"),
+    ({"regions": {"service": {"type": "LoadBalancer"}}}, "regions.service.type: there is nobody to reach it"),
     ({"layout": "combined", "query": {"replicas": 2}}, "query.replicas: layout is combined"),
     ({"layout": "combined", "combined": {"autoscaling": {"kind": "hpa"}}}, "combined.autoscaling: the pod holds all services"),
 ]
@@ -53,6 +57,10 @@ MALFORMED = [
     {"projector": {"every": "1h"}},
     {"audit": {"every": "25h"}},
     {"audit": {"lastEvents": 0}},
+    {"regions": {"others": [{"name": "US"}]}},
+    {"regions": {"others": [{"name": "us", "cidrs": ["anywhere"]}]}},
+    {"regions": {"others": [{"name": "us", "cidrs": ["10.2.0.0/16"], "endpoints": ["us:50061"]}]}},
+    {"regions": {"ports": []}},
 ]
 
 

@@ -59,6 +59,10 @@ EVERYTHING = {
     },
     "query": {"autoscaling": {"kind": "keda", "extra": [{"type": "cron", "metadata": {"timezone": "UTC", "start": "0 8 * * *", "end": "0 9 * * *", "desiredReplicas": "3"}}]}},
     "combined": {"replicas": 2, "service": {"type": "ClusterIP"}},
+    "regions": {
+        "others": [{"name": "us", "cidrs": ["10.2.0.0/16"], "endpoints": ["http://10.2.0.1:50061"]}, {"name": "ap", "peers": [{"namespaceSelector": {}}]}],
+        "service": {"type": "LoadBalancer", "annotations": {"i": "j"}},
+    },
     "keda": {"prometheus": "http://prometheus:9090"},
     "networkPolicy": {"callers": [{"namespaceSelector": {}}], "egress": {"extra": [{"to": [{"ipBlock": {"cidr": "10.0.0.0/8"}}]}]}},
     "monitoring": {"serviceMonitor": {"enabled": True, "labels": {"release": "p"}}, "rules": {"enabled": True}, "dashboards": {"enabled": True}},
@@ -141,7 +145,7 @@ def test_under_a_parent_chart_it_takes_what_helm_passes_down():
     assert least({"global": {"anything": 1}, "enabled": True})
 
 
-@pytest.mark.parametrize("section", ["image", "installation", "write", "nats", "migrations", "defaults", "query", "audit", "keda", "networkPolicy", "monitoring"])
+@pytest.mark.parametrize("section", ["image", "installation", "write", "nats", "migrations", "defaults", "query", "audit", "regions", "replicator", "keda", "networkPolicy", "monitoring"])
 @pytest.mark.parametrize("helm", "34")
 def test_an_unknown_key_is_refused(section, helm):
     changed = LEAST | {section: LEAST.get(section, {}) | {"unknwon": 1}}

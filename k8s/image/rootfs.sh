@@ -6,7 +6,7 @@ set -eu
 binaries=$1
 root=$2
 authorities=/etc/ssl/certs/ca-certificates.crt
-programs='souk souk-command souk-query souk-projector souk-saga'
+programs='souk souk-command souk-query souk-projector souk-saga souk-replicator'
 
 [ -s "$authorities" ] || { echo "image: $authorities is missing; install ca-certificates" >&2; exit 1; }
 rm -rf "$root"

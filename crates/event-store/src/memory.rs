@@ -24,6 +24,8 @@ pub struct MemoryLog {
     events: Vec<Arc<RecordedEvent>>,
     versions: BTreeMap<StreamId, Version>,
     ledger: BTreeMap<(StreamId, RequestId), StoredReply>,
+    /// Of a copy: up to where its origin vouches for it, unless for all.
+    proven: Option<Position>,
 }
 
 /// What a statement's snapshot shows of a part: the repeats and the stale streams in it.
@@ -36,7 +38,7 @@ pub struct Examined {
 impl Default for MemoryLog {
     fn default() -> Self {
         let head = Belief { epoch: Epoch(0), batch: 0, position: Position(0), hash: LogHash::EMPTY };
-        Self { head, epochs: Vec::new(), events: Vec::new(), versions: BTreeMap::new(), ledger: BTreeMap::new() }
+        Self { head, epochs: Vec::new(), events: Vec::new(), versions: BTreeMap::new(), ledger: BTreeMap::new(), proven: None }
     }
 }
 
@@ -146,14 +148,15 @@ impl MemoryLog {
         Ok(Replicated::Done(after))
     }
 
-    fn rewind(&mut self, fork: Position) {
+    fn rewind(&mut self, fork: Position, epochs: &[EpochStart]) {
         let lost = self.events.split_off(fork.0 as usize);
         self.ledger.retain(|(_, id), _| lost.iter().all(|event| event.request_id != Some(*id)));
         for event in &lost {
             self.versions.remove(&event.stream);
         }
         self.versions.extend(self.events.iter().map(|event| (event.stream.clone(), event.version)));
-        self.epochs.retain(|start| start.first <= fork.next());
+        self.epochs = epochs.iter().filter(|start| start.first <= fork.next()).copied().collect();
+        self.head.epoch = self.epochs.iter().map(|start| start.epoch).max().unwrap_or_default();
         self.head.position = fork;
         self.head.hash = self.events.last().map_or(LogHash::EMPTY, |event| event.hash);
     }
@@ -163,6 +166,11 @@ impl MemoryStore {
     /// Takes a log over at `now_ms`: raises its epoch.
     pub fn take(&self, log: LogId, now_ms: u64) -> Belief {
         self.logs().entry(log).or_default().take(now_ms)
+    }
+
+    /// The reply remembered of a command.
+    pub fn reply(&self, log: LogId, stream: &StreamId, id: RequestId) -> Option<StoredReply> {
+        self.logs().get(&log)?.reply(stream, id).cloned()
     }
 
     /// A backup: what is there now, apart from what comes.
@@ -220,13 +228,27 @@ impl Copies for MemoryStore {
         self.logs().entry(batch.log).or_default().replicate(batch)
     }
 
-    async fn rewind(&self, log: LogId, fork: Position, seen: End) -> Result<bool, StoreError> {
+    async fn rewind(&self, log: LogId, fork: Position, seen: End, epochs: &[EpochStart]) -> Result<bool, StoreError> {
         let mut logs = self.logs();
         let copy = logs.entry(log).or_default();
         let ends_there = (copy.end().position, copy.end().hash) == (seen.position, seen.hash);
         if ends_there {
-            copy.rewind(fork);
+            copy.rewind(fork, epochs);
         }
         Ok(ends_there)
+    }
+
+    async fn doubt(&self, log: LogId, proven: Position) -> Result<(), StoreError> {
+        self.logs().entry(log).or_default().proven.get_or_insert(proven);
+        Ok(())
+    }
+
+    async fn prove(&self, log: LogId) -> Result<(), StoreError> {
+        self.logs().entry(log).or_default().proven = None;
+        Ok(())
+    }
+
+    async fn unproven(&self, log: LogId) -> Result<Option<Position>, StoreError> {
+        Ok(self.logs().get(&log).and_then(|copy| copy.proven))
     }
 }

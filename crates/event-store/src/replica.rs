@@ -36,7 +36,8 @@ pub enum Replicated {
     Done(End),
     /// It begins behind the copy's end, where nothing was written.
     Hole(End),
-    /// It does not continue the copy, and nothing was written: one of them is another history.
+    /// It does not continue the copy, or goes on under an epoch that is over, and nothing was written: one of them is another
+    /// history.
     Forked(End),
 }
 
@@ -51,8 +52,8 @@ pub struct End {
 /// Copies of logs that other regions write, beside this region's own.
 ///
 /// Its law: a copy is at every moment a prefix of what was given to it, event by event proven by the running hash; events, ledger,
-/// epochs and head change together, whoever else writes the same copy. What is there already is not written again. Logs of
-/// this region are refused.
+/// epochs and head change together, whoever else writes the same copy. What is there already is not written again, but for
+/// rows of the ledger that come late. Logs of this region are refused.
 #[async_trait::async_trait]
 pub trait Copies: EventLog {
     /// Adds what the copy does not have of a batch.
@@ -61,8 +62,18 @@ pub trait Copies: EventLog {
     /// `Corrupt` when the batch itself has a hole or breaks the chain, `Setup` for a log of this region.
     async fn replicate(&self, batch: &ReplicaBatch) -> Result<Replicated, StoreError>;
 
-    /// Takes back what lies behind `fork`, if the copy still ends at `seen`; says whether it did (law 13).
-    async fn rewind(&self, log: LogId, fork: Position, seen: End) -> Result<bool, StoreError>;
+    /// Takes back what lies behind `fork`, if the copy still ends at `seen`; says whether it did (law 13). Its epochs are then
+    /// those of `epochs` that begin no later than right behind the fork.
+    async fn rewind(&self, log: LogId, fork: Position, seen: End, epochs: &[EpochStart]) -> Result<bool, StoreError>;
+
+    /// Marks what lies behind `proven` as not vouched for by the origin. A mark that is there stays.
+    async fn doubt(&self, log: LogId, proven: Position) -> Result<(), StoreError>;
+
+    /// Takes the mark away: the origin has the same.
+    async fn prove(&self, log: LogId) -> Result<(), StoreError>;
+
+    /// The last position the origin vouches for, if there is a mark.
+    async fn unproven(&self, log: LogId) -> Result<Option<Position>, StoreError>;
 }
 
 impl From<&Head> for End {
@@ -96,14 +107,22 @@ impl ReplicaBatch {
             return Ok(Fit::Hole);
         }
         if first.position == end.position.next() {
-            return Ok(if first.continues(end.position, end.hash) { Fit::From(0) } else { Fit::Forked });
+            let follows = first.continues(end.position, end.hash) && self.keeps_epoch(0, end);
+            return Ok(if follows { Fit::From(0) } else { Fit::Forked });
         }
         // The chain proves all that both have by the last event that both have.
         let known = (end.position.0 - first.position.0) as usize;
+        let from = self.events.len().min(known + 1);
         Ok(match self.events.get(known) {
-            Some(event) if event.hash != end.hash => Fit::Forked,
-            _ => Fit::From(self.events.len().min(known + 1)),
+            Some(event) if event.hash != end.hash || !self.keeps_epoch(from, end) => Fit::Forked,
+            _ => Fit::From(from),
         })
+    }
+
+    /// Whether the events from `from` on are of the epoch in force at the copy's end or later ones, in order.
+    fn keeps_epoch(&self, from: usize, end: End) -> bool {
+        let epochs = self.events[from..].iter().map(|event| event.epoch);
+        std::iter::once(end.epoch).chain(epochs).is_sorted()
     }
 
     /// Where a copy that ended at `end` ends with the events from `from` on.

@@ -117,7 +117,7 @@ pub(super) async fn check<S: OwnedLog, P: LogPublisher, F>(
         }
         // What follows is for ever: once the stream is gone, nobody knows what was in it.
         let lost = lost_end(relays, log, &head, state).await?;
-        if lost.last().is_some_and(|last| last.epoch == epoch) {
+        if store.is_taken_anew() && lost.last().is_some_and(|last| last.epoch == epoch) {
             return Err(Trouble::WentBack);
         }
         store.keep_lost(log, &lost).await?;

@@ -7,8 +7,10 @@
 //! - `pump`: publishing with a bounded window, and announcing the head
 //! - `progress`: how far a relay is ([`Progress`])
 //! - `owned`: what a relay needs of the store ([`OwnedLog`])
+//! - `connect`: relays as the settings say ([`connect`])
 
 mod check;
+mod connect;
 #[cfg(test)]
 mod model;
 mod owned;
@@ -24,6 +26,7 @@ use souk_event_sourcing::{Epoch, LogId};
 use tokio::{sync::Semaphore, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
+pub use connect::connect;
 pub use owned::OwnedLog;
 pub use progress::Progress;
 pub use ring::{Head, Ring};

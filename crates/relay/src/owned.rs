@@ -8,6 +8,12 @@ pub trait OwnedLog: EventLog {
     /// Whether `epoch` is still the log's epoch in the database.
     async fn still_owner(&self, log: LogId, epoch: Epoch) -> Result<bool, StoreError>;
 
+    /// Whether a log that ends before its stream under one epoch is about to be taken anew under a later one, which the stream has
+    /// to wait for: what only it still has is written down then.
+    fn is_taken_anew(&self) -> bool {
+        true
+    }
+
     /// Writes down events the log once had and has no more, in order: the end of a stream that is about to be deleted.
     async fn keep_lost(&self, log: LogId, lost: &[RecordedEvent]) -> Result<(), StoreError>;
 }

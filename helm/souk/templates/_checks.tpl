@@ -5,6 +5,7 @@
 {{- end -}}
 {{- include "souk.checkSecrets" . -}}
 {{- include "souk.checkPartitions" . -}}
+{{- include "souk.checkRegions" . -}}
 {{- range $component := include "souk.workloads" . | fromJsonArray -}}
 {{- include "souk.checkWorkload" (dict "root" $ "component" $component "values" (include "souk.valuesOf" (dict "root" $ "component" $component) | fromJson)) -}}
 {{- end -}}
@@ -28,6 +29,22 @@
 {{- end -}}
 {{- end -}}
 {{- end -}}
+{{- end -}}
+
+{{/* Other regions are other ones, and are let through. */}}
+{{- define "souk.checkRegions" -}}
+{{- $values := .Values -}}
+{{- $names := list -}}
+{{- range $index, $region := $values.regions.others -}}
+{{- $at := printf "regions.others[%d]" $index -}}
+{{- if eq .name $values.installation.region -}}{{- fail (printf "%s.name: %s is this region (installation.region); name the others alone" $at .name) -}}{{- end -}}
+{{- if has .name $names -}}{{- fail (printf "%s.name: %s is there twice" $at .name) -}}{{- end -}}
+{{- $names = append $names .name -}}
+{{- if and $values.networkPolicy.enabled (not .cidrs) (not .peers) -}}
+{{- fail (printf "%s: networkPolicy is enabled and would keep %s out; give it cidrs or peers" $at .name) -}}
+{{- end -}}
+{{- end -}}
+{{- if and $values.regions.service.type (not $names) -}}{{- fail "regions.service.type: there is nobody to reach it; name regions.others" -}}{{- end -}}
 {{- end -}}
 
 {{/* Every secret comes from one place. */}}
@@ -85,7 +102,7 @@
 {{- if $scaling.kind -}}
 {{- if gt (int $scaling.min) (int $scaling.max) -}}{{- fail (printf "%s.autoscaling: min %d is above max %d" $at (int $scaling.min) (int $scaling.max)) -}}{{- end -}}
 {{- if eq $at "combined" -}}{{- fail "combined.autoscaling: the pod holds all services, which grow apart; use layout: apart" -}}{{- end -}}
-{{- $own := and (eq $scaling.kind "keda") (ne $at "saga") -}}
+{{- $own := and (eq $scaling.kind "keda") (not (has $at (list "saga" "replicator"))) -}}
 {{- if not (or $own $scaling.cpu $scaling.memory $scaling.extra) -}}{{- fail (printf "%s.autoscaling: nothing to scale by; set cpu, memory or extra" $at) -}}{{- end -}}
 {{- if and $own (not .root.Values.keda.prometheus) -}}{{- fail (printf "%s.autoscaling.kind is keda: keda.prometheus must say where the metrics are" $at) -}}{{- end -}}
 {{- if and (has $at (list "projector" "saga")) (gt (int $scaling.max) (int .root.Values.installation.partitions)) -}}

@@ -72,6 +72,7 @@ command: {public: 50051, internal: 50061, ops: 50071, sides: [write], peers: []}
 query: {public: 50052, internal: 50062, ops: 50072, sides: [read], peers: []}
 projector: {internal: 50063, ops: 50073, sides: [read], peers: [command_internal]}
 saga: {internal: 50064, ops: 50074, sides: [write], peers: [command, command_internal]}
+replicator: {internal: 50065, ops: 50075, sides: [write], peers: [command_internal]}
 audit: {ops: 50075, sides: [write, read], peers: []}
 migrate: {sides: [write, read], peers: []}
 {{- end -}}
@@ -80,9 +81,13 @@ migrate: {sides: [write, read], peers: []}
 [command, query, projector, saga]
 {{- end -}}
 
-{{/* What runs all the time and has settings of its own: the services, and the auditor that looks at what they leave behind. */}}
+{{/*
+What runs all the time and has settings of its own: the services, the replicator where there are other regions, and the auditor that looks at what
+they leave behind.
+*/}}
 {{- define "souk.residents" -}}
 {{- $services := include "souk.services" . | fromYamlArray -}}
+{{- if .Values.regions.others }}{{ $services = append $services "replicator" }}{{ end -}}
 {{- if .Values.audit.enabled }}{{ $services = append $services "audit" }}{{ end -}}
 {{- $services | toJson -}}
 {{- end -}}
@@ -102,9 +107,12 @@ migrate: {sides: [write, read], peers: []}
 
 {{/* The values of a component over those of all. Of: root, component. */}}
 {{- define "souk.valuesOf" -}}
-{{- /* What scales all services by default is not meant for the pod that holds them together, nor for the auditor, of which one is enough. */ -}}
+{{- /*
+What scales all services by default is not meant for the pod that holds them together, nor for the replicator, which waits for distance, nor for the
+auditor, of which one is enough.
+*/ -}}
 {{- $common := dict -}}
-{{- if has .component (list "combined" "audit") }}{{ $_ := set $common "autoscaling" (dict "kind" "") }}{{ end -}}
+{{- if has .component (list "combined" "replicator" "audit") }}{{ $_ := set $common "autoscaling" (dict "kind" "") }}{{ end -}}
 {{- if eq .component "audit" }}{{ $_ := set $common "replicas" 1 }}{{ end -}}
 {{- mustMergeOverwrite (deepCopy .root.Values.defaults) $common (deepCopy (index .root.Values .component | default dict)) | toJson -}}
 {{- end -}}
@@ -140,4 +148,14 @@ readOnlyRootFilesystem: true
 privileged: false
 capabilities:
   drop: [ALL]
+{{- end -}}
+
+{{/* The other regions as peers of network policies. */}}
+{{- define "souk.regionPeers" -}}
+{{- $peers := list -}}
+{{- range .Values.regions.others -}}
+{{- range .cidrs }}{{ $peers = append $peers (dict "ipBlock" (dict "cidr" .)) }}{{ end -}}
+{{- $peers = concat $peers (.peers | default list) -}}
+{{- end -}}
+{{- uniq $peers | toJson -}}
 {{- end -}}

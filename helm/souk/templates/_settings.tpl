@@ -21,6 +21,11 @@ stand in files; the text names them.
 {{- $values := $root.Values -}}
 {{- /* Its own section and those of all: another service's is nothing to start anew for. */ -}}
 {{- $sections := pick (deepCopy $values.settings) .component "grpc" "telemetry" -}}
+{{- /* It relays copies as owners relay their logs, and keeps the ledger as long. */ -}}
+{{- if and (eq .component "replicator") $values.settings.command -}}
+{{- $shared := pick $values.settings.command "ledger_retention" "ring_capacity" "relay_window" "relay_check_interval" "head_interval" -}}
+{{- if $shared }}{{ $_ := set $sections "command" $shared }}{{ end -}}
+{{- end -}}
 {{- $installation := dict "region" $values.installation.region "region_number" $values.installation.regionNumber "partitions" $values.installation.partitions "token_key" (dict "file" "/run/souk/token-key") -}}
 {{- $_ := set $sections "installation" $installation -}}
 {{- $process := dict "migrate" false -}}
@@ -38,14 +43,17 @@ stand in files; the text names them.
 {{- $_ := set $sections "nats" $nats -}}
 {{- end -}}
 {{- $_ := set $sections "process" $process -}}
-{{- with $facts.peers -}}
 {{- $peers := dict -}}
-{{- range . -}}
+{{- range $facts.peers -}}
 {{- $port := ternary 50061 50051 (hasSuffix "_internal" .) -}}
 {{- $_ := set $peers . (printf "http://%s-command:%d" (include "souk.fullname" $root) $port) -}}
 {{- end -}}
-{{- $_ := set $sections "peers" $peers -}}
+{{- if has .component (list "command" "replicator") -}}
+{{- $ways := dict -}}
+{{- range $values.regions.others }}{{ if .endpoints }}{{ $_ := set $ways .name (join "," .endpoints) }}{{ end }}{{ end -}}
+{{- with $ways }}{{ $_ := set $peers "regions" . }}{{ end -}}
 {{- end -}}
+{{- with $peers }}{{ $_ := set $sections "peers" . }}{{ end -}}
 {{- range $side := $facts.sides -}}
 {{- $databases := list -}}
 {{- range (index $values $side).databases -}}

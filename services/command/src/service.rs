@@ -6,20 +6,17 @@ use std::{
 };
 
 use metrics::{counter, gauge};
-use souk_bus::JetStreamBus;
-use souk_bus_publisher::{JetStreamPublisher, StreamLimits};
 use souk_event_sourcing::{Epoch, LogId, Topology};
 use souk_event_store::{Addresses, DatabaseConfig, PostgresStore, Retention, StoreError};
 use souk_proto::{
     cart::v1 as cart, catalog::v1 as catalog, internal::v1 as internal, log::v1 as log, orders::v1 as orders, stock::v1 as stock,
 };
-use souk_relay::{Relays, Tuning};
 use souk_runtime::{
     GrpcServer, Listeners, Process, Queue, SchemaTooOld, Settings, limited,
     metrics::{Look, at_scrape, start_at_zero},
 };
 use tokio::{
-    sync::{Semaphore, mpsc},
+    sync::mpsc,
     task::JoinSet,
     time::{MissedTickBehavior, interval, sleep},
 };
@@ -41,8 +38,6 @@ use crate::{
 /// Pause after a heartbeat that somebody asked for.
 const ASKED_AGAIN: Duration = Duration::from_millis(20);
 const RETRY_STORE: Duration = Duration::from_secs(1);
-/// Events a lost stream is refilled with.
-const REFILL_EVENTS: u64 = 10_000;
 /// Snapshots on their way to the store; more are dropped, they are disposable.
 const SNAPSHOT_QUEUE: usize = 256;
 
@@ -70,7 +65,7 @@ pub async fn run(process: Process, listeners: Listeners) -> anyhow::Result<()> {
         held: held.clone(),
         directory: directory.clone(),
         peers: peers.clone(),
-        relays: relays(&settings, &store).await?,
+        relays: souk_relay::connect(&settings, "souk-command", store.clone(), store.installation()).await?,
         lease_ttl: settings.command.lease_ttl,
         suspect_ttl: settings.command.heartbeat_interval.mul_f64(1.5),
         retention,
@@ -233,32 +228,6 @@ fn spawn_lanes(
         }
     }
     lanes
-}
-
-async fn relays(
-    settings: &Settings,
-    store: &Arc<PostgresStore>,
-) -> anyhow::Result<Arc<Relays<PostgresStore, JetStreamPublisher, JetStreamBus>>> {
-    let bus = JetStreamBus::connect(&settings.nats.url, &settings.nats.prefix, "souk-command").await?;
-    let limits = StreamLimits {
-        max_age: settings.nats.stream_max_age,
-        max_bytes: settings.nats.stream_max_bytes,
-        replicas: settings.nats.stream_replicas,
-    };
-    let publisher = JetStreamPublisher::new(bus.client().clone(), bus.subjects().clone(), limits, store.installation());
-    let command = &settings.command;
-    Ok(Arc::new(Relays {
-        store: store.clone(),
-        publisher: Arc::new(publisher),
-        feed: Arc::new(bus),
-        window: Arc::new(Semaphore::new(command.relay_window)),
-        tuning: Tuning {
-            ring_capacity: command.ring_capacity,
-            check_every: command.relay_check_interval,
-            announce_every: command.head_interval,
-            refill: REFILL_EVENTS,
-        },
-    }))
 }
 
 /// Keeps heartbeat, leases and tables in order until `leave`; then hands all over, closes the doors and gives the owner

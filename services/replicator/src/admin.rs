@@ -22,7 +22,10 @@ impl AdminService for Admin {
             figures.push((format!("lag_events.{region}"), link.lag_events as f64));
             figures.push((format!("lag_seconds.{region}"), link.lag.as_secs_f64()));
             figures.push((format!("silence_seconds.{region}"), link.silence.as_secs_f64()));
+            figures.push((format!("reachable.{region}"), f64::from(link.is_reachable())));
+            figures.push((format!("unproven_events.{region}"), link.unproven as f64));
         }
+        figures.extend(self.board.refusals().into_iter().map(|(region, count)| (format!("refused.{region}"), count as f64)));
         Ok(Response::new(GetStatusResponse {
             service: "replicator".into(),
             replica: self.replica.clone(),

@@ -6,8 +6,9 @@
 //! copies later; nothing here holds up what is written or read at home.
 //!
 //! # Layout
-//! - `origin`: the event log of another region
+//! - `source`: the event log of another region
 //! - `copier`: one log, from its origin to here; `fork`: where a copy and an origin that went back part (law 13)
+//! - `borrow`: what a third region has of it while the origin is away; `lenders`: which one is asked
 //! - `relaying`: the copy on its way to JetStream
 //! - `membership`: which copies this process makes, as topology and the other replicators have it
 //! - `board`, `admin`: how far all of it is
@@ -15,11 +16,13 @@
 
 mod admin;
 mod board;
+mod borrow;
 mod copier;
 mod fork;
+mod lenders;
 mod membership;
-mod origin;
 mod relaying;
 mod service;
+mod source;
 
 pub use service::run;

@@ -1,9 +1,10 @@
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{HashMap, HashSet, hash_map::Entry},
     sync::Arc,
     time::Duration,
 };
 
+use metrics::counter;
 use souk_event_sourcing::{LogId, Partition, Patience, Region, Topology, rendezvous};
 use souk_event_store::{PostgresStore, Retention, StoreError};
 use souk_runtime::{Component, Peer, settings::PeerSettings};
@@ -18,8 +19,9 @@ use tracing::{debug, info, warn};
 use crate::{
     board::Board,
     copier::{Copier, Pauses},
-    origin::Origin,
+    lenders::Lenders,
     relaying::{CopyRelays, Relaying},
+    source::Source,
 };
 
 /// Streams of one connection are bounded; each of these many logs of a region has one open.
@@ -42,10 +44,20 @@ pub struct Membership {
     pub copying: HashMap<LogId, Copying>,
 }
 
+/// Where a copier reads from: the origin's endpoints, and those of the regions that may lend.
+#[derive(Debug, PartialEq, Eq)]
+struct Ways {
+    origin: String,
+    lenders: Vec<(Region, String)>,
+}
+
+/// Connections by who is asked and for which logs: those of one region, so many at a time.
+type Peers = HashMap<(Region, Region, u16), Peer>;
+
 /// A copier at work.
 pub struct Copying {
-    /// Where it reads from: another one takes another copier.
-    endpoints: String,
+    /// Others take another copier.
+    ways: Ways,
     stop: CancellationToken,
     task: JoinHandle<()>,
 }
@@ -86,26 +98,16 @@ impl Membership {
         let mine: HashSet<LogId> = foreign(&topology, self.store.region())
             .filter(|log| rendezvous(*log, live.iter().map(String::as_str)) == Some(self.me.as_str()))
             .collect();
-        let ways = self.ways.clone();
-        let reads = |log: &LogId| topology.site(log.region).map(|site| ways.ways_to(site).join(","));
         let stays = |log: &LogId, copying: &Copying| {
-            mine.contains(log) && !copying.task.is_finished() && reads(log).is_some_and(|endpoints| endpoints == copying.endpoints)
+            mine.contains(log) && !copying.task.is_finished() && self.ways_of(&topology, *log).is_some_and(|ways| ways == copying.ways)
         };
         let ending: Vec<_> = self.copying.iter().filter(|(log, copying)| !stays(log, copying)).map(|(log, _)| *log).collect();
         self.end(&ending).await;
-        let mut peers = HashMap::new();
+        let mut peers = Peers::new();
         let beginning: Vec<_> = mine.into_iter().filter(|log| !self.copying.contains_key(log)).collect();
         for log in &beginning {
-            let Some(endpoints) = reads(log) else { continue };
-            let shared = peers.entry((log.region, log.partition.0 / LOGS_PER_CONNECTION));
-            let peer = match shared.or_insert_with(|| Peer::connect(&endpoints)) {
-                Ok(peer) => peer.clone(),
-                Err(error) => {
-                    warn!(%log, %error, "an endpoint of the topology is no url");
-                    continue;
-                }
-            };
-            self.begin(*log, endpoints, peer);
+            let Some(ways) = self.ways_of(&topology, *log) else { continue };
+            self.begin(*log, ways, &mut peers);
         }
         if !beginning.is_empty() || !ending.is_empty() {
             info!(copying = self.copying.len(), replicators = live.len(), "copies shared");
@@ -113,20 +115,45 @@ impl Membership {
         Ok(())
     }
 
-    fn begin(&mut self, log: LogId, endpoints: String, peer: Peer) {
+    fn ways_of(&self, topology: &Topology, log: LogId) -> Option<Ways> {
+        let to = |site| self.ways.ways_to(site).join(",");
+        let third = topology.sites().iter().filter(|site| site.number != log.region && site.number != self.store.region());
+        Some(Ways { origin: to(topology.site(log.region)?), lenders: third.map(|site| (site.number, to(site))).collect() })
+    }
+
+    fn begin(&mut self, log: LogId, ways: Ways, peers: &mut Peers) {
+        let mut source = |region, endpoints: &str| {
+            let shared = peers.entry((region, log.region, log.partition.0 / LOGS_PER_CONNECTION));
+            let peer = match shared {
+                Entry::Occupied(peer) => peer.get().clone(),
+                Entry::Vacant(none) => match Peer::connect(endpoints) {
+                    Ok(peer) => none.insert(peer).clone(),
+                    Err(error) => {
+                        warn!(%region, %error, "an endpoint of the topology is no url");
+                        return None;
+                    }
+                },
+            };
+            Some(Source::new(region, log, peer))
+        };
+        let Some(origin) = source(log.region, &ways.origin) else { return };
+        let lenders = Lenders::new(ways.lenders.iter().filter_map(|(region, endpoints)| source(*region, endpoints)));
         let copier = Copier {
             log,
             store: self.store.clone(),
-            origin: Origin::new(log, peer),
+            origin,
+            lenders,
             relaying: Relaying::new(self.relays.clone(), log),
             board: self.board.clone(),
             retention: self.retention,
             pauses: self.pauses,
             prepared: None,
+            told: None,
         };
+        start_at_zero_for(log.region, &ways);
         let stop = CancellationToken::new();
         let task = tokio::spawn(copier.run(stop.clone()));
-        self.copying.insert(log, Copying { endpoints, stop, task });
+        self.copying.insert(log, Copying { ways, stop, task });
     }
 
     async fn end(&mut self, logs: &[LogId]) {
@@ -137,6 +164,16 @@ impl Membership {
                 tracing::error!(%error, "a copier ended by a panic");
             }
         }
+    }
+}
+
+/// A rise is seen only of a counter that is there before.
+fn start_at_zero_for(origin: Region, ways: &Ways) {
+    for name in ["souk_replicator_events_total", "souk_replicator_lent_total"] {
+        counter!(name, "region" => origin.to_string()).increment(0);
+    }
+    for region in ways.lenders.iter().map(|(region, _)| *region).chain([origin]) {
+        counter!("souk_replicator_refused_total", "region" => region.to_string()).increment(0);
     }
 }
 

@@ -30,6 +30,11 @@ impl OwnedLog for CopiedLogs {
         Ok(self.0.head(log).await?.epoch == epoch)
     }
 
+    /// Nobody does: whoever takes a copy back goes by its origin's epochs.
+    fn is_taken_anew(&self) -> bool {
+        false
+    }
+
     /// Written down when the copy went back, by whoever took it back.
     async fn keep_lost(&self, _: LogId, _: &[RecordedEvent]) -> Result<(), StoreError> {
         Ok(())

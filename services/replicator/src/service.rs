@@ -1,32 +1,18 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use anyhow::Context;
-use souk_bus::JetStreamBus;
-use souk_bus_publisher::{JetStreamPublisher, StreamLimits};
 use souk_event_store::{DatabaseConfig, PostgresStore, Retention, StoreError};
 use souk_proto::internal::v1::admin_service_server::AdminServiceServer;
-use souk_relay::{Relays, Tuning};
 use souk_runtime::{
     GrpcServer, Listeners, Peer, Process, SchemaTooOld, Settings, limited,
     metrics::{at_scrape, start_at_zero},
     topology,
 };
-use tokio::{
-    sync::Semaphore,
-    time::{Instant, sleep},
-};
+use tokio::time::{Instant, sleep};
 
-use crate::{
-    admin::Admin,
-    board::Board,
-    copier::Pauses,
-    membership::Membership,
-    relaying::{CopiedLogs, CopyRelays},
-};
+use crate::{admin::Admin, board::Board, copier::Pauses, membership::Membership, relaying::CopiedLogs};
 
 const RETRY_STORE: Duration = Duration::from_secs(1);
-/// Events a lost stream is refilled with.
-const REFILL_EVENTS: u64 = 10_000;
 
 /// Copies the logs of all other regions until `process.shutdown`.
 ///
@@ -58,7 +44,9 @@ async fn copy(process: &Process, settings: &Settings, store: &Arc<PostgresStore>
         me: process.replica.clone(),
         store: store.clone(),
         topology: topology::follow(home, known),
-        relays: relays(process, settings, store).await?,
+        relays: souk_relay::connect(settings, &process.replica, Arc::new(CopiedLogs(store.clone())), store.installation())
+            .await
+            .context("nats.url")?,
         board,
         retention: Retention { days: settings.command.ledger_retention.as_secs().div_ceil(86_400).clamp(1, 365) as u16 },
         pauses: Pauses { first: replicator.retry_backoff, longest: replicator.retry_backoff_max },
@@ -107,27 +95,4 @@ async fn open(settings: &Settings) -> Result<Result<PostgresStore, SchemaTooOld>
         }
     }
     PostgresStore::connect(&databases, settings.installation.region(), settings.installation.partitions).await.map(Ok)
-}
-
-async fn relays(process: &Process, settings: &Settings, store: &Arc<PostgresStore>) -> anyhow::Result<Arc<CopyRelays>> {
-    let bus = JetStreamBus::connect(&settings.nats.url, &settings.nats.prefix, &process.replica).await.context("nats.url")?;
-    let limits = StreamLimits {
-        max_age: settings.nats.stream_max_age,
-        max_bytes: settings.nats.stream_max_bytes,
-        replicas: settings.nats.stream_replicas,
-    };
-    let publisher = JetStreamPublisher::new(bus.client().clone(), bus.subjects().clone(), limits, store.installation());
-    let command = &settings.command;
-    Ok(Arc::new(Relays {
-        store: Arc::new(CopiedLogs(store.clone())),
-        publisher: Arc::new(publisher),
-        feed: Arc::new(bus),
-        window: Arc::new(Semaphore::new(command.relay_window)),
-        tuning: Tuning {
-            ring_capacity: command.ring_capacity,
-            check_every: command.relay_check_interval,
-            announce_every: command.head_interval,
-            refill: REFILL_EVENTS,
-        },
-    }))
 }

@@ -60,12 +60,14 @@ fn the_settings_of_every_size_are_taken() -> Result<()> {
     for (size, write, read) in [("100", 1, 1), ("10k", 1, 1), ("1m", 2, 1), ("100m", 8, 4)] {
         let files = config_map(size, "souk-settings")?;
         let audited = (size != "100").then_some("audit.toml");
-        let wanted = audited.into_iter().chain(["command.toml", "projector.toml", "query.toml", "saga.toml"]);
+        // One region of several.
+        let copying = (size == "100m").then_some("replicator.toml");
+        let wanted = audited.into_iter().chain(["command.toml", "projector.toml", "query.toml"]).chain(copying).chain(["saga.toml"]);
         ensure!(files.keys().eq(wanted), "{size}: {:?}", files.keys());
         for (name, text) in files.iter().chain(&config_map(size, "souk-migrate")?) {
             let settings = Settings::from_toml(&at(text)).with_context(|| format!("{size}: {name}"))?;
             let wanted = match name.as_str() {
-                "command.toml" | "saga.toml" => (write, 0),
+                "command.toml" | "replicator.toml" | "saga.toml" => (write, 0),
                 "query.toml" | "projector.toml" => (0, read),
                 _ => (write, read),
             };

@@ -194,25 +194,8 @@ async fn send(
         .bind(column!(streams, stream => stream.stream.as_str()))
         .bind(column!(streams, stream => stream.expected.0 as i64))
         .bind(column!(streams, stream => stream.new.0 as i64));
-    let query = query
-        .bind(partitions!(events))
-        .bind(column!(events, event => event.position.0 as i64))
-        .bind(column!(events, event => event.epoch.0 as i64))
-        .bind(column!(events, event => event.hash.0.to_vec()))
-        .bind(column!(events, event => event.stream.as_str()))
-        .bind(column!(events, event => event.version.0 as i64))
-        .bind(column!(events, event => event.kind.as_str()))
-        .bind(column!(events, event => event.schema_version as i32))
-        .bind(column!(events, event => event.payload.as_ref()))
-        .bind(column!(events, event => event.event_id.0))
-        .bind(column!(events, event => event.request_id.map(|id| id.0)))
-        .bind(column!(events, event => event.causation_id.map(|id| id.0)))
-        .bind(column!(events, event => event.correlation_id))
-        .bind(column!(events, event => event.actor.as_str()))
-        .bind(column!(events, event => event.hlc.0 as i64))
-        .bind(column!(events, event => event.traceparent.as_str()))
-        .bind(column!(events, event => event.home_epoch.0 as i64))
-        .bind(column!(events, event => event.key_id));
+    let query = query.bind(partitions!(events));
+    let query = row::bind_events(query, events().map(|(_, event)| &**event));
     Ok(query.fetch_all(connection).await?)
 }
 

@@ -15,7 +15,7 @@ pub(super) struct Migrator;
 #[async_trait::async_trait]
 impl MigratorTrait for Migrator {
     fn migrations() -> Vec<Box<dyn MigrationTrait>> {
-        vec![Box::new(Log), Box::new(Restored), Box::new(Children), Box::new(Regions)]
+        vec![Box::new(Log), Box::new(Restored), Box::new(Children), Box::new(Regions), Box::new(Unproven)]
     }
 
     fn migration_table_name() -> DynIden {
@@ -80,6 +80,21 @@ impl MigrationName for Regions {
 impl MigrationTrait for Regions {
     async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
         manager.get_connection().execute_unprepared(include_str!("migration/m0004_regions.sql")).await.map(drop)
+    }
+}
+
+struct Unproven;
+
+impl MigrationName for Unproven {
+    fn name(&self) -> &str {
+        "m0005_unproven"
+    }
+}
+
+#[async_trait::async_trait]
+impl MigrationTrait for Unproven {
+    async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        manager.get_connection().execute_unprepared(include_str!("migration/m0005_unproven.sql")).await.map(drop)
     }
 }
 

@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::{PostgresStore, row};
 use crate::{
-    Bucket, Copies, EventLog, LedgerRow, ReplicaBatch, Replicated, Retention, StoreError,
+    Bucket, Copies, EpochStart, EventLog, LedgerRow, ReplicaBatch, Replicated, Retention, StoreError,
     replica::{End, Fit},
 };
 
@@ -27,7 +27,7 @@ impl Copies for PostgresStore {
                 Fit::Forked => return Ok(Replicated::Forked(end)),
             };
             let after = batch.end(from, end);
-            if after == end {
+            if after == end && batch.ledger.is_empty() {
                 return Ok(Replicated::Done(end));
             }
             if end.position == Position(0) {
@@ -41,7 +41,7 @@ impl Copies for PostgresStore {
         }
     }
 
-    async fn rewind(&self, log: LogId, fork: Position, seen: End) -> Result<bool, StoreError> {
+    async fn rewind(&self, log: LogId, fork: Position, seen: End, epochs: &[EpochStart]) -> Result<bool, StoreError> {
         let mut transaction = self.copies(log)?.begin().await?;
         let (region, partition) = (log.region.0 as i16, i32::from(log.partition.0));
         let held =
@@ -64,15 +64,58 @@ impl Copies for PostgresStore {
                and h.stream in (select e.stream from event e where e.region = $1 and e.partition = $2 and e.position > $3)",
             "delete from stream_head where region = $1 and partition = $2 and version = 0 and $3::bigint >= 0",
             "delete from event where region = $1 and partition = $2 and position > $3",
-            "delete from epoch_start where region = $1 and partition = $2 and first_position > $3 + 1",
+            "delete from epoch_start where region = $1 and partition = $2 and $3::bigint >= 0",
             "update partition_head set batch = batch + 1, position = $3, hash = coalesce((select e.hash from event e \
                where e.region = $1 and e.partition = $2 and e.position = $3), decode(repeat('00', 16), 'hex')) \
              where region = $1 and partition = $2",
         ] {
             sqlx::query(statement).bind(region).bind(partition).bind(fork.0 as i64).execute(&mut *transaction).await?;
         }
+        let stay: Vec<_> = epochs.iter().filter(|start| start.first <= fork.next()).collect();
+        let epoch = stay.iter().map(|start| start.epoch).max().unwrap_or_default();
+        sqlx::query(
+            "with epochs as (insert into epoch_start (region, partition, epoch, first_position, owner, started_ms) \
+             select $1, $2, i.*, 'origin', $5 from unnest($3::bigint[], $4::bigint[]) i(epoch, first_position)) \
+             update partition_head set epoch = $6 where region = $1 and partition = $2",
+        )
+        .bind(region)
+        .bind(partition)
+        .bind(stay.iter().map(|start| start.epoch.0 as i64).collect::<Vec<_>>())
+        .bind(stay.iter().map(|start| start.first.0 as i64).collect::<Vec<_>>())
+        .bind(UnixMillis::now().0)
+        .bind(epoch.0 as i64)
+        .execute(&mut *transaction)
+        .await?;
         transaction.commit().await?;
         Ok(true)
+    }
+
+    async fn doubt(&self, log: LogId, proven: Position) -> Result<(), StoreError> {
+        sqlx::query("insert into copy_unproven (region, partition, proven_position) values ($1, $2, $3) on conflict do nothing")
+            .bind(log.region.0 as i16)
+            .bind(i32::from(log.partition.0))
+            .bind(proven.0 as i64)
+            .execute(self.copies(log)?)
+            .await?;
+        Ok(())
+    }
+
+    async fn prove(&self, log: LogId) -> Result<(), StoreError> {
+        sqlx::query("delete from copy_unproven where region = $1 and partition = $2")
+            .bind(log.region.0 as i16)
+            .bind(i32::from(log.partition.0))
+            .execute(self.copies(log)?)
+            .await?;
+        Ok(())
+    }
+
+    async fn unproven(&self, log: LogId) -> Result<Option<Position>, StoreError> {
+        let found: Option<i64> = sqlx::query_scalar("select proven_position from copy_unproven where region = $1 and partition = $2")
+            .bind(log.region.0 as i16)
+            .bind(i32::from(log.partition.0))
+            .fetch_optional(self.copies(log)?)
+            .await?;
+        Ok(found.map(|position| Position(position as u64)))
     }
 }
 
@@ -182,7 +225,7 @@ async fn write(pool: &PgPool, batch: &ReplicaBatch, from: usize, end: End, after
             $rows.iter().map(|$row| $value).collect::<Vec<_>>()
         };
     }
-    let query = sqlx::query_scalar::<_, i64>(REPLICATE)
+    let query = sqlx::query(REPLICATE)
         .bind(batch.log.region.0 as i16)
         .bind(i32::from(batch.log.partition.0))
         .bind(end.position.0 as i64)
@@ -195,25 +238,7 @@ async fn write(pool: &PgPool, batch: &ReplicaBatch, from: usize, end: End, after
         .bind(UnixMillis::now().0)
         .bind(column!(streams, (stream, _) => stream.as_str()))
         .bind(column!(streams, (_, version) => *version as i64));
-    let query = query
-        .bind(column!(events, event => event.position.0 as i64))
-        .bind(column!(events, event => event.epoch.0 as i64))
-        .bind(column!(events, event => event.hash.0.to_vec()))
-        .bind(column!(events, event => event.stream.as_str()))
-        .bind(column!(events, event => event.version.0 as i64))
-        .bind(column!(events, event => event.kind.as_str()))
-        .bind(column!(events, event => event.schema_version as i32))
-        .bind(column!(events, event => event.payload.as_ref()))
-        .bind(column!(events, event => event.event_id.0))
-        .bind(column!(events, event => event.request_id.map(|id| id.0)))
-        .bind(column!(events, event => event.causation_id.map(|id| id.0)))
-        .bind(column!(events, event => event.correlation_id))
-        .bind(column!(events, event => event.actor.as_str()))
-        .bind(column!(events, event => event.hlc.0 as i64))
-        .bind(column!(events, event => event.traceparent.as_str()))
-        .bind(column!(events, event => event.home_epoch.0 as i64))
-        .bind(column!(events, event => event.key_id));
-    let query = query
+    let query = row::bind_events(query, events.iter())
         .bind(column!(batch.ledger, row => row.bucket.0))
         .bind(column!(batch.ledger, row => row.stream.as_str()))
         .bind(column!(batch.ledger, row => row.request_id.0))
@@ -223,7 +248,7 @@ async fn write(pool: &PgPool, batch: &ReplicaBatch, from: usize, end: End, after
         .bind(column!(batch.ledger, row => row.reply.as_ref()))
         .bind(column!(batch.ledger, row => row.actor.as_str()))
         .bind(column!(batch.ledger, row => row.recorded.0));
-    Ok(query.fetch_one(pool).await? == 1)
+    Ok(query.fetch_one(pool).await?.try_get::<i64, _>(0)? == 1)
 }
 
 fn ledger_row(found: &PgRow) -> Result<LedgerRow, StoreError> {

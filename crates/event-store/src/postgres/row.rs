@@ -1,5 +1,9 @@
 use souk_event_sourcing::{Epoch, EventId, Hlc, LogHash, LogId, Partition, Position, RecordedEvent, Region, RequestId, StreamId, Version};
-use sqlx::{Row, postgres::PgRow};
+use sqlx::{
+    Postgres, Row,
+    postgres::{PgArguments, PgRow},
+    query::Query,
+};
 use uuid::Uuid;
 
 use crate::StoreError;
@@ -7,6 +11,36 @@ use crate::StoreError;
 /// The columns of an event row, in the order [`event`] reads them by name.
 pub(super) const COLUMNS: &str = "e.region, e.partition, e.position, e.epoch, e.hash, e.stream, e.version, e.type, e.schema_version, e.payload, \
      e.event_id, e.request_id, e.causation_id, e.correlation_id, e.actor, e.hlc, e.traceparent, e.home_epoch, e.key_id";
+
+/// Binds the columns of events behind the partition as arrays, in the order of [`COLUMNS`].
+pub(super) fn bind_events<'q>(
+    query: Query<'q, Postgres, PgArguments>,
+    events: impl Iterator<Item = &'q RecordedEvent> + Clone,
+) -> Query<'q, Postgres, PgArguments> {
+    macro_rules! column {
+        ($event:ident => $value:expr) => {
+            events.clone().map(|$event| $value).collect::<Vec<_>>()
+        };
+    }
+    query
+        .bind(column!(event => event.position.0 as i64))
+        .bind(column!(event => event.epoch.0 as i64))
+        .bind(column!(event => event.hash.0.to_vec()))
+        .bind(column!(event => event.stream.as_str()))
+        .bind(column!(event => event.version.0 as i64))
+        .bind(column!(event => event.kind.as_str()))
+        .bind(column!(event => event.schema_version as i32))
+        .bind(column!(event => event.payload.as_ref()))
+        .bind(column!(event => event.event_id.0))
+        .bind(column!(event => event.request_id.map(|id| id.0)))
+        .bind(column!(event => event.causation_id.map(|id| id.0)))
+        .bind(column!(event => event.correlation_id))
+        .bind(column!(event => event.actor.as_str()))
+        .bind(column!(event => event.hlc.0 as i64))
+        .bind(column!(event => event.traceparent.as_str()))
+        .bind(column!(event => event.home_epoch.0 as i64))
+        .bind(column!(event => event.key_id))
+}
 
 /// Reads an event row.
 pub(super) fn event(row: &PgRow) -> Result<RecordedEvent, StoreError> {

@@ -1,9 +1,10 @@
 //! Both adapters against the law of the ports.
 
+use bytes::Bytes;
 use souk_devstack::{PostgresOptions, TemporaryFolder};
 use souk_event_sourcing::{LogId, UnixMillis};
 use souk_event_store::{
-    Belief, DatabaseConfig, MemoryStore, PostgresLane, PostgresStore, Retention,
+    Belief, DatabaseConfig, LedgerRow, MemoryStore, PostgresLane, PostgresStore, ReplicaBatch, Retention,
     conformance::{self, Adapter},
 };
 
@@ -25,6 +26,11 @@ impl Adapter for Memory {
     async fn take(&self, log: LogId) -> Belief {
         self.0.take(log, 0)
     }
+
+    async fn remembered(&self, batch: &ReplicaBatch) -> Vec<Bytes> {
+        let reply = |row: &LedgerRow| Some(self.0.reply(batch.log, &row.stream, row.request_id)?.reply);
+        batch.ledger.iter().filter_map(reply).collect()
+    }
 }
 
 struct Postgres(PostgresStore);
@@ -45,6 +51,12 @@ impl Adapter for Postgres {
         let taken = self.0.ownership("conformance").take("w1", &[log.partition], std::time::Duration::ZERO).await.expect("take");
         taken.first().expect("placed").belief
     }
+
+    async fn remembered(&self, batch: &ReplicaBatch) -> Vec<Bytes> {
+        let rows = self.0.ledger_of(batch.log, &batch.events, Retention { days: 7 }).await.expect("ledger");
+        let found = |row: &LedgerRow| rows.iter().find(|found| found.request_id == row.request_id).map(|found| found.reply.clone());
+        batch.ledger.iter().filter_map(found).collect()
+    }
 }
 
 #[tokio::test]
@@ -63,7 +75,7 @@ async fn postgres_keeps_the_law() {
     first.and(second).expect("two migrations at once");
     let store = PostgresStore::connect(&configs, souk_event_sourcing::Region(1), 16).await.expect("connect");
     let logs: Vec<_> = (0..16).map(|partition| (conformance::log(partition), souk_event_sourcing::Position(0))).collect();
-    let copies = (0..3).map(|partition| (conformance::foreign(partition), souk_event_sourcing::Position(0)));
+    let copies = (0..6).map(|partition| (conformance::foreign(partition), souk_event_sourcing::Position(0)));
     let logs: Vec<_> = logs.into_iter().chain(copies).collect();
     store.prepare(&logs, Retention { days: 7 }, UnixMillis::now()).await.expect("prepare");
     conformance::all(&Postgres(store)).await;

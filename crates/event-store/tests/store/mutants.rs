@@ -2,9 +2,10 @@
 
 use std::pin::Pin;
 
+use bytes::Bytes;
 use souk_event_sourcing::LogId;
 use souk_event_store::{
-    Belief, PostgresLane, PostgresStore,
+    Belief, PostgresLane, PostgresStore, ReplicaBatch,
     conformance::{
         Adapter, a_command_without_events_is_remembered_and_counted, a_repeated_request_gets_its_reply_and_holds_up_only_its_own_log,
         a_stale_stream_refuses_every_stream_of_the_part, another_belief_writes_nothing,
@@ -12,7 +13,7 @@ use souk_event_store::{
 };
 use tokio::task::LocalSet;
 
-use crate::world::World;
+use crate::world::{RETENTION, World};
 
 type Law = fn(Mutated) -> Pin<Box<dyn Future<Output = ()>>>;
 
@@ -47,6 +48,11 @@ impl Adapter for Mutated {
 
     async fn take(&self, log: LogId) -> Belief {
         self.world.take(log).await
+    }
+
+    async fn remembered(&self, batch: &ReplicaBatch) -> Vec<Bytes> {
+        let rows = self.world.store.ledger_of(batch.log, &batch.events, RETENTION).await.expect("ledger");
+        rows.into_iter().map(|row| row.reply).collect()
     }
 }
 

@@ -44,7 +44,7 @@ async fn nobody_writes_a_copy_of_this_regions_own_log() {
     let batch = ReplicaBatch { log: part.log, ..history(foreign(1), beginning(1), 1) };
     assert!(matches!(world.store.replicate(&batch).await, Err(StoreError::Setup(_))));
     let head = (&world.store.head(log(1)).await.expect("head")).into();
-    assert!(matches!(world.store.rewind(log(1), Position(0), head).await, Err(StoreError::Setup(_))));
+    assert!(matches!(world.store.rewind(log(1), Position(0), head, &[]).await, Err(StoreError::Setup(_))));
 }
 
 #[tokio::test]
