@@ -9,6 +9,7 @@
 //! - `grpc`: [`GrpcServer`], its layers, health and reflection; [`ByteCodec`] for replies that are encoded already
 //! - [`call`]: what a call brings along: [`caller`], [`token`], [`Deadline`]
 //! - `queue`: [`Queue`], a door that refuses whoever would wait too long
+//! - `pace`: [`Pace`], when the next transaction begins
 //! - `failure`: [`Failure`] and [`Violations`], errors as callers read them
 //! - `health`: [`Health`], readiness by component
 //! - `telemetry`: logs and traces, trace context in metadata and stored events
@@ -21,6 +22,7 @@ mod health;
 mod main_of;
 pub mod metrics;
 pub mod ops;
+mod pace;
 mod peer;
 mod process;
 mod queue;
@@ -38,6 +40,7 @@ pub use failure::{ERROR_DOMAIN, Failure, Violations};
 pub use grpc::{ByteCodec, GrpcServer, ReplyPatience, code_name};
 pub use health::{Component, Health, SchemaTooOld};
 pub use main_of::{install_tls_provider, main_of, run_service, termination};
+pub use pace::Pace;
 pub use peer::Peer;
 pub use process::{Listeners, Process, ServiceKind, bind};
 pub use queue::{Place, Queue, TooLong};

@@ -200,6 +200,7 @@ fn spawn_lanes(
     let limits = Limits {
         batch_commands: command.batch_commands,
         batch_bytes: command.batch_bytes,
+        batch_interval: command.batch_interval,
         attempts: command.append_retries,
         cached_entities: NonZeroUsize::new(command.entity_cache_entries as usize).unwrap_or(NonZeroUsize::MIN),
         snapshot_every: command.snapshot_every.max(1),

@@ -6,7 +6,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -88,6 +88,7 @@ impl Lane for Store {
 const LIMITS: Limits = Limits {
     batch_commands: 256,
     batch_bytes: 1 << 20,
+    batch_interval: Duration::ZERO,
     attempts: 5,
     cached_entities: NonZeroUsize::new(100).expect("not nought"),
     snapshot_every: 1_000,
@@ -205,6 +206,48 @@ async fn commands_on_one_entity_share_one_append() {
     let answers = commit(&store, (0..50).map(|_| Count::up(1, "hot")).collect()).await;
     assert_eq!(counts(answers), (1..=50).map(|count| count.to_string()).collect::<Vec<_>>());
     assert_eq!(store.appends.load(Ordering::Relaxed), 1);
+}
+
+/// Two commands arrive together, two more one after the other within the interval, and one long after.
+#[tokio::test]
+async fn commands_that_come_fast_share_an_append_and_lonely_ones_wait_for_nobody() {
+    const INTERVAL: Duration = Duration::from_millis(400);
+    for (interval, appends) in [(INTERVAL, [1, 2, 3]), (Duration::ZERO, [1, 3, 4])] {
+        let store = Store::default();
+        let (queue, work) = mpsc::channel::<Work<Counter>>(8);
+        let taken = Taken { log: log(1), belief: store.memory.take(log(1), 1), written: Epoch(0) };
+        queue.send(Work::Own { taken, outlet: Box::new(Nowhere) }).await.expect("room");
+        let door = Queue::new("test", Duration::from_secs(60), 1);
+        let send = || {
+            let (answer, answered) = oneshot::channel();
+            let command = Box::new(Count::up(1, "a").job(answer));
+            queue.try_send(Work::Command(command, door.enter().expect("short"))).expect("room");
+            answered
+        };
+        let mut answers = vec![send(), send()];
+        let limits = Limits { batch_interval: interval, ..LIMITS };
+        let committer = Committer::new("w0", store.clone(), limits, Arc::default(), Box::new(|_, _, _, _| {}), Box::new(|_| {}));
+        let committing = tokio::spawn(committer.run(work));
+        let mut seen = Vec::new();
+        let mut answered = async |answers: Vec<oneshot::Receiver<Result<Answer, CommandError>>>| {
+            for answer in answers {
+                answer.await.expect("an answer").expect("accepted");
+            }
+            seen.push(store.appends.load(Ordering::Relaxed));
+        };
+        answered(std::mem::take(&mut answers)).await;
+        answers.push(send());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        answers.push(send());
+        answered(answers).await;
+        tokio::time::sleep(INTERVAL).await;
+        let began = Instant::now();
+        answered(vec![send()]).await;
+        assert!(began.elapsed() < INTERVAL / 2, "a lonely command waited for {:?}", began.elapsed());
+        assert_eq!(seen, appends, "{interval:?}");
+        drop(queue);
+        committing.await.expect("the committer ends");
+    }
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@
 //! - `sequence`: what an event is to a reader: the next one, known, behind a hole, of another history
 //! - `reader`: one log from a checkpoint on; `log_reader`: the event log behind it; `heads`: where logs end
 //! - `shard`, `batch`, `recovery`: the loop over one database; fold and write; lost checkpoints, rewinds, announcements
-//! - `pace`: when the next transaction begins; `watchdog`: starting anew what hangs
+//! - `watchdog`: starting anew what hangs
 //! - `membership`: sharing the logs of a database with other projectors
 //! - `parking`: replaying and dropping what was set aside (law 11); `parked_api`: the same on the internal port
 //! - `changes`: the change feed
@@ -26,7 +26,6 @@ mod membership;
 mod meters;
 #[cfg(test)]
 mod model;
-mod pace;
 mod parked_api;
 mod parking;
 mod reader;

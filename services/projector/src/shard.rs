@@ -7,7 +7,7 @@ use souk_bus::EventSource;
 use souk_event_sourcing::{LogId, Position, UnixMillis};
 use souk_proto::log::v1::{ChangeFeed, EpochStart};
 use souk_read_store::{Checkpoint, Fence, ReadStoreError, Replica, ViewStore};
-use souk_runtime::Component;
+use souk_runtime::{Component, Pace};
 use souk_views::Folder;
 use tokio::{
     sync::{Semaphore, mpsc},
@@ -25,7 +25,6 @@ use crate::{
     log_reader::LogReader,
     membership::Seat,
     meters::Meters,
-    pace::Pace,
     parking::{Errand, Errands},
     reader::{Arrival, PERMIT_BYTES, Reader},
     sequence::Tail,
@@ -145,7 +144,7 @@ impl Shard {
             backoff: Backoff::new(config.retry_backoff, config.retry_backoff_max),
             config,
             component,
-            pace: Pace::new(config.batch_interval, config.batch_events),
+            pace: Pace::new(config.batch_interval, config.batch_events / 2),
             inbox,
             outbox,
             room,

@@ -360,6 +360,10 @@ section! {
         /// Bounds of one batch.
         batch_commands: usize = 256,
         batch_bytes: usize = MIB,
+        /// Least time from one append of a lane to the next while commands come in faster than one at a time, but too slowly to
+        /// share appends by themselves: those that arrive in between share one. A lonely command is appended at once.
+        #[serde(with = "humantime_serde")]
+        batch_interval: Duration = ms(4),
         /// Attempts to append a command that met a stale version before it is ABORTED.
         append_retries: u32 = 8,
         /// Entities held in memory per process.

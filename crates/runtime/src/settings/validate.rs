@@ -143,6 +143,7 @@ fn command(settings: &Settings) -> Checked {
     within("command.queue_length", command.queue_length, 1..=1_000_000)?;
     within("command.batch_commands", command.batch_commands, 1..=10_000)?;
     within("command.batch_bytes", command.batch_bytes, 64 * 1024..=64 << 20)?;
+    batch_interval("command.batch_interval", command.batch_interval)?;
     within("command.append_retries", command.append_retries, 1..=1000)?;
     within("command.snapshot_every", command.snapshot_every, 1..=1_000_000)?;
     within("command.ring_capacity", command.ring_capacity, 1..=10_000_000)?;
@@ -168,6 +169,10 @@ fn command(settings: &Settings) -> Checked {
     lease("command", command.lease_ttl, command.heartbeat_interval)
 }
 
+fn batch_interval(name: &'static str, interval: Duration) -> Checked {
+    want(interval <= Duration::from_secs(1), name, format_args!("{}", shown(interval)), "at most a second")
+}
+
 fn query(settings: &Settings) -> Checked {
     let query = &settings.query;
     within("query.change_buckets", query.change_buckets, 1..=1 << 20)?;
@@ -180,8 +185,7 @@ fn query(settings: &Settings) -> Checked {
 fn background(settings: &Settings) -> Checked {
     within("projector.batch_events", settings.projector.batch_events, 1..=100_000)?;
     within("projector.batch_bytes", settings.projector.batch_bytes, 64 * 1024..=256 << 20)?;
-    let interval = settings.projector.batch_interval;
-    want(interval <= Duration::from_secs(1), "projector.batch_interval", format_args!("{}", shown(interval)), "at most a second")?;
+    batch_interval("projector.batch_interval", settings.projector.batch_interval)?;
     within("projector.parked_events_max", settings.projector.parked_events_max, 1..=1_000_000)?;
     positive("projector.feed_interval", settings.projector.feed_interval)?;
     positive("projector.retry_backoff", settings.projector.retry_backoff)?;

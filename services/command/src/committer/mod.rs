@@ -15,6 +15,7 @@ mod meters;
 mod model;
 mod plan;
 mod replies;
+mod round;
 mod watchers;
 
 pub use entities::folded;
