@@ -1,5 +1,7 @@
 //! Servers that answer any `GetProduct` with the same bytes: what a query costs apart from finding its answer.
 
+mod codec;
+
 use std::{
     convert::Infallible,
     path::PathBuf,
@@ -10,7 +12,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use bytes::Bytes;
 use souk_proto::catalog::v1::GetProductRequest;
-use souk_runtime::{ByteCodec, GrpcServer, Listeners, Process, ServiceKind, run_service};
+use souk_runtime::{GrpcServer, Listeners, Process, ServiceKind, run_service};
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
     process::{Child, Command},
@@ -23,6 +25,8 @@ use tonic::{
     server::{Grpc, NamedService, UnaryService},
     transport::Server,
 };
+
+use codec::ByteCodec;
 
 #[derive(Debug, Clone, clap::Args)]
 pub struct Args {

@@ -4,12 +4,12 @@
 //! that all callers come back at once), which cannot bound a drain, and whose own deadline answers without a reason.
 
 mod answer;
-mod bytes;
 mod connections;
 mod explain;
 mod health;
 mod methods;
 mod stream;
+mod unary;
 mod untaken;
 
 use std::{convert::Infallible, sync::Arc};
@@ -21,9 +21,9 @@ use tonic::{body::Body, server::NamedService, service::Routes};
 use tower::Service;
 
 use crate::{Process, metrics, settings::GrpcSettings};
-pub use bytes::ByteCodec;
 use methods::Methods;
 pub use methods::code_name;
+pub use unary::{take_unary, unary_reply};
 pub use untaken::ReplyPatience;
 
 /// A server being put together: services are added, then it serves one listener.

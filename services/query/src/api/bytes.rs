@@ -5,19 +5,19 @@ use std::{
 };
 
 use prost::Message;
-use souk_runtime::{ByteCodec, Failure};
+use souk_runtime::{Failure, take_unary, unary_reply};
 use tonic::{
-    Request, Response, Status,
+    Request, Status,
     body::Body,
     codegen::{BoxFuture, Service, http},
-    server::{Grpc, NamedService, UnaryService},
+    server::NamedService,
 };
 
 use super::Queries;
 use crate::reply::EntityReply;
 
 /// One RPC whose reply exists as bytes already.
-pub(crate) trait ByteRpc: Clone + Send + Sync + 'static {
+pub(crate) trait ByteRpc: Send + Sync + 'static {
     /// `/package.Service/Method`
     const PATH: &'static str;
     type Request: Message + Default + 'static;
@@ -26,8 +26,8 @@ pub(crate) trait ByteRpc: Clone + Send + Sync + 'static {
     fn reply(queries: &Queries, request: Request<Self::Request>) -> impl Future<Output = Result<EntityReply, Failure>> + Send;
 }
 
-/// A generated server of which the RPC `R` is answered with bytes as they lie in the cache, beside the generated codec.
-/// Everything else goes to the generated server.
+/// A generated server of which the RPC `R` is answered with bytes as they lie in the cache, without any codec. Everything else,
+/// odd requests for `R` too, goes to the generated server.
 pub(crate) struct AsBytes<S, R> {
     generated: S,
     queries: Queries,
@@ -54,7 +54,7 @@ impl<S: NamedService, R> NamedService for AsBytes<S, R> {
 
 impl<S, R> Service<http::Request<Body>> for AsBytes<S, R>
 where
-    S: Service<http::Request<Body>, Response = http::Response<Body>, Error = Infallible>,
+    S: Service<http::Request<Body>, Response = http::Response<Body>, Error = Infallible> + Clone + Send + 'static,
     S::Future: Send + 'static,
     R: ByteRpc,
 {
@@ -70,22 +70,16 @@ where
         if request.uri().path() != R::PATH {
             return Box::pin(self.generated.call(request));
         }
-        let (call, limit) = (Call::<R>(self.queries.clone(), PhantomData), Some(self.limit));
+        let (queries, limit, mut generated) = (self.queries.clone(), self.limit, self.generated.clone());
         Box::pin(async move {
-            let mut grpc = Grpc::new(ByteCodec::<R::Request, EntityReply>::default()).apply_max_message_size_config(limit, limit);
-            Ok(grpc.unary(call, request).await)
+            let request = match take_unary(request, limit).await {
+                Ok(request) => request,
+                Err(request) => return generated.call(request).await,
+            };
+            Ok(match R::reply(&queries, request).await {
+                Ok(reply) => unary_reply(reply, limit),
+                Err(failure) => Status::from(failure).into_http(),
+            })
         })
-    }
-}
-
-struct Call<R>(Queries, PhantomData<fn() -> R>);
-
-impl<R: ByteRpc> UnaryService<R::Request> for Call<R> {
-    type Response = EntityReply;
-    type Future = BoxFuture<Response<EntityReply>, Status>;
-
-    fn call(&mut self, request: Request<R::Request>) -> Self::Future {
-        let queries = self.0.clone();
-        Box::pin(async move { Ok(Response::new(R::reply(&queries, request).await?)) })
     }
 }

@@ -1,0 +1,199 @@
+//! Calls of one small message each way, as nearly all are, without the machinery of a codec: it keeps two buffers of 8 KiB for each.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use futures::{StreamExt, stream};
+use http::{HeaderMap, HeaderValue, Response, header::CONTENT_TYPE};
+use http_body::{Body as HttpBody, Frame};
+use http_body_util::{BodyExt, BodyStream, StreamBody};
+use prost::Message;
+use tonic::{Request, Status, body::Body, metadata::MetadataMap};
+
+/// Whether a message is compressed, and its length.
+const PREFIX: usize = 5;
+const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
+
+/// Takes a request that is one message in one frame, not compressed, of `limit` bytes at most.
+///
+/// # Errors
+/// Any other request, as it came: it is tonic's to read, or to refuse.
+pub async fn take_unary<Q: Message + Default>(request: http::Request<Body>, limit: usize) -> Result<Request<Q>, http::Request<Body>> {
+    let (parts, mut body) = request.into_parts();
+    let mut came = Vec::new();
+    let message = loop {
+        match body.frame().await {
+            None => break came.first().and_then(|frame| only_message(frame, limit)),
+            // Many callers end the stream in a frame of its own.
+            Some(Ok(frame)) if !came.is_empty() && frame.data_ref().is_some_and(Bytes::is_empty) => {}
+            Some(frame) => came.push(frame),
+        }
+        if came.len() > 1 || came.iter().any(Result::is_err) {
+            break None;
+        }
+    };
+    match message {
+        Some(message) => Ok(Request::from_parts(MetadataMap::from_headers(parts.headers), parts.extensions, message)),
+        None => {
+            let whole = StreamBody::new(stream::iter(came).chain(BodyStream::new(body)));
+            Err(http::Request::from_parts(parts, Body::new(whole)))
+        }
+    }
+}
+
+fn only_message<Q: Message + Default>(frame: &Result<Frame<Bytes>, Status>, limit: usize) -> Option<Q> {
+    let mut data = frame.as_ref().ok()?.data_ref()?.clone();
+    let plain = data.len() >= PREFIX && data.get_u8() == 0;
+    let length = if plain { data.get_u32() as usize } else { return None };
+    (length == data.len() && length <= limit).then(|| Q::decode(data).ok())?
+}
+
+/// The reply to it: an encoded message, in one frame.
+pub fn unary_reply(message: impl Buf, limit: usize) -> Response<Body> {
+    let length = message.remaining();
+    let Some(length_on_wire) = u32::try_from(length).ok().filter(|_| length <= limit) else {
+        return Status::out_of_range(format!("the reply has {length} bytes, the limit is {limit}")).into_http();
+    };
+    let mut frame = BytesMut::with_capacity(PREFIX + length);
+    frame.put_u8(0);
+    frame.put_u32(length_on_wire);
+    frame.put(message);
+    let mut response = Response::new(Body::new(Whole(Rest::Message(frame.freeze()))));
+    response.headers_mut().insert(CONTENT_TYPE, GRPC);
+    response
+}
+
+/// A message and the status OK.
+struct Whole(Rest);
+
+enum Rest {
+    Message(Bytes),
+    Trailers,
+    Nothing,
+}
+
+impl HttpBody for Whole {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        Poll::Ready(match std::mem::replace(&mut self.0, Rest::Nothing) {
+            Rest::Message(message) => {
+                self.0 = Rest::Trailers;
+                Some(Ok(Frame::data(message)))
+            }
+            Rest::Trailers => {
+                let mut trailers = HeaderMap::with_capacity(1);
+                trailers.insert(Status::GRPC_STATUS, HeaderValue::from_static("0"));
+                Some(Ok(Frame::trailers(trailers)))
+            }
+            Rest::Nothing => None,
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        matches!(self.0, Rest::Nothing)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use souk_proto::catalog::v1::GetProductRequest;
+
+    use super::*;
+
+    const LIMIT: usize = 100;
+
+    fn message() -> GetProductRequest {
+        GetProductRequest { product_id: "p-1".into(), ..Default::default() }
+    }
+
+    fn framed(flag: u8, message: &[u8]) -> Bytes {
+        let mut frame = BytesMut::new();
+        frame.put_u8(flag);
+        frame.put_u32(message.len() as u32);
+        frame.put(message);
+        frame.freeze()
+    }
+
+    fn request(frames: Vec<Result<Frame<Bytes>, Status>>) -> http::Request<Body> {
+        let mut request = http::Request::new(Body::new(StreamBody::new(stream::iter(frames))));
+        request.headers_mut().insert("caller", HeaderValue::from_static("test"));
+        request.extensions_mut().insert(7_u8);
+        request
+    }
+
+    async fn taken(frames: Vec<Bytes>) -> Result<Request<GetProductRequest>, http::Request<Body>> {
+        take_unary(request(frames.into_iter().map(|data| Ok(Frame::data(data))).collect()), LIMIT).await
+    }
+
+    #[tokio::test]
+    async fn one_message_is_taken_with_all_that_came_with_it() {
+        let whole = framed(0, &message().encode_to_vec());
+        for frames in [vec![whole.clone()], vec![whole, Bytes::new()]] {
+            let request = taken(frames).await.expect("one message");
+            assert_eq!(*request.get_ref(), message());
+            assert_eq!(request.metadata().get("caller").expect("metadata"), "test");
+            assert_eq!(request.extensions().get::<u8>(), Some(&7));
+        }
+        assert_eq!(*taken(vec![framed(0, b"")]).await.expect("an empty message").get_ref(), GetProductRequest::default());
+    }
+
+    #[tokio::test]
+    async fn anything_else_is_handed_back_as_it_came() {
+        let (encoded, large) = (message().encode_to_vec(), vec![b' '; LIMIT + 1]);
+        let whole = framed(0, &encoded);
+        let odd = [
+            vec![],
+            vec![Bytes::new()],
+            vec![whole.slice(..4)],
+            vec![whole.slice(..7), whole.slice(7..)],
+            vec![whole.clone(), whole.clone()],
+            vec![[&whole[..], &whole[..]].concat().into()],
+            vec![framed(1, &encoded)],
+            vec![framed(0, b"\xff\xff")],
+            vec![framed(0, &large)],
+        ];
+        for frames in odd {
+            let sent = frames.concat();
+            let back = taken(frames.clone()).await.expect_err("not one message");
+            assert_eq!(back.headers().get("caller").expect("headers"), "test");
+            assert_eq!(back.extensions().get::<u8>(), Some(&7));
+            assert_eq!(back.into_body().collect().await.expect("whole").to_bytes(), sent, "{frames:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_body_that_breaks_and_trailers_of_a_request_are_handed_back_too() {
+        let whole = || Ok(Frame::data(framed(0, &message().encode_to_vec())));
+        let broken = request(vec![whole(), Err(Status::cancelled("gone"))]);
+        let back = take_unary::<GetProductRequest>(broken, LIMIT).await.expect_err("broken");
+        assert!(back.into_body().collect().await.is_err());
+        let trailers = Ok(Frame::trailers([(CONTENT_TYPE, GRPC)].into_iter().collect()));
+        let back = take_unary::<GetProductRequest>(request(vec![whole(), trailers]), LIMIT).await.expect_err("trailers");
+        assert!(back.into_body().collect().await.expect("whole").trailers().is_some());
+    }
+
+    #[tokio::test]
+    async fn a_reply_is_one_frame_and_the_status() {
+        let encoded = message().encode_to_vec();
+        let response = unary_reply(Bytes::from_static(&[]).chain(&encoded[..]), LIMIT);
+        assert_eq!(response.headers()[CONTENT_TYPE], GRPC);
+        let mut body = response.into_body();
+        let data = body.frame().await.expect("data").expect("whole").into_data().expect("data");
+        assert_eq!(data, framed(0, &encoded));
+        assert!(!body.is_end_stream());
+        let trailers = body.frame().await.expect("trailers").expect("whole").into_trailers().expect("trailers");
+        assert_eq!((trailers.len(), &trailers[Status::GRPC_STATUS]), (1, &HeaderValue::from_static("0")));
+        assert!(body.is_end_stream() && body.frame().await.is_none());
+    }
+
+    #[test]
+    fn a_reply_beyond_the_limit_is_refused() {
+        let response = unary_reply(&vec![0; LIMIT + 1][..], LIMIT);
+        assert_eq!(response.headers()[Status::GRPC_STATUS], "11");
+    }
+}
