@@ -43,6 +43,6 @@ pub use python::{PythonExample, repository};
 pub use shop::{Shop, eur};
 pub use site::{Site, Up};
 pub use small_disk::SmallDisk;
-pub use system::{System, until};
+pub use system::{System, patient, until};
 pub use traces::{Recorded, TraceReceiver};
 pub use world::World;

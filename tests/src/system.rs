@@ -99,7 +99,7 @@ impl System {
     /// # Errors
     /// When the endpoints are malformed.
     pub fn session(&self) -> Result<Session> {
-        Ok(self.client()?.session().caller("test").deadline(Duration::from_secs(60)))
+        Ok(patient(&self.client()?))
     }
 
     /// Kills a replica (the first of a service, if only that is named) as `kill -9` does and starts it again.
@@ -244,6 +244,11 @@ impl System {
     fn write_run_file(&self) -> Result<()> {
         self.stack.run_file()?.write(&self.run_file)
     }
+}
+
+/// A session that repeats what fails for a minute.
+pub fn patient(client: &Souk) -> Session {
+    client.session().caller("test").deadline(Duration::from_secs(60))
 }
 
 /// Asks until the answer is `Some`, at most for `patience`.

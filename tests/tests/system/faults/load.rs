@@ -17,14 +17,17 @@ use souk_proto::{
     orders::v1::{ListOrdersRequest, OrderState, PlaceOrderLine, PlaceOrderRequest},
     stock::v1::ReceiveStockRequest,
 };
-use souk_tests::{Acknowledged, Shop, System, until};
+use souk_tests::{Acknowledged, Shop, System, patient, until};
 use tokio::{
     sync::{RwLock, RwLockWriteGuard},
     task::JoinHandle,
 };
 use uuid::Uuid;
 
-const CALLERS: usize = 48;
+/// So many that a slow answer to some leaves the system busy with others.
+const CALLERS: usize = 160;
+/// Callers of one client share its connections.
+const CLIENTS: usize = 16;
 const PRODUCTS: u32 = 40;
 /// Acknowledged commands between two faults: each fault hits a system that works.
 const BETWEEN: usize = 350;
@@ -55,9 +58,10 @@ impl Load {
     pub fn start(system: &System) -> Result<Self> {
         let answers = (0..CALLERS).map(|_| AtomicUsize::new(0)).collect();
         let shared = Arc::new(Shared { answers, ..Shared::default() });
+        let clients = (0..CLIENTS).map(|_| system.client()).collect::<Result<Vec<_>>>()?;
         let mut callers = Vec::new();
         for caller in 0..CALLERS {
-            let (session, shared) = (system.session()?, shared.clone());
+            let (session, shared) = (patient(&clients[caller % CLIENTS]), shared.clone());
             callers.push(tokio::spawn(async move { shared.call(caller, &session).await }));
         }
         Ok(Self { shared, callers })
