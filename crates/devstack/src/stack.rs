@@ -210,6 +210,7 @@ impl Stack {
         }
         // Started again under its old name, a process need not wait for its own leases to end. Further replicas have names of their own.
         set(&mut table, "process.replica", "1");
+        set(&mut table, "process.threads", threads());
         set(&mut table, "nats.url", self.nats.url());
         for (first, slot) in self.replicas.iter().filter(|(replica, _)| replica.index == 1) {
             for (door, port) in first.doors(&slot.ports) {
@@ -370,4 +371,10 @@ fn as_setting(databases: impl IntoIterator<Item = DatabaseUrl>, ways: impl Fn(St
         Value::Table(entry)
     };
     Value::Array(databases.into_iter().map(entry).collect())
+}
+
+/// Threads of each service: many of them share this machine with two servers and whoever calls.
+fn threads() -> i64 {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    (cores / 4).max(1) as i64
 }

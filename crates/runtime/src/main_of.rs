@@ -42,7 +42,11 @@ where
     };
     install_tls_provider();
     UnixMillis::shift_clock(settings.process.clock_shift_ms);
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    if settings.process.threads > 0 {
+        runtime.worker_threads(settings.process.threads);
+    }
+    let runtime = match runtime.enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return not_started(service, &ConfigError::new(format!("no runtime: {error}"))),
     };

@@ -49,6 +49,9 @@ pub const WRITERS: usize = 256;
 pub const WRITTEN: &str = "select coalesce(sum(position), 0)::bigint from partition_head";
 /// Events in the views, in the read databases.
 pub const APPLIED: &str = "select coalesce(sum(position), 0)::bigint from read_checkpoint";
+/// Files of 16 MiB, in `min_wal_size` of [`recommended`].
+const WAL_FILES: u64 = 160;
+
 /// How long the system may take to come to rest.
 pub const PATIENCE: Duration = Duration::from_secs(300);
 
@@ -65,10 +68,22 @@ impl Stage {
         })
         .await?;
         let stage = Self { system, products };
+        stage.age_wal().await?;
         progress(&format!("creating {products} products"));
         stage.create(1, products).await?;
         stage.caught_up().await?;
         Ok(stage)
+    }
+
+    /// Gives the server the stock of WAL files that one has which has run for some time. A new server makes each file when it is
+    /// needed, and everybody's commits wait for 16 MiB of zeroes.
+    async fn age_wal(&self) -> Result<()> {
+        let mut connection = self.system.stack.postgres.connect("postgres").await?;
+        for _ in 0..(self.products / 400).clamp(1, WAL_FILES) {
+            sqlx::raw_sql("select pg_logical_emit_message(false, '', ''); select pg_switch_wal()").execute(&mut connection).await?;
+        }
+        sqlx::raw_sql("checkpoint").execute(&mut connection).await?;
+        Ok(())
     }
 
     /// Creates so many products of 1 KB, numbered from `first` on.
@@ -156,7 +171,9 @@ impl Stage {
 
 /// Settings of Postgres for a small server; both sides of every comparison run on them.
 pub fn recommended(options: &mut StackOptions) {
-    options.postgres_settings = [("max_wal_size", "8GB"), ("shared_buffers", "1GB")].map(|(key, value)| (key.into(), value.into())).into();
+    options.postgres_settings = [("min_wal_size", "2560MB"), ("max_wal_size", "8GB"), ("shared_buffers", "1GB")]
+        .map(|(key, value)| (key.into(), value.into()))
+        .into();
 }
 
 /// The sum of what a query finds in each database.

@@ -194,6 +194,9 @@ section! {
         /// Longest time for draining; what is left then is cut off.
         #[serde(with = "humantime_serde")]
         shutdown_grace: Duration = seconds(20),
+        /// Threads that do the work; as many as the machine has cores when 0. Where processes share a machine, fewer are better: a
+        /// thread that is woken to help costs more than its help is worth.
+        threads: usize = 0,
         /// For tests: by how much this process takes the time to be later than it is.
         clock_shift_ms: i64 = 0,
     }
@@ -363,7 +366,7 @@ section! {
         /// Least time from one append of a lane to the next while commands come in faster than one at a time, but too slowly to
         /// share appends by themselves: those that arrive in between share one. A lonely command is appended at once.
         #[serde(with = "humantime_serde")]
-        batch_interval: Duration = ms(4),
+        batch_interval: Duration = ms(2),
         /// Attempts to append a command that met a stale version before it is ABORTED.
         append_retries: u32 = 8,
         /// Entities held in memory per process.

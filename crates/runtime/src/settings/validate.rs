@@ -22,6 +22,7 @@ pub(super) fn check(settings: &Settings) -> Checked {
     databases("read", &settings.read)?;
     nats(settings)?;
     peers(settings)?;
+    within("process.threads", settings.process.threads, 0..=1024)?;
     grpc(settings)?;
     telemetry(settings)?;
     command(settings)?;
