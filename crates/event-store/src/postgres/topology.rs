@@ -14,7 +14,8 @@ impl PostgresStore {
         stored.map(|document| serde_json::from_str(&document).map_err(corrupt)).transpose()
     }
 
-    /// Stores the document that follows the one in force; `false` when that is another by now.
+    /// Stores the document that follows the one in force, or the first, whose version is that of the regions that are joined;
+    /// `false` when another is in force by now.
     ///
     /// # Errors
     /// When the first database does not answer.
@@ -22,7 +23,7 @@ impl PostgresStore {
         let document = serde_json::to_string(topology).map_err(|error| StoreError::Corrupt(error.to_string()))?;
         let (version, before) = (topology.version() as i64, topology.version() as i64 - 1);
         let written = sqlx::query(
-            "insert into topology as t (version, document) select $1, $2 where $3 = 0 or exists (select from topology where version = $3) \
+            "insert into topology as t (version, document) values ($1, $2) \
              on conflict (one) do update set version = excluded.version, document = excluded.document where t.version = $3",
         )
         .bind(version)

@@ -29,8 +29,8 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// How long to wait before an owner is asked again.
 const PAUSE: Duration = Duration::from_millis(25);
 
-/// Facts of products: from their owners, one question per owner; of other regions from their copies here, and from their
-/// home what is not copied yet.
+/// Facts of products: from their owners, one question per owner; of other regions from their copies here. Their home is asked for
+/// what is not copied yet, and for what the copy does not show on sale: it may have been published a moment ago.
 ///
 /// # Errors
 /// As [`CommandError`] says.
@@ -143,15 +143,23 @@ async fn products_abroad(gateway: &Gateway, wanted: Vec<(LogId, ProductId)>) -> 
     let mut catalog = Catalog::new();
     let mut unknown: BTreeMap<Region, Vec<ProductId>> = BTreeMap::new();
     for (log, product) in wanted {
-        match gateway.read_copy(log, product.stream()).await? {
-            Some((entity, version)) => drop(catalog.insert(product, entity.as_product().and_then(|state| state.facts(version)))),
-            None => unknown.entry(log.region).or_default().push(product),
+        let copy = gateway.read_copy(log, product.stream()).await?;
+        let facts = copy.as_ref().map(|(entity, version)| entity.as_product().and_then(|state| state.facts(*version)));
+        let for_sale = facts.as_ref().is_some_and(|facts| facts.as_ref().is_some_and(|facts| facts.status == ProductStatus::Published));
+        if !for_sale {
+            unknown.entry(log.region).or_default().push(product.clone());
+        }
+        if let Some(facts) = facts {
+            catalog.insert(product, facts);
         }
     }
     for (region, products) in unknown {
         let product_ids = products.iter().map(ToString::to_string).collect();
-        let reply = ask_home(gateway, region, LOOK_UP_PRODUCTS, LookUpProductsRequest { product_ids }).await?;
-        catalog.extend(told(products, reply)?);
+        match ask_home(gateway, region, LOOK_UP_PRODUCTS, LookUpProductsRequest { product_ids }).await {
+            Ok(reply) => catalog.extend(told(products, reply)?),
+            Err(CommandError::HomeAway(_)) if products.iter().all(|product| catalog.contains_key(product)) => {}
+            Err(error) => return Err(error),
+        }
     }
     Ok(catalog)
 }

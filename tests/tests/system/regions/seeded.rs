@@ -164,6 +164,9 @@ async fn pass(world: &mut World, seed: u64) -> Result<()> {
         println!("seed {seed}: {trouble:?}");
         trouble.pass(world, &load, &format!("{seed}-{number}")).await.with_context(|| format!("{trouble:?}"))?;
         world.regions.wait_until_ready(PATIENCE).await?;
+        if trouble.blow == Blow::Restored {
+            views_are_back(world).await?;
+        }
         sleep(Duration::from_millis(500)).await;
         REGIONS.iter().for_each(|region| load.ails(region, false));
     }
@@ -183,16 +186,40 @@ async fn pass(world: &mut World, seed: u64) -> Result<()> {
     Ok(())
 }
 
+/// Views of a log that went back are folded anew, from its first event on.
+async fn views_are_back(world: &World) -> Result<()> {
+    for region in REGIONS {
+        let shop = Shop(world.session(region)?);
+        for product in everything() {
+            until(&format!("{product} in {region} again"), PATIENCE, || async { Ok(shop.stock(&product).await.ok()) }).await?;
+        }
+    }
+    Ok(())
+}
+
+fn everything() -> impl Iterator<Item = String> {
+    REGIONS.iter().flat_map(|home| (0..PRODUCTS).map(|number| product(home, number)))
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn whatever_befalls_regions_nothing_is_lost_and_nobody_waits_for_another() -> Result<()> {
     let mut world = World::start(&REGIONS, &[], |_, options| {
         options.set("command.payment_window", "3s");
     })
     .await?;
+    let mut sellers = Vec::new();
     for region in REGIONS {
         let shop = Shop(world.session(region)?);
         for number in 0..PRODUCTS {
             shop.sell(&product(region, number), 100, 100).await?;
+        }
+        sellers.push(shop);
+    }
+    for region in REGIONS {
+        let session = world.session(region)?;
+        sellers.iter().for_each(|seller| session.merge_token(&seller.0.token()));
+        for product in everything() {
+            Shop(session.clone()).stock(&product).await.with_context(|| format!("{product} in {region}"))?;
         }
     }
     for seed in seeds(10) {
