@@ -185,6 +185,11 @@ impl Copier {
         let batch = ReplicaBatch { log: self.log, events, ledger, epochs: head.epochs.clone() };
         match self.store.replicate(&batch).await.map_err(|error| refusal(self.origin.region, error))? {
             Replicated::Done(now) => {
+                let wanted = batch.events.last().map_or(end.position, |last| last.position).max(end.position);
+                if now.position < wanted || (now.position == end.position && now.hash != end.hash) {
+                    // This region was restored to an earlier time, and nothing but this says so while the log is idle.
+                    return Err(Trouble::Changed);
+                }
                 counter!("souk_replicator_events_total", "region" => self.log.region.to_string())
                     .increment(now.position.0.saturating_sub(end.position.0));
                 self.board.here(self.log, now.position);

@@ -1,6 +1,7 @@
 //! One origin, and what may be wrong with it.
 
 use souk_event_sourcing::Position;
+use souk_event_store::{Copies, End, EventLog};
 
 use crate::world::{LOG, World, first_events, onward, until, wait};
 
@@ -38,6 +39,20 @@ async fn two_replicators_that_copy_the_same_write_nothing_twice() {
     world.remembers(&all).await;
     assert_eq!(second.figure("refused.2").await, 0.0);
     second.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_that_was_restored_to_an_earlier_time_is_filled_again_while_its_log_is_idle() {
+    let world = World::start().await;
+    let all = first_events(40);
+    world.origin.holds(all.clone());
+    let replicator = world.replicator().await;
+    world.copies(&all).await;
+    let seen = End::from(&world.store.head(LOG).await.unwrap());
+    assert!(world.store.rewind(LOG, Position(25), seen, &all.epochs).await.unwrap());
+    world.copies(&all).await;
+    assert_eq!(replicator.figure("refused.2").await, 0.0, "the origin is not to blame");
+    replicator.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

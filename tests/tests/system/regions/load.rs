@@ -19,6 +19,7 @@ use souk_proto::{
 };
 use souk_tests::{Acknowledged, Shop, World};
 use tokio::{sync::RwLock, task::JoinHandle};
+use tonic::Code;
 use uuid::Uuid;
 
 pub(super) const REGIONS: [&str; 3] = ["eu", "us", "ap"];
@@ -279,9 +280,15 @@ impl Caller {
         Ok(())
     }
 
-    /// No answer for as long as the caller had patience: it may or may not stand, and nobody was told that it does.
+    /// No answer for as long as the caller had patience, or refused all the time by a queue that was too long: it may or may not
+    /// stand, and nobody was told that it does.
     fn undecided(&self, error: Error) -> Result<()> {
-        ensure!(error.outcome_is_unknown() || error.reason() == "LOG_RESTORED" || self.shared.any_ailing(), "{}: {error}", self.region);
+        let refused = error.code() == Code::ResourceExhausted;
+        ensure!(
+            refused || error.outcome_is_unknown() || error.reason() == "LOG_RESTORED" || self.shared.any_ailing(),
+            "{}: {error}",
+            self.region
+        );
         self.shared.counts.undecided.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }
