@@ -15,14 +15,16 @@ pub fn seed() -> u64 {
     seed
 }
 
-/// Seeds of a test that goes through several: `SOUK_SEED` alone, or as many new ones as `SOUK_SEEDS` says, or `many`.
+/// Seeds of a test that goes through several: `SOUK_SEED` alone, or as many new ones as `SOUK_SEEDS` says, or the first `many`
+/// numbers.
 ///
 /// # Panics
 /// When one of them is no number.
 pub fn seeds(many: u64) -> Vec<u64> {
-    match number(SEED) {
-        Some(seed) => vec![seed],
-        None => (0..number(SEEDS).unwrap_or(many)).map(|_| rand::random()).collect(),
+    match (number(SEED), number(SEEDS)) {
+        (Some(seed), _) => vec![seed],
+        (None, Some(new)) => (0..new).map(|_| rand::random()).collect(),
+        (None, None) => (1..=many).collect(),
     }
 }
 
