@@ -132,11 +132,12 @@ impl Regions {
         let mut wanted = (1..).zip(&options.names).map(|(number, name)| (number, name.clone(), options.stack(name)));
         let (number, name, mut first) = wanted.next().context("no region is named")?;
         first.region = identity(number, &name, None);
-        // Alone, for all others sign tokens by its key.
+        // Alone, for all others sign tokens by its key and have as many partitions.
         let mut stacks = vec![Stack::start(first).await.with_context(|| format!("region {name}"))?];
-        let token_key = stacks[0].token_key().to_owned();
+        let (token_key, partitions) = (stacks[0].token_key().to_owned(), stacks[0].partitions());
         let others = wanted.map(|(number, name, mut stack)| {
             stack.region = identity(number, &name, Some(&token_key));
+            stack.partitions = Some(partitions);
             async move { Stack::start(stack).await.with_context(|| format!("region {name}")) }
         });
         stacks.extend(futures::future::try_join_all(others).await?);

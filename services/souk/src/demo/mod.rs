@@ -190,7 +190,8 @@ impl Story {
         let visible = SystemTime::now();
         stage.note(&format!("watched: {order}"));
         for (ware, reserved) in [(&self.lamp, 1), (&self.tea, 3)] {
-            let line = stage.see(get_stock(&ware.id), |read| stock(read, |stock| stock.reserved == reserved)).await?;
+            // The stock's views follow another log than the order's.
+            let line = stage.await_that(PATIENCE, get_stock(&ware.id), |read| stock(read, |stock| stock.reserved == reserved)).await?;
             stage.note(&format!("{}: {line}", ware.id));
         }
         Ok(visible)
@@ -240,7 +241,7 @@ impl Story {
         let read = get_order(&placed.order_id);
         let line = stage.await_that(PATIENCE, read, |read| in_state(read, OrderState::Rejected)).await?;
         stage.note(&format!("order for 50 lamps: {line}"));
-        let line = stage.see(get_stock(&self.lamp.id), |read| stock(read, |stock| stock.reserved == 0)).await?;
+        let line = stage.await_that(PATIENCE, get_stock(&self.lamp.id), |read| stock(read, |stock| stock.reserved == 0)).await?;
         stage.note(&format!("nothing is held: {line}"));
         Ok(())
     }
