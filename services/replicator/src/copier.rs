@@ -144,6 +144,8 @@ impl Copier {
     /// Writes what the origin sends from the copy's end on. What a third region lent comes once more, so that the origin
     /// proves it and what its ledger remembers comes along.
     async fn follow(&mut self, pause: &mut Duration) -> Result<Infallible, Trouble> {
+        // The database may be another than before: one restored to a time when the table lacked children it has had since.
+        self.prepared = None;
         let mut end = End::from(&self.store.head(self.log).await?);
         let mut unproven = self.store.unproven(self.log).await?;
         self.relaying.ends_at(end, Vec::new()).await;
