@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use bytes::Bytes;
 use souk_event_sourcing::{Etag, EventId, LogId, LogPosition, Region, RequestId, StreamId, UnixMillis, UnknownRegion, Version};
@@ -116,3 +116,6 @@ pub enum CommandError {
     #[error(transparent)]
     Damaged(#[from] super::DamagedHistory),
 }
+
+/// How long a caller should wait before it repeats a command that met [`CommandError::Unavailable`].
+pub const RETRY_AFTER: Duration = Duration::from_millis(500);

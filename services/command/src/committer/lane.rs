@@ -497,5 +497,3 @@ fn answer_all<M: Model>(queue: Queue<M>, error: &CommandError) {
 const ENOUGH: usize = 8;
 /// A look-up passes no fence: what it answers was true no longer ago than this, whatever became of the log.
 const LOOK_UP_AGE: Duration = Duration::from_secs(1);
-/// How long a caller should wait before it repeats a command that met [`CommandError::Unavailable`].
-pub const RETRY_AFTER: Duration = Duration::from_millis(500);

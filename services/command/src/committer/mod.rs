@@ -3,7 +3,7 @@
 //! # Layout
 //! - `model`: what it must be told of the entities ([`Model`])
 //! - `job`: a command on its way, and what may become of it
-//! - `lane`: the loop ([`Committer`])
+//! - `lane`: the loop ([`Committer`]); `round`: what it takes up at once
 //! - `plan`: one log's commands decided in memory, before the append
 //! - `meters`: what it counts
 //! - `entities`: the entity cache; `replies`: the ledger's encoding; `watchers`: who waits for an entity
@@ -19,7 +19,7 @@ mod round;
 mod watchers;
 
 pub use entities::folded;
-pub use job::{Answer, CommandError, Job, Refusal, RefusalClass, Request};
-pub use lane::{Committer, Limits, LostLog, LostOwnership, Outlet, RETRY_AFTER, Seen, SnapshotSink, Work};
+pub use job::{Answer, CommandError, Job, RETRY_AFTER, Refusal, RefusalClass, Request};
+pub use lane::{Committer, Limits, LostLog, LostOwnership, Outlet, Seen, SnapshotSink, Work};
 pub use model::{DamagedHistory, Model};
 pub use watchers::Watchers;
