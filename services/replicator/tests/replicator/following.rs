@@ -56,6 +56,21 @@ async fn a_copy_that_was_restored_to_an_earlier_time_is_filled_again_while_its_l
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_copy_that_was_restored_to_before_its_first_event_gets_its_tables_again() {
+    let world = World::start().await;
+    let all = first_events(40);
+    world.origin.holds(all.clone());
+    let replicator = world.replicator().await;
+    world.copies(&all).await;
+    let seen = End::from(&world.store.head(LOG).await.unwrap());
+    world.forget_tables().await;
+    assert!(world.store.rewind(LOG, Position(0), seen, &all.epochs).await.unwrap());
+    world.copies(&all).await;
+    assert_eq!(replicator.figure("refused.2").await, 0.0, "the origin is not to blame");
+    replicator.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_lying_origin_is_refused_and_seen() {
     let world = World::start().await;
     let all = first_events(40);

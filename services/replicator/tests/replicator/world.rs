@@ -104,6 +104,16 @@ impl World {
         Replicator { address, shutdown, running }
     }
 
+    /// Drops the children of the event table that have events, as a backup made before the first one has none of them.
+    pub async fn forget_tables(&self) {
+        let mut connection = self.postgres.connect("w1").await.unwrap();
+        let children: Vec<String> =
+            sqlx::query_scalar("select distinct tableoid::regclass::text from event").fetch_all(&mut connection).await.unwrap();
+        for child in children {
+            sqlx::raw_sql(sqlx::AssertSqlSafe(format!("drop table {child}"))).execute(&mut connection).await.unwrap();
+        }
+    }
+
     /// Where the copy ends.
     pub async fn position(&self) -> u64 {
         self.store.head(LOG).await.unwrap().position.0
