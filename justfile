@@ -1,3 +1,6 @@
+# An error ends with its causes; the frames of the runtime it came through would only push them out of sight. Panics keep theirs.
+export RUST_LIB_BACKTRACE := env("RUST_LIB_BACKTRACE", "0")
+
 _list:
     @"{{just_executable()}}" --list --unsorted
 

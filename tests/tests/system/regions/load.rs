@@ -54,8 +54,8 @@ struct Shared {
     acknowledged: BTreeMap<&'static str, Acknowledged>,
     /// Commands that nothing was written of, said HOME_REGION_AWAY.
     away: BTreeMap<&'static str, Mutex<Vec<Uuid>>>,
-    /// Regions that something of their own ails, or whose views may go back.
-    ailing: BTreeMap<&'static str, AtomicBool>,
+    /// How often something of their own began or ceased to ail regions, or to let their views go back: odd while it does.
+    ailing: BTreeMap<&'static str, AtomicUsize>,
     counts: Counts,
     stop: AtomicBool,
     /// Held by callers while they wait for an answer.
@@ -79,7 +79,7 @@ impl Load {
         for region in REGIONS {
             shared.acknowledged.insert(region, Acknowledged::default());
             shared.away.insert(region, Mutex::default());
-            shared.ailing.insert(region, AtomicBool::new(false));
+            shared.ailing.insert(region, AtomicUsize::default());
         }
         let (shared, mut random, mut callers) = (Arc::new(shared), SmallRng::seed_from_u64(seed), Vec::new());
         let clients = REGIONS.map(|region| world.client(region)).into_iter().collect::<Result<Vec<_>>>()?;
@@ -102,7 +102,10 @@ impl Load {
 
     /// What the region does by itself may fail from now on, or not any more.
     pub fn ails(&self, region: &str, ailing: bool) {
-        self.shared.ailing[region].store(ailing, Ordering::SeqCst);
+        let turns = &self.shared.ailing[region];
+        if ails(turns.load(Ordering::SeqCst)) != ailing {
+            turns.fetch_add(1, Ordering::SeqCst);
+        }
     }
 
     /// Commands acknowledged so far of what is at home in a region.
@@ -165,8 +168,9 @@ impl Caller {
         (self.here + self.random.random_range(1..REGIONS.len())) % REGIONS.len()
     }
 
-    fn calm(&self) -> bool {
-        !self.shared.ailing[self.region].load(Ordering::SeqCst)
+    /// Names the time of peace that the region is in. What began and ended in the same one met no trouble between.
+    fn calm(&self) -> Option<usize> {
+        Some(self.shared.ailing[self.region].load(Ordering::SeqCst)).filter(|turns| !ails(*turns))
     }
 
     fn stopped(&self) -> bool {
@@ -180,7 +184,7 @@ impl Caller {
             let _road = shared.road.read().await;
             let (calm, began) = (self.calm(), Instant::now());
             let (id, product_id) = (Uuid::now_v7(), product(self.region, self.random.random_range(0..PRODUCTS)));
-            let patience = if calm { NEVER_INTERRUPTED } else { FAR };
+            let patience = if calm.is_some() { NEVER_INTERRUPTED } else { FAR };
             let session = self.session(self.here, patience);
             let request = ReceiveStockRequest { request_id: id.to_string(), product_id: product_id.clone(), quantity: 1 };
             match session.command(request).await {
@@ -191,7 +195,7 @@ impl Caller {
                         self.read_elsewhere(&session.token(), &product_id, reply.version).await?;
                     }
                 }
-                Err(error) if calm && self.calm() => {
+                Err(error) if calm.is_some() && self.calm() == calm => {
                     anyhow::bail!("{}: a command at home was interrupted for {:?}: {error}", self.region, began.elapsed())
                 }
                 Err(error) => self.undecided(error)?,
@@ -270,7 +274,7 @@ impl Caller {
                 }
                 // The session has forgotten what it had seen of a log that went back.
                 Err(error) if error.reason() == "LOG_RESTORED" => seen.clear(),
-                Err(error) if calm && self.calm() => {
+                Err(error) if calm.is_some() && self.calm() == calm => {
                     anyhow::bail!("{}: a read of {product_id} was interrupted for {:?}: {error}", self.region, began.elapsed())
                 }
                 Err(error) => self.undecided(error)?,
@@ -296,6 +300,10 @@ impl Caller {
 
 impl Shared {
     fn any_ailing(&self) -> bool {
-        self.ailing.values().any(|ailing| ailing.load(Ordering::SeqCst))
+        self.ailing.values().any(|turns| ails(turns.load(Ordering::SeqCst)))
     }
+}
+
+fn ails(turns: usize) -> bool {
+    turns % 2 == 1
 }

@@ -117,9 +117,9 @@ impl Trouble {
                 world.regions.start_replicators(self.on)?;
             }
             Blow::ProjectorKilled => {
+                load.ails(self.on, true);
                 let stack = world.regions.stack_mut(self.on)?;
                 stack.kill_replica(Service::Projector).await?;
-                load.ails(self.on, true);
                 stack.start_replica(Service::Projector)?;
             }
             Blow::StreamsWiped => {
