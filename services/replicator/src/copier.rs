@@ -1,7 +1,7 @@
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use metrics::counter;
-use souk_event_sourcing::{LogId, Position, RecordedEvent, Region, UnixMillis};
+use souk_event_sourcing::{Epoch, LogId, Position, RecordedEvent, Region, UnixMillis};
 use souk_event_store::{Copies, End, EventLog, Head, LedgerRow, PostgresStore, ReplicaBatch, Replicated, Retention, StoreError};
 use souk_relay::OwnedLog;
 use tokio::time::sleep;
@@ -10,7 +10,7 @@ use tracing::{debug, info, warn};
 
 use crate::{
     board::Board,
-    fork::{Search, went_back},
+    fork::{Search, knows, went_back},
     lenders::Lenders,
     relaying::Relaying,
     source::{Source, SourceError},
@@ -218,8 +218,8 @@ impl Copier {
     }
 
     /// The origin's log is another than the copy: it went back (law 13), or what a third region lent was not its. The copy goes
-    /// back to the fork and follows; what it has of a lost part is written down first. One that shares nothing with its origin is
-    /// left alone: it may be all that is left of that log.
+    /// back to the fork and follows; what it has of a lost part is written down first. One that shares nothing with its origin, not
+    /// even an epoch, is left alone: it may be all that is left of that log.
     async fn go_back(&mut self, end: End, head: &Head) -> Result<Trouble, Trouble> {
         let log = self.log;
         let fork = self.fork(end, head).await?;
@@ -228,9 +228,8 @@ impl Copier {
         }
         let proven = self.store.unproven(log).await?;
         let lent = proven.is_some_and(|proven| fork >= proven);
-        let written = self.store.read(log, end.position, 1).await?.pop().map_or(end.epoch, |event| event.epoch);
-        let back = went_back(head, fork, written);
-        if !lent && fork == Position(0) {
+        let back = went_back(head, fork, self.written_under(end.position).await?.unwrap_or(end.epoch));
+        if !lent && fork == Position(0) && !self.is_its_origin(head, back).await? {
             return Ok(Trouble::Diverged);
         }
         if !lent && !back {
@@ -249,6 +248,18 @@ impl Copier {
         }
         info!(%log, %fork, rewound, "the copy ends at the fork");
         Ok(Trouble::Changed)
+    }
+
+    /// Whether an origin without any of the copy's events was restored to a time before the first of them. If it holds others it
+    /// must have begun a later epoch for them.
+    async fn is_its_origin(&self, head: &Head, back: bool) -> Result<bool, StoreError> {
+        let first = self.written_under(Position(1)).await?;
+        Ok(first.is_some_and(|first| knows(head, first)) && (back || head.position == Position(0)))
+    }
+
+    /// The epoch of an event of the copy.
+    async fn written_under(&self, position: Position) -> Result<Option<Epoch>, StoreError> {
+        Ok(self.store.read(self.log, position, 1).await?.pop().map(|event| event.epoch))
     }
 
     /// The last position that copy and origin have in common.

@@ -42,6 +42,12 @@ pub fn went_back(origin: &Head, fork: Position, last: Epoch) -> bool {
     origin.epochs.iter().any(|start| start.epoch > last && start.first <= fork.next())
 }
 
+/// Whether an origin that has none of a copy's events is the one they came from all the same, restored to a time before them:
+/// then it still knows the epoch that the `first` of them was written under. An installation made anew does not.
+pub fn knows(origin: &Head, first: Epoch) -> bool {
+    origin.epochs.iter().any(|start| start.epoch == first)
+}
+
 #[cfg(test)]
 mod tests {
     use souk_event_sourcing::LogHash;
@@ -69,5 +75,13 @@ mod tests {
         assert!(went_back(&origin(vec![start(1, 1), start(5, 4)]), Position(3), Epoch(4)));
         assert!(!went_back(&origin(vec![start(1, 1), start(4, 4)]), Position(3), Epoch(4)), "the epoch the copy has events of");
         assert!(!went_back(&origin(vec![start(1, 1), start(5, 6)]), Position(3), Epoch(4)), "a takeover behind the fork");
+    }
+
+    #[test]
+    fn an_origin_without_common_events_is_known_by_the_epoch_of_the_first() {
+        let start = |epoch| EpochStart { epoch: Epoch(epoch), first: Position(1) };
+        let origin = Head { epoch: Epoch(9), position: Position(0), hash: LogHash::EMPTY, epochs: vec![start(7), start(9)] };
+        assert!(knows(&origin, Epoch(7)));
+        assert!(!knows(&origin, Epoch(8)), "a later one than it was restored to, or another installation's");
     }
 }

@@ -3,7 +3,7 @@
 use souk_event_sourcing::Position;
 use souk_event_store::{Copies, End, EventLog};
 
-use crate::world::{LOG, World, first_events, onward, until, wait};
+use crate::world::{LOG, World, emptied, first_events, onward, until, wait};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_copy_goes_on_where_it_was_after_an_end_in_the_middle() {
@@ -88,6 +88,23 @@ async fn a_lying_origin_is_refused_and_seen() {
     assert_eq!(replicator.figure("lag_events.2").await, 20.0);
     world.origin.said().lie = None;
     world.copies(&all).await;
+    replicator.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_follows_an_origin_that_went_back_to_before_its_first_event() {
+    let world = World::start().await;
+    let all = first_events(20);
+    world.origin.holds(all.clone());
+    let replicator = world.replicator().await;
+    world.copies(&all).await;
+    let nothing = emptied(&all, 8);
+    world.origin.holds(nothing.clone());
+    world.copies(&nothing).await;
+    assert_eq!(world.lost(8, 0).await, 20, "what was lost is written down");
+    let others = onward(&nothing, 8, 10);
+    world.origin.holds(others.clone());
+    world.copies(&others).await;
     replicator.stop().await;
 }
 

@@ -4,9 +4,9 @@ use std::{sync::Arc, time::Duration};
 
 use souk_bus::{EventSource, JetStreamBus};
 use souk_devstack::{Nats, NatsOptions, Postgres, PostgresOptions, TemporaryFolder};
-use souk_event_sourcing::{Epoch, LogId, Partition, Position, Region as Number, Site, Topology, UnixMillis};
+use souk_event_sourcing::{Epoch, LogHash, LogId, Partition, Position, Region as Number, Site, Topology, UnixMillis};
 use souk_event_store::{
-    Copies, DatabaseConfig, End, EventLog, Lost, PostgresStore, ReplicaBatch, Restored, Retention,
+    Copies, DatabaseConfig, End, EpochStart, EventLog, Lost, PostgresStore, ReplicaBatch, Restored, Retention,
     conformance::{beginning, history},
 };
 use souk_proto::internal::v1::{GetStatusRequest, GetStatusResponse, admin_service_client::AdminServiceClient};
@@ -47,9 +47,19 @@ pub fn until(held: &ReplicaBatch, count: usize) -> ReplicaBatch {
     ReplicaBatch { events: held.events[..count].to_vec(), ledger: held.ledger[..count].to_vec(), ..held.clone() }
 }
 
+/// `held` as it is when it went back to before its first event and was taken anew under `epoch`.
+pub fn emptied(held: &ReplicaBatch, epoch: u64) -> ReplicaBatch {
+    let taken = EpochStart { epoch: Epoch(epoch), first: Position(1) };
+    ReplicaBatch { epochs: [held.epochs.clone(), vec![taken]].concat(), ..until(held, 0) }
+}
+
 fn end(held: &ReplicaBatch) -> End {
-    let last = held.events.last().expect("some");
-    End { epoch: last.epoch, position: last.position, hash: last.hash }
+    let epoch = held.epochs.last().expect("some").epoch;
+    held.events.last().map_or(End { epoch, position: Position(0), hash: LogHash::EMPTY }, |last| End {
+        epoch: last.epoch,
+        position: last.position,
+        hash: last.hash,
+    })
 }
 
 /// Region 1, which copies, with regions 2 and 3.
