@@ -110,7 +110,9 @@ impl Session {
     /// The order as it is now and after every change, until it ends; changes in quick succession may come as one. A
     /// broken connection is taken up again after the last state seen, at whichever replica answers, for up to a minute.
     ///
-    /// The first state comes from a query with the session's token, so that it contains the session's own commands.
+    /// The first state comes from a query with the session's token, so that it contains the session's own commands. An error
+    /// with reason LOG_RESTORED ends it when a restore took back what it had shown; the session has forgotten its tokens
+    /// then, and the next watch shows what is there.
     pub fn watch_order(&self, order_id: impl Into<String>) -> impl Stream<Item = Result<Order, Error>> + Send + 'static {
         watch::<WatchedOrder>(self.clone(), order_id.into())
     }
@@ -192,7 +194,11 @@ impl<W: Watched> Watch<W> {
                     self.stream = None;
                     self.failures += 1;
                     if !is_retryable(&status, true) || self.heard.elapsed() > PATIENCE {
-                        return Err(Error::new(status, self.failures, ""));
+                        let error = Error::new(status, self.failures, "");
+                        if error.reason() == "LOG_RESTORED" {
+                            self.session.forget();
+                        }
+                        return Err(error);
                     }
                     sleep(delay(&status, self.failures)).await;
                 }

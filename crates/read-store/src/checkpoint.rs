@@ -27,6 +27,9 @@ pub struct Checkpoint {
     pub repaired: UnixMillis,
     /// When it was written.
     pub written: UnixMillis,
+    /// The rows were deleted to be made anew, and the log has not been read yet to where it ended then: what they say, and
+    /// what they lack, is of the past.
+    pub rebuilding: bool,
 }
 
 impl ReadStore {
@@ -73,5 +76,6 @@ fn decode(row: checkpoint::Model) -> Result<Checkpoint, ReadStoreError> {
         parked: row.parked as u32,
         repaired: UnixMillis(row.repaired_ms),
         written: UnixMillis(row.updated_ms),
+        rebuilding: row.rebuilding,
     })
 }

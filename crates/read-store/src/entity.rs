@@ -73,6 +73,8 @@ pub mod checkpoint {
         pub repaired_ms: i64,
         /// When the checkpoint was written, Unix milliseconds.
         pub updated_ms: i64,
+        /// Whether the rows were deleted to be made anew, and lack what the log has.
+        pub rebuilding: bool,
     }
 
     #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]

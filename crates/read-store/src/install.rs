@@ -179,6 +179,7 @@ async fn seed_checkpoints(database: &Database, logs: Vec<LogId>, now: UnixMillis
         parked: Set(0),
         repaired_ms: Set(0),
         updated_ms: Set(now.0),
+        rebuilding: Set(false),
     });
     checkpoint::Entity::insert_many(rows)
         .on_conflict(OnConflict::columns([checkpoint::Column::Region, checkpoint::Column::Partition]).do_nothing().to_owned())

@@ -48,8 +48,18 @@ impl MemoryViews {
 }
 
 fn start(log: LogId, fence: Fence, written: UnixMillis) -> Checkpoint {
-    let (parked, repaired) = (0, UnixMillis(0));
-    Checkpoint { log, fence, epoch: Epoch(0), position: Position(0), hash: LogHash::EMPTY, revision: 0, parked, repaired, written }
+    Checkpoint {
+        log,
+        fence,
+        epoch: Epoch(0),
+        position: Position(0),
+        hash: LogHash::EMPTY,
+        revision: 0,
+        parked: 0,
+        repaired: UnixMillis(0),
+        written,
+        rebuilding: false,
+    }
 }
 
 /// The row as it is after writing `row` over `before`.
@@ -154,6 +164,7 @@ impl ViewStore for MemoryViews {
             let Some(stored) = tables.checkpoints.get_mut(&log) else { continue };
             (stored.epoch, stored.position, stored.hash) = (advance.epoch, advance.position, advance.hash);
             (stored.revision, stored.parked, stored.written) = (batch.revision, parked, batch.now);
+            stored.rebuilding &= !advance.whole;
             if batch.released.iter().any(|(of, _)| *of == log) {
                 stored.repaired = batch.now.max(UnixMillis(stored.repaired.0 + 1));
             }
@@ -165,7 +176,9 @@ impl ViewStore for MemoryViews {
     async fn rewind(&self, log: LogId, fence: Fence, now: UnixMillis) -> Result<bool, ReadStoreError> {
         let mut tables = self.lock();
         match tables.checkpoints.get_mut(&log) {
-            Some(stored) if stored.fence == fence => *stored = Checkpoint { repaired: stored.repaired, ..start(log, fence, now) },
+            Some(stored) if stored.fence == fence => {
+                *stored = Checkpoint { repaired: stored.repaired, rebuilding: true, ..start(log, fence, now) };
+            }
             _ => return Ok(false),
         }
         tables.parked.retain(|_, event| event.log != log);

@@ -12,7 +12,7 @@ pub(crate) struct StoreMigrator;
 
 impl MigratorTrait for StoreMigrator {
     fn migrations() -> Vec<Box<dyn MigrationTrait>> {
-        vec![Box::new(M0001Foundation), Box::new(M0002Topology)]
+        vec![Box::new(M0001Foundation), Box::new(M0002Topology), Box::new(M0003Rebuilding)]
     }
 
     fn migration_table_name() -> DynIden {
@@ -51,6 +51,25 @@ impl MigrationTrait for M0002Topology {
         Ok(())
     }
 }
+
+struct M0003Rebuilding;
+
+impl MigrationName for M0003Rebuilding {
+    fn name(&self) -> &str {
+        "m0003_rebuilding"
+    }
+}
+
+#[async_trait::async_trait]
+impl MigrationTrait for M0003Rebuilding {
+    async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        manager.get_connection().execute_unprepared(REBUILDING).await?;
+        Ok(())
+    }
+}
+
+/// Whether a log's views were emptied and lack what the log has; in the row that every reader's snapshot brings anyway.
+const REBUILDING: &str = "alter table read_checkpoint add column rebuilding boolean not null default false";
 
 /// The regions whose logs have a place here; the row stands in the first read database only.
 const TOPOLOGY: &str = r#"

@@ -42,6 +42,8 @@ pub struct AsOf {
     pub revision: u32,
     /// When parked events of this log were last replayed or dropped; see [`crate::Checkpoint`].
     pub repaired: UnixMillis,
+    /// Whether the rows of this log are being made anew and do not answer anybody; see [`crate::Checkpoint`].
+    pub rebuilding: bool,
 }
 
 /// A row, or that there is none, together with the checkpoint of the same snapshot.
@@ -55,7 +57,7 @@ pub struct RowRead {
 
 impl PointView {
     pub fn new(table: &'static Table) -> Self {
-        let columns = "c.region, c.partition, c.epoch, c.position, c.updated_ms, c.revision, c.repaired_ms, \
+        let columns = "c.region, c.partition, c.epoch, c.position, c.updated_ms, c.revision, c.repaired_ms, c.rebuilding, \
                        v.version, v.position, v.revision, v.stale_since, v.parked_at, v.updated_ms, v.body";
         let one = format!(
             "select {columns} from read_checkpoint c \
@@ -158,11 +160,12 @@ fn decode(row: &PgRow) -> Result<RowRead, sqlx::Error> {
         written: UnixMillis(row.try_get(4)?),
         revision: row.try_get::<i32, _>(5)? as u32,
         repaired: UnixMillis(row.try_get(6)?),
+        rebuilding: row.try_get(7)?,
     };
-    let Some(version) = row.try_get::<Option<i64>, _>(7)? else {
+    let Some(version) = row.try_get::<Option<i64>, _>(8)? else {
         return Ok(RowRead { row: None, parked: None, as_of });
     };
-    let (since, at) = (row.try_get::<Option<i64>, _>(10)?, row.try_get::<Option<i64>, _>(11)?);
+    let (since, at) = (row.try_get::<Option<i64>, _>(11)?, row.try_get::<Option<i64>, _>(12)?);
     let parked = at.zip(since).map(|(at, since)| Parked { at: Position(at as u64), since: UnixMillis(since) });
     if version == 0 {
         // A marker: not one event of the entity is in it.
@@ -170,10 +173,10 @@ fn decode(row: &PgRow) -> Result<RowRead, sqlx::Error> {
     }
     let row = ViewRow {
         version: Version(version as u64),
-        position: Position(row.try_get::<i64, _>(8)? as u64),
-        revision: row.try_get::<i32, _>(9)? as u32,
-        updated: UnixMillis(row.try_get(12)?),
-        body: Bytes::from(row.try_get::<Vec<u8>, _>(13)?),
+        position: Position(row.try_get::<i64, _>(9)? as u64),
+        revision: row.try_get::<i32, _>(10)? as u32,
+        updated: UnixMillis(row.try_get(13)?),
+        body: Bytes::from(row.try_get::<Vec<u8>, _>(14)?),
     };
     Ok(RowRead { row: Some(row), parked, as_of })
 }

@@ -15,6 +15,8 @@ use crate::{Checkpoint, Fence, Members, ParkedEntity, ParkedEvent, ParkedQuery, 
 ///    decides which logs it takes; a write asks for the fence alone.
 /// 4. Within a log a row never goes back: it is replaced only by one of a later position, or of the same with another mark
 ///    (`parked_at`). Sums add up whatever the positions: the checkpoint alone keeps them from being written twice.
+/// 5. A log is rebuilding from a [`rewind`](Self::rewind) until an [`Advance`] that says its rows are whole, whoever holds
+///    it meanwhile.
 #[async_trait]
 pub trait ViewStore: Send + Sync {
     /// Tells the others that `replica` lives and where it is reached.
@@ -42,8 +44,8 @@ pub trait ViewStore: Send + Sync {
     /// Writes rows and checkpoints of many logs in one transaction.
     async fn write(&self, batch: &Batch) -> Result<Written, ReadStoreError>;
 
-    /// Deletes every row and every parked event of a log and sets its checkpoint before the first event; `false` when `fence` does not hold it
-    /// any more.
+    /// Deletes every row and every parked event of a log and sets its checkpoint before the first event, rebuilding until an
+    /// advance says that the rows are whole; `false` when `fence` does not hold it any more.
     async fn rewind(&self, log: LogId, fence: Fence, now: UnixMillis) -> Result<bool, ReadStoreError>;
 
     /// Entities with events set aside, in order of log and stream.
@@ -88,6 +90,8 @@ pub struct Advance {
     pub epoch: Epoch,
     pub position: Position,
     pub hash: LogHash,
+    /// The rows are no longer being rebuilt with this step: it brings them to where the log ended when that began, or beyond.
+    pub whole: bool,
 }
 
 /// What became of a batch.

@@ -83,7 +83,7 @@ impl ViewStore for PostgresViews {
 
     async fn checkpoints(&self, logs: &[LogId]) -> Result<Vec<Checkpoint>, ReadStoreError> {
         let query = sqlx::query(
-            "select c.region, c.partition, c.fence, c.epoch, c.position, c.hash, c.revision, c.parked, c.repaired_ms, c.updated_ms \
+            "select c.region, c.partition, c.fence, c.epoch, c.position, c.hash, c.revision, c.parked, c.repaired_ms, c.updated_ms, c.rebuilding \
              from unnest($1::smallint[], $2::int[]) i(region, partition) \
              join read_checkpoint c on c.region = i.region and c.partition = i.partition",
         );
@@ -126,7 +126,8 @@ impl ViewStore for PostgresViews {
             .bind(batch.parked.iter().map(|event| event.position.0 as i64).collect::<Vec<_>>())
             .bind(batch.parked.iter().map(|event| event.stream.as_str()).collect::<Vec<_>>())
             .bind(batch.parked.iter().map(|event| event.envelope.to_vec()).collect::<Vec<_>>())
-            .bind(batch.parked.iter().map(|event| event.reason.as_str()).collect::<Vec<_>>());
+            .bind(batch.parked.iter().map(|event| event.reason.as_str()).collect::<Vec<_>>())
+            .bind(advances.iter().map(|advance| advance.whole).collect::<Vec<_>>());
         for table in self.tables {
             query = sql::bind_rows(query, table, batch.rows.get(table.name).map_or(&[], Vec::as_slice));
         }
@@ -215,13 +216,13 @@ impl ViewStore for PostgresViews {
         let rows = query.fetch_all(self.database.pool()).await.map_err(|error| self.failed(error))?;
         let first = rows.first().ok_or(ReadStoreError::NotPlaced(log))?;
         let checkpoint = decode_checkpoint(first, log, 0).map_err(|error| self.failed(error))?;
-        let empty = first.try_get::<Option<i16>, _>(8).map_err(|error| self.failed(error))?.is_none();
-        let rows = if empty { Vec::new() } else { rows.iter().map(|row| sql::decode_row(table, row, 8)).collect::<Result<_, _>>()? };
+        let empty = first.try_get::<Option<i16>, _>(9).map_err(|error| self.failed(error))?.is_none();
+        let rows = if empty { Vec::new() } else { rows.iter().map(|row| sql::decode_row(table, row, 9)).collect::<Result<_, _>>()? };
         Ok(Page { checkpoint, rows })
     }
 }
 
-/// Reads fence, epoch, position, hash, revision, parked, repaired and time from column `first` on.
+/// Reads fence, epoch, position, hash, revision, parked, repaired, time and whether it is rebuilt from column `first` on.
 fn decode_checkpoint(row: &PgRow, log: LogId, first: usize) -> Result<Checkpoint, sqlx::Error> {
     let number = |index: usize| row.try_get::<i64, _>(first + index);
     let hash: Vec<u8> = row.try_get(first + 3)?;
@@ -235,6 +236,7 @@ fn decode_checkpoint(row: &PgRow, log: LogId, first: usize) -> Result<Checkpoint
         parked: row.try_get::<i32, _>(first + 5)? as u32,
         repaired: UnixMillis(number(6)?),
         written: UnixMillis(number(7)?),
+        rebuilding: row.try_get(first + 8)?,
     })
 }
 

@@ -190,7 +190,7 @@ mod tests {
 
     #[test]
     fn a_snapshot_is_held_against_what_is_demanded_of_its_own_log() {
-        let as_of = AsOf { position: at(3, 7, 10), written: UnixMillis(0), revision: 1, repaired: UnixMillis(0) };
+        let as_of = AsOf { position: at(3, 7, 10), written: UnixMillis(0), revision: 1, repaired: UnixMillis(0), rebuilding: false };
         for (demanded, reached) in [
             (vec![], true),
             (vec![at(3, 7, 10)], true),

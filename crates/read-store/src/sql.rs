@@ -62,11 +62,11 @@ fn unnest<'a>(columns: impl Iterator<Item = &'a Column> + Clone, next: &mut usiz
 /// shape of the append: `fence` locks, in order, the checkpoints that are as the projector believes (its own term, epoch and
 /// position), and every write joins it. A log whose checkpoint is another one keeps its rows untouched.
 pub(crate) fn write(tables: &[&'static Table]) -> String {
-    let mut next = 20;
+    let mut next = 21;
     let mut sql = "with fence as materialized (\
-        select c.region, c.partition, i.new_epoch, i.new_position, i.new_hash \
-        from unnest($1::smallint[], $2::int[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bytea[]) \
-        i(region, partition, fence, epoch, position, new_epoch, new_position, new_hash) \
+        select c.region, c.partition, i.new_epoch, i.new_position, i.new_hash, i.new_whole \
+        from unnest($1::smallint[], $2::int[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bytea[], $20::bool[]) \
+        i(region, partition, fence, epoch, position, new_epoch, new_position, new_hash, new_whole) \
         join read_checkpoint c on c.region = i.region and c.partition = i.partition \
         and c.fence = i.fence and c.epoch = i.epoch and c.position = i.position \
         order by c.region, c.partition for no key update of c), \
@@ -80,12 +80,13 @@ pub(crate) fn write(tables: &[&'static Table]) -> String {
         join fence f on f.region = i.region and f.partition = i.partition returning region, partition), \
         moved as (update read_checkpoint c \
         set epoch = f.new_epoch, position = f.new_position, hash = f.new_hash, revision = $9::int, updated_ms = $10::bigint, \
+        rebuilding = c.rebuilding and not f.new_whole, \
         parked = c.parked + (select count(*)::int from parked p where p.region = f.region and p.partition = f.partition) \
         - (select count(*)::int from released r where r.region = f.region and r.partition = f.partition), \
         repaired_ms = case when exists (select 1 from released r where r.region = f.region and r.partition = f.partition) \
         then greatest(c.repaired_ms + 1, $10::bigint) else c.repaired_ms end \
         from fence f where c.region = f.region and c.partition = f.partition \
-        returning c.region, c.partition, c.fence, c.epoch, c.position, c.hash, c.revision, c.parked, c.repaired_ms, c.updated_ms)"
+        returning c.region, c.partition, c.fence, c.epoch, c.position, c.hash, c.revision, c.parked, c.repaired_ms, c.updated_ms, c.rebuilding)"
         .to_owned();
     for (index, table) in tables.iter().enumerate() {
         sql.push_str(&format!(", w{index} as ({})", upsert(table, &mut next)));
@@ -131,7 +132,7 @@ fn upsert(table: &Table, next: &mut usize) -> String {
     )
 }
 
-/// Empties every table of one log and sets its checkpoint before the first event, if `fence` still holds it.
+/// Empties every table of one log and sets its checkpoint before the first event, as one that is being rebuilt, if `fence` still holds it.
 pub(crate) fn rewind(tables: &[&'static Table]) -> String {
     let mut sql = "with fence as materialized (select region, partition from read_checkpoint \
         where region = $1::smallint and partition = $2::int and fence = $3::bigint for no key update)"
@@ -144,7 +145,7 @@ pub(crate) fn rewind(tables: &[&'static Table]) -> String {
     }
     sql.push_str(", parked as (delete from parked_event p using fence f where p.region = f.region and p.partition = f.partition)");
     sql.push_str(
-        " update read_checkpoint c set epoch = 0, position = 0, hash = $4::bytea, revision = 0, parked = 0, updated_ms = $5::bigint \
+        " update read_checkpoint c set epoch = 0, position = 0, hash = $4::bytea, revision = 0, parked = 0, updated_ms = $5::bigint, rebuilding = true \
          from fence f where c.region = f.region and c.partition = f.partition returning c.partition",
     );
     sql
@@ -171,7 +172,7 @@ pub(crate) const CLAIM: &str = "with locked as materialized (\
     order by c.region, c.partition for no key update of c) \
     update read_checkpoint c set fence = greatest(c.fence + 1, $3::bigint), holder = $4 \
     from locked l where c.region = l.region and c.partition = l.partition \
-    returning c.region, c.partition, c.fence, c.epoch, c.position, c.hash, c.revision, c.parked, c.repaired_ms, c.updated_ms";
+    returning c.region, c.partition, c.fence, c.epoch, c.position, c.hash, c.revision, c.parked, c.repaired_ms, c.updated_ms, c.rebuilding";
 
 /// Gives up logs that $3 holds.
 pub(crate) const RELEASE: &str = "with locked as materialized (\
@@ -225,7 +226,7 @@ pub(crate) fn scan(table: &Table, after: bool) -> String {
     });
     let beyond = format!("and ({}) > ({})", list("t.", table.key), binds.collect::<Vec<_>>().join(", "));
     format!(
-        "select c.fence, c.epoch, c.position, c.hash, c.revision, c.parked, c.repaired_ms, c.updated_ms, r.* from read_checkpoint c left join lateral (\
+        "select c.fence, c.epoch, c.position, c.hash, c.revision, c.parked, c.repaired_ms, c.updated_ms, c.rebuilding, r.* from read_checkpoint c left join lateral (\
          select t.region, t.partition, {} from {} t where t.region = c.region and t.partition = c.partition {} order by {} limit $3\
          ) r on true where c.region = $1 and c.partition = $2 order by {}",
         list("t.", table.bound()),

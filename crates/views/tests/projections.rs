@@ -318,7 +318,7 @@ async fn fold_in_batches(store: &dyn ViewStore, events: &[RecordedEvent], sizes:
         let advance = |last: &RecordedEvent| {
             let from = checkpoints.iter().find(|checkpoint| checkpoint.log == last.log).unwrap();
             let (log, fence, from_epoch, from_position) = (from.log, from.fence, from.epoch, from.position);
-            Advance { log, fence, from_epoch, from_position, epoch: last.epoch, position: last.position, hash: last.hash }
+            Advance { log, fence, from_epoch, from_position, epoch: last.epoch, position: last.position, hash: last.hash, whole: false }
         };
         let advances = logs.iter().filter_map(|log| batch.iter().rfind(|event| event.log == *log)).map(advance).collect();
         let batch = Batch { advances, rows: folder.finish(), revision: revision(), now: UnixMillis(2), ..Batch::default() };

@@ -32,6 +32,7 @@ impl AdminService for Admin {
             figures: HashMap::from([
                 ("lag_events".to_owned(), lag as f64),
                 ("halted".to_owned(), halted as f64),
+                ("rebuilding".to_owned(), board.rebuilding() as f64),
                 ("partitions_owned".to_owned(), partitions.len() as f64),
                 ("watchdog_restarts".to_owned(), board.restarts() as f64),
             ]),

@@ -50,6 +50,11 @@ impl Shard {
         let began = tokio::time::Instant::now();
         for arrival in self.arrived(first) {
             match arrival.what {
+                What::Whole => {
+                    if let Some(progress) = self.logs.get_mut(&arrival.log) {
+                        progress.whole = Some(arrival.generation);
+                    }
+                }
                 What::Event(event, permit) => {
                     events.push(*event);
                     permits.push(permit);
@@ -68,7 +73,7 @@ impl Shard {
             tracing::warn!(%log, "the log went back; its views are folded anew");
             self.rewind(log).await?;
         }
-        Ok(())
+        self.end_rebuilds().await
     }
 
     /// Writes a batch. If the database refuses it, writes it in ever smaller parts, so that only the culprit is set aside,
@@ -223,6 +228,7 @@ pub(crate) fn step(checkpoint: &Checkpoint, tail: Tail) -> Advance {
         epoch: tail.epoch,
         position: tail.position,
         hash: tail.hash,
+        whole: false,
     }
 }
 
@@ -235,7 +241,7 @@ impl Arrival {
     pub(crate) fn bytes(&self) -> usize {
         match &self.what {
             What::Event(event, _) => event.payload.len(),
-            What::Diverged => 0,
+            What::Whole | What::Diverged => 0,
         }
     }
 }

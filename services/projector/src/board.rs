@@ -29,6 +29,7 @@ struct Entry {
     position: Position,
     parked: u32,
     halted: bool,
+    rebuilding: bool,
     /// A head that is not reached yet, and since when it is known.
     behind: Option<(Position, Instant)>,
     /// When the position last changed.
@@ -54,7 +55,7 @@ impl Board {
 
     /// Notes how far a log is.
     pub(crate) fn note(&self, database: &str, checkpoint: &Checkpoint, halted: bool) {
-        let Checkpoint { log, epoch, position, parked, .. } = *checkpoint;
+        let Checkpoint { log, epoch, position, parked, rebuilding, .. } = *checkpoint;
         let mut entries = self.lock();
         let fresh = || Entry {
             database: database.to_owned(),
@@ -62,6 +63,7 @@ impl Board {
             position,
             parked,
             halted,
+            rebuilding,
             behind: None,
             moved: Instant::now(),
             gauges: Gauges::new(database, log),
@@ -70,7 +72,8 @@ impl Board {
         if entry.position != position {
             entry.moved = Instant::now();
         }
-        (entry.epoch, entry.position, entry.parked, entry.halted) = (epoch, position, parked, halted);
+        (entry.epoch, entry.position, entry.parked) = (epoch, position, parked);
+        (entry.halted, entry.rebuilding) = (halted, rebuilding);
         entry.compare(self.head(log));
     }
 
@@ -117,6 +120,7 @@ impl Board {
             position: entry.position.0,
             lag_seconds: entry.lag_seconds(),
             parked: entry.parked.into(),
+            rebuilding: entry.rebuilding,
         });
         status.collect()
     }
@@ -129,6 +133,11 @@ impl Board {
 
     pub(crate) fn restarts(&self) -> u64 {
         self.restarts.load(Ordering::Relaxed)
+    }
+
+    /// How many logs' views are folded anew and not whole yet.
+    pub(crate) fn rebuilding(&self) -> usize {
+        self.lock().values().filter(|entry| entry.rebuilding).count()
     }
 
     /// How many logs stand still.
@@ -194,9 +203,10 @@ mod tests {
         let board = Board::new(heads.clone());
         let announce = |position| heads.announce(&HeadAnnouncement { region: 1, partition: 3, position, ..Default::default() });
         let note = |position, halted| {
-            let (parked, repaired, written) = (3, UnixMillis(0), UnixMillis(0));
+            let (parked, repaired, written, rebuilding) = (3, UnixMillis(0), UnixMillis(0), false);
             let (fence, epoch, hash) = (Fence(1), Epoch(1), LogHash::EMPTY);
-            let checkpoint = Checkpoint { log, fence, epoch, position: Position(position), hash, revision: 1, parked, repaired, written };
+            let position = Position(position);
+            let checkpoint = Checkpoint { log, fence, epoch, position, hash, revision: 1, parked, repaired, written, rebuilding };
             board.note("r0", &checkpoint, halted);
         };
         let lag = |board: &Board| board.partitions()[0].lag_seconds;

@@ -99,6 +99,7 @@ pub(crate) fn message(checkpoint: &Checkpoint, from: Position) -> ChangeFeed {
         time_ms: checkpoint.written.0,
         traceparents: Vec::new(),
         epochs: Vec::new(),
+        rebuilding: checkpoint.rebuilding,
     }
 }
 

@@ -17,11 +17,19 @@ pub(crate) enum LogError {
     Unavailable(String),
 }
 
+/// Some events of a log.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct LogPage {
+    pub events: Vec<RecordedEvent>,
+    /// Where the log ended when it was read.
+    pub head: Position,
+}
+
 /// Reading the log where it is true (law 1): for holes, for proof, for what the bus does not keep.
 #[async_trait]
 pub(crate) trait LogReader: Send + Sync {
     /// Events from `from` on, in order, at most `limit`; none when `from` is the position after the last.
-    async fn read(&self, log: LogId, from: Position, limit: u32) -> Result<Vec<RecordedEvent>, LogError>;
+    async fn read(&self, log: LogId, from: Position, limit: u32) -> Result<LogPage, LogError>;
 }
 
 /// [`LogReader`] on EventLogService of the command service.
@@ -40,7 +48,7 @@ impl GrpcLog {
 
 #[async_trait]
 impl LogReader for GrpcLog {
-    async fn read(&self, log: LogId, from: Position, limit: u32) -> Result<Vec<RecordedEvent>, LogError> {
+    async fn read(&self, log: LogId, from: Position, limit: u32) -> Result<LogPage, LogError> {
         let mut request =
             Request::new(ReadRangeRequest { region: log.region.0.into(), partition: log.partition.0.into(), from_position: from.0, limit });
         request.set_timeout(CALL_TIMEOUT);
@@ -53,7 +61,10 @@ impl LogReader for GrpcLog {
             Code::OutOfRange => LogError::BeyondEnd(from),
             code => LogError::Unavailable(format!("{code:?}: {}", status.message())),
         })?;
-        let events = page.into_inner().events.into_iter().map(from_wire).collect::<Result<_, _>>();
-        events.map_err(|error| LogError::Unavailable(error.to_string()))
+        let page = page.into_inner();
+        let head = page.head.ok_or_else(|| LogError::Unavailable("an answer without the head".to_owned()))?;
+        let events = page.events.into_iter().map(from_wire).collect::<Result<_, _>>();
+        let events = events.map_err(|error| LogError::Unavailable(error.to_string()))?;
+        Ok(LogPage { events, head: Position(head.position) })
     }
 }

@@ -30,6 +30,8 @@ pub(crate) struct Arrival {
 pub(crate) enum What {
     /// The event after the last one this reader sent, proven by its hash. The permit bounds the bytes under way.
     Event(Box<RecordedEvent>, OwnedSemaphorePermit),
+    /// What was sent so far reaches to where the log ended when this reader began, which was to make its views anew.
+    Whole,
     /// The log, where it is true, is another one than the reader followed (law 13). The reader has ended.
     Diverged,
 }
@@ -45,9 +47,9 @@ pub(crate) struct Reader {
     pub outbox: mpsc::Sender<Arrival>,
     pub room: Arc<Semaphore>,
     pub config: Config,
-    /// Read the event log to its end before the bus: after a divergence the bus may go on with the other history, which is
-    /// just as well chained, until its relay has mended it.
-    pub truth_first: bool,
+    /// The views of the log are made anew: it is read to its end before the bus, which tells when they are whole. Also, after
+    /// a divergence the bus may go on with the other history, which is just as well chained, until its relay has mended it.
+    pub rebuilding: bool,
     /// When the tail last moved, or the event log was last asked because it did not.
     pub moved: Instant,
 }
@@ -77,12 +79,12 @@ impl Reader {
         let mut backoff = Backoff::new(self.config.retry_backoff, longest);
         // At start the checkpoint is held against the log; if that does not answer, the bus goes on and the chain of
         // hashes proves each event all the same.
-        let mut stop = if self.truth_first { None } else { self.verify().await.err() };
+        let mut stop = self.verify().await.err();
         loop {
             match stop.take() {
                 Some(Stop::Diverged) => {
                     counter!("souk_projector_divergences_total").increment(1);
-                    let _ = self.outbox.send(Arrival { log: self.log, generation: self.generation, what: What::Diverged }).await;
+                    let _ = self.deliver(What::Diverged).await;
                     return;
                 }
                 Some(Stop::Closed) => return,
@@ -108,9 +110,8 @@ impl Reader {
 
     /// Reads as long as nothing is in the way.
     async fn read(&mut self) -> Result<(), Stop> {
-        if self.truth_first {
-            self.read_truth(Position(u64::MAX)).await?;
-            self.truth_first = false;
+        if self.rebuilding {
+            self.rebuild().await?;
         }
         match self.source.consume(self.log, self.tail.position.next()).await {
             Ok(events) => self.follow(events).await,
@@ -119,6 +120,20 @@ impl Reader {
                 self.catch_up().await
             }
         }
+    }
+
+    /// Reads the event log to its end, and says when that is reached where it ended at first: on a busy log the end moves.
+    async fn rebuild(&mut self) -> Result<(), Stop> {
+        let head = match self.truth.read(self.log, self.tail.position.next(), 1).await {
+            Ok(page) => page.head,
+            Err(LogError::BeyondEnd(_)) => return Err(Stop::Diverged),
+            Err(error) => return Err(self.unanswered(&error)),
+        };
+        self.read_truth(head).await?;
+        self.deliver(What::Whole).await?;
+        self.read_truth(Position(u64::MAX)).await?;
+        self.rebuilding = false;
+        Ok(())
     }
 
     /// Follows a consumer; wakes when the announced head is ahead and no message came for a while.
@@ -212,8 +227,8 @@ impl Reader {
     async fn read_truth(&mut self, to: Position) -> Result<(), Stop> {
         while self.tail.position < to {
             let page = match self.truth.read(self.log, self.tail.position.next(), PAGE).await {
-                Ok(page) if page.is_empty() => return Ok(()),
-                Ok(page) => page,
+                Ok(page) if page.events.is_empty() => return Ok(()),
+                Ok(page) => page.events,
                 Err(LogError::BeyondEnd(_)) => return Err(Stop::Diverged),
                 Err(error) => return Err(self.unanswered(&error)),
             };
@@ -235,7 +250,7 @@ impl Reader {
             return Ok(());
         }
         match self.truth.read(self.log, self.tail.position, 1).await {
-            Ok(events) if self.tail.is_held_by(events.first()) => Ok(()),
+            Ok(page) if self.tail.is_held_by(page.events.first()) => Ok(()),
             Ok(_) => Err(Stop::Diverged),
             Err(LogError::BeyondEnd(_)) => Err(Stop::Diverged),
             Err(error) => {
@@ -254,10 +269,13 @@ impl Reader {
         let tail = Tail::after(&event);
         let permits = (event.payload.len() / PERMIT_BYTES + 1) as u32;
         let room = self.room.clone().acquire_many_owned(permits).await.map_err(|_| Stop::Closed)?;
-        let what = What::Event(Box::new(event), room);
-        self.outbox.send(Arrival { log: self.log, generation: self.generation, what }).await.map_err(|_| Stop::Closed)?;
+        self.deliver(What::Event(Box::new(event), room)).await?;
         self.tail = tail;
         self.moved = Instant::now();
         Ok(())
+    }
+
+    async fn deliver(&self, what: What) -> Result<(), Stop> {
+        self.outbox.send(Arrival { log: self.log, generation: self.generation, what }).await.map_err(|_| Stop::Closed)
     }
 }

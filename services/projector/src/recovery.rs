@@ -2,12 +2,14 @@ use std::time::Duration;
 
 use metrics::counter;
 use souk_event_sourcing::{Epoch, LogHash, LogId, Position};
-use souk_read_store::{Checkpoint, ReadStoreError};
+use souk_read_store::{Advance, Batch, Checkpoint, ReadStoreError};
 use tokio::time::Instant;
 
 use crate::{
     backoff::Backoff,
-    shard::{Halted, Held, Shard, now},
+    batch::step,
+    sequence::Tail,
+    shard::{Halted, Held, Progress, Shard, now},
 };
 
 impl Shard {
@@ -50,7 +52,7 @@ impl Shard {
             }
             return self.rewind(checkpoint.log).await;
         }
-        self.resume(checkpoint, false);
+        self.resume(checkpoint);
         Ok(())
     }
 
@@ -68,11 +70,50 @@ impl Shard {
         }
         counter!("souk_projector_rewinds_total").increment(1);
         tracing::info!(%log, from = %before.position, "views of the log emptied");
-        let start = Checkpoint { epoch: Epoch(0), position: Position(0), hash: LogHash::EMPTY, revision: 0, parked: 0, written, ..before };
+        let start = Checkpoint {
+            epoch: Epoch(0),
+            position: Position(0),
+            hash: LogHash::EMPTY,
+            revision: 0,
+            parked: 0,
+            written,
+            rebuilding: true,
+            ..before
+        };
         // Receivers see a position before the one they knew, and drop what they hold of this log.
         self.ports.changes.publish(self.message(&start, Position(0)));
         self.unsynced.remove(&log);
-        self.resume(start, true);
+        self.resume(start);
+        Ok(())
+    }
+
+    /// Lets the views of logs be read again whose folding anew has come to where the log ended when it began. The end that counts
+    /// is that of the log, not the checkpoint of before: after a restore it lies before that.
+    ///
+    /// # Errors
+    /// When the database does not answer; these logs are read anew then.
+    pub(crate) async fn end_rebuilds(&mut self) -> Result<(), ReadStoreError> {
+        let done = |(log, progress): (&LogId, &Progress)| {
+            let whole = progress.whole == Some(progress.generation) && !self.unsynced.contains(log);
+            progress.checkpoint.filter(|checkpoint| whole && checkpoint.rebuilding)
+        };
+        let done: Vec<_> = self.logs.iter().filter_map(done).collect();
+        if done.is_empty() {
+            return Ok(());
+        }
+        let whole = |checkpoint: &Checkpoint| Advance { whole: true, ..step(checkpoint, Tail::from(checkpoint)) };
+        let batch = Batch { advances: done.iter().map(whole).collect(), revision: souk_views::revision(), now: now(), ..Batch::default() };
+        let written = self.store.write(&batch).await;
+        let written = written.inspect_err(|_| self.unsynced.extend(done.iter().map(|checkpoint| checkpoint.log)))?;
+        written.lost.iter().for_each(|log| self.lost(*log));
+        for checkpoint in written.moved {
+            tracing::info!(log = %checkpoint.log, position = %checkpoint.position, "views of the log are whole again");
+            if let Some(progress) = self.logs.get_mut(&checkpoint.log) {
+                progress.checkpoint = Some(checkpoint);
+            }
+            self.ports.changes.publish(self.message(&checkpoint, checkpoint.position));
+            self.note(checkpoint.log);
+        }
         Ok(())
     }
 
@@ -127,6 +168,6 @@ impl Shard {
             self.note(log);
         }
         self.wake_readers();
-        Ok(())
+        self.end_rebuilds().await
     }
 }

@@ -98,6 +98,8 @@ pub(crate) struct Progress {
     pub moved: Option<Instant>,
     /// Where rows were found astray and the log was folded anew; a second time at the same place it halts instead.
     pub mended_at: Option<Position>,
+    /// Number of the reader that has sent all there was when it began to make the views anew.
+    pub whole: Option<u64>,
 }
 
 /// Whose a log is.
@@ -246,8 +248,8 @@ impl Shard {
         arrivals
     }
 
-    /// Starts reading `log` behind `checkpoint`, which is the stored one and ours; `truth_first` as in [`Reader`].
-    pub(crate) fn resume(&mut self, checkpoint: Checkpoint, truth_first: bool) {
+    /// Starts reading `log` behind `checkpoint`, which is the stored one and ours.
+    pub(crate) fn resume(&mut self, checkpoint: Checkpoint) {
         let log = checkpoint.log;
         self.folder.forget(log);
         let Some(progress) = self.logs.get_mut(&log) else { return };
@@ -266,7 +268,7 @@ impl Shard {
             outbox: self.outbox.clone(),
             room: self.room.clone(),
             config: self.config,
-            truth_first,
+            rebuilding: checkpoint.rebuilding,
             moved: Instant::now(),
         };
         progress.reader = Some(tokio::spawn(reader.run()).abort_handle());

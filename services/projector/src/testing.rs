@@ -19,7 +19,7 @@ use uuid::Uuid;
 
 use crate::{
     Config,
-    log_reader::{LogError, LogReader},
+    log_reader::{LogError, LogPage, LogReader},
 };
 
 pub(crate) fn log(partition: u16) -> LogId {
@@ -145,7 +145,7 @@ impl Truth {
 
 #[async_trait]
 impl LogReader for Truth {
-    async fn read(&self, log: LogId, from: Position, limit: u32) -> Result<Vec<RecordedEvent>, LogError> {
+    async fn read(&self, log: LogId, from: Position, limit: u32) -> Result<LogPage, LogError> {
         if self.down.load(Ordering::Relaxed) {
             return Err(LogError::Unavailable("down".to_owned()));
         }
@@ -154,7 +154,8 @@ impl LogReader for Truth {
             return Err(LogError::BeyondEnd(from));
         }
         // Pages are small, so that there are several.
-        Ok(events.into_iter().skip(from.0 as usize - 1).take(limit.min(5) as usize).collect())
+        let head = Position(events.len() as u64);
+        Ok(LogPage { events: events.into_iter().skip(from.0 as usize - 1).take(limit.min(5) as usize).collect(), head })
     }
 }
 

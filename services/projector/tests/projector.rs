@@ -19,7 +19,7 @@ use souk_proto::{
         ReplayParkedEntityRequest, admin_service_client::AdminServiceClient, parked_entity_service_client::ParkedEntityServiceClient,
     },
     log::v1::{
-        Event, GetHeadsRequest, GetHeadsResponse, HeadAnnouncement, ReadRangeRequest, ReadRangeResponse, TailRequest, TailResponse,
+        Event, GetHeadsRequest, GetHeadsResponse, Head, HeadAnnouncement, ReadRangeRequest, ReadRangeResponse, TailRequest, TailResponse,
         event_log_service_server::{EventLogService, EventLogServiceServer},
     },
 };
@@ -86,7 +86,8 @@ impl EventLogService for EventLog {
             return Err(Status::out_of_range("beyond the end"));
         }
         let page = events.iter().skip(request.from_position as usize - 1).take(request.limit as usize).map(to_wire);
-        Ok(Response::new(ReadRangeResponse { events: page.collect(), head: None }))
+        let head = Head { position: events.len() as u64, ..Head::default() };
+        Ok(Response::new(ReadRangeResponse { events: page.collect(), head: Some(head) }))
     }
 
     type TailStream = futures::stream::BoxStream<'static, Result<TailResponse, Status>>;
@@ -227,7 +228,8 @@ async fn reach(store: &ReadStore, events: &[RecordedEvent]) {
     wait("the views reach the log's end", || async {
         // The database may be on its way back.
         let checkpoint = store.checkpoint(last.log).await;
-        checkpoint.is_ok_and(|checkpoint| (checkpoint.position, checkpoint.hash) == (last.position, last.hash))
+        checkpoint
+            .is_ok_and(|checkpoint| (checkpoint.position, checkpoint.hash, checkpoint.rebuilding) == (last.position, last.hash, false))
     })
     .await;
     hold(store, events).await;
@@ -373,6 +375,12 @@ async fn events_become_rows_through_bus_and_event_log() {
     world.postgres.start_again().await.unwrap();
     reach(&store, &longer).await;
     reach(&store, &logs[1]).await;
+
+    // Views of another revision are folded anew, and whole again.
+    let other = "update read_checkpoint set revision = revision + 1 where partition = 0";
+    sqlx::query(other).execute(store.database_of(log(0)).unwrap().pool()).await.unwrap();
+    wait("they are of this one", || async { store.checkpoint(log(0)).await.unwrap().revision == souk_views::revision() }).await;
+    reach(&store, &longer).await;
 
     // NATS is gone for good: the event log alone carries the views on.
     world.nats.kill9().await.unwrap();

@@ -65,17 +65,19 @@ impl Core {
         self.settings.grpc.max_message_bytes.saturating_sub(freshness.positions.len() * PER_POSITION + REST)
     }
 
-    /// Runs a query over many rows until its snapshots hold what the token names of the logs in `scope`.
+    /// Runs a query over many rows until its snapshots hold what the token names of the logs in `scope`, whose views must all be
+    /// whole: rows that are missing from a list, or from a sum, nobody could tell.
     pub async fn listed<T, F>(&self, scope: Scope, token: &Token, until: Instant, query: impl Fn(Demand) -> F) -> Result<Page<T>, ReadError>
     where
         F: Future<Output = Result<Page<T>, souk_read_store::ReadStoreError>>,
     {
-        let named: Vec<_> = token.parts().iter().filter(|part| scope.contains(part.log)).collect();
-        let logs = named.iter().map(|part| self.reader.log(part.log)).collect::<Result<Vec<_>, _>>()?;
+        for part in token.parts().iter().filter(|part| scope.contains(part.log)) {
+            self.reader.log(part.log)?;
+        }
         let mut wait = Wait::new(until);
         'again: loop {
-            for (part, log) in named.iter().zip(&logs) {
-                wait.reach(log, Mark { epoch: part.epoch, position: part.position }).await?;
+            for log in self.reader.cache().logs().filter(|log| scope.contains(log.id)) {
+                wait.reach(log, mark_of(token, log.id)).await?;
             }
             let places = self.doors.enter(self.store.logs().filter(|log| scope.contains(*log)))?;
             let page = timely(until, async { Ok(query(self.demand(scope, token)).await?) }).await?;
@@ -83,9 +85,7 @@ impl Core {
             for as_of in &page.as_of {
                 let log = self.reader.log(as_of.position.log)?;
                 let contained = Mark { epoch: as_of.position.epoch, position: as_of.position.position };
-                if let Some(token) = mark_of(token, log.id)
-                    && !wait.satisfied(log, token, contained).await?
-                {
+                if !wait.satisfied(log, mark_of(token, log.id), contained, as_of.rebuilding).await? {
                     continue 'again;
                 }
             }

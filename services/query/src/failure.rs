@@ -6,6 +6,8 @@ use crate::cache::ReadError;
 
 /// Soon enough for a view that is a little behind.
 const RETRY_VISIBLE: Duration = Duration::from_millis(100);
+/// Views made anew take as long as there are events: seconds, seldom minutes.
+const RETRY_REBUILT: Duration = Duration::from_millis(250);
 /// A database that does not answer takes longer.
 const RETRY_STORE: Duration = Duration::from_millis(500);
 
@@ -20,6 +22,10 @@ impl From<ReadError> for Failure {
                 .with("visible", known.position)
                 .with("lag_events", token.position.0.saturating_sub(known.position.0))
                 .with("waited_ms", waited.as_millis()),
+            ReadError::Rebuilding { log, position } => Self::unavailable("VIEW_REBUILDING", text, RETRY_REBUILT)
+                .with("region", log.region)
+                .with("partition", log.partition)
+                .with("position", position),
             ReadError::Restored { log, token } => Self::refused("LOG_RESTORED", text)
                 .with("region", log.region)
                 .with("partition", log.partition)

@@ -47,7 +47,7 @@ pub(crate) async fn look(store: Arc<ReadStore>, cache: Arc<RowCache>, every: Dur
             }
             // Without an answer nothing is seen; then the primary is asked for everything, and tells the readers why not.
             let Ok(Ok(checkpoints)) = tokio::time::timeout(every, store.checkpoints(database)).await else { continue };
-            for checkpoint in checkpoints {
+            for checkpoint in checkpoints.iter().filter(|checkpoint| !checkpoint.rebuilding) {
                 if let Some(log) = cache.log(checkpoint.log) {
                     log.seen(Mark { epoch: checkpoint.epoch, position: checkpoint.position }, began);
                 }

@@ -30,6 +30,7 @@ impl AdminService for Admin {
             position: progress.checkpoint.0,
             lag_seconds: progress.lag_seconds(),
             parked: u64::from(progress.blocked.is_some()),
+            ..Default::default()
         };
         let partitions: Vec<_> = held.map(status).collect();
         let lag: u64 = all.iter().filter(|(_, progress)| progress.epoch != Epoch(0)).map(|(_, progress)| progress.lag()).sum();

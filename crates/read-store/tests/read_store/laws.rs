@@ -15,6 +15,7 @@ pub async fn the_laws_of_the_port(store: &dyn ViewStore) {
     rows_never_go_back_and_sums_add_up(store).await;
     events_are_set_aside_and_released_with_the_checkpoint(store).await;
     a_rewind_empties_one_log_only(store).await;
+    a_log_is_rebuilding_until_it_is_said_to_be_whole(store).await;
     rows_are_read_in_pages_with_the_checkpoint(store).await;
 }
 
@@ -192,6 +193,23 @@ async fn a_rewind_empties_one_log_only(store: &dyn ViewStore) {
     assert_eq!((stored(store, &THING, 0).await.len(), stored(store, &TALLY, 3).await.len()), (3, 1));
     let written = store.write(&batch([step(&start, 1)], [thing(2, "a", 1, b"anew")], [])).await.unwrap();
     assert!(written.lost.is_empty());
+}
+
+async fn a_log_is_rebuilding_until_it_is_said_to_be_whole(store: &dyn ViewStore) {
+    let zombie = checkpoint(store, 2).await;
+    assert!(zombie.rebuilding, "emptied above, and one event has come since");
+    assert!(!checkpoint(store, 0).await.rebuilding && !checkpoint(store, 3).await.rebuilding);
+    let whole = |from: &Checkpoint, position| Advance { whole: true, ..step(from, position) };
+    let heir = store.claim(&[log(2)], "heir", Duration::ZERO, NOW).await.unwrap()[0];
+    assert!(heir.rebuilding, "whoever takes the log over goes on");
+    assert_eq!(store.write(&batch([whole(&zombie, 1)], [], [])).await.unwrap().lost, [log(2)]);
+    let moved = store.write(&batch([step(&heir, 2)], [thing(2, "a", 2, b"more")], [])).await.unwrap().moved[0];
+    assert!(moved.rebuilding && checkpoint(store, 2).await == moved);
+    let moved = store.write(&batch([whole(&moved, 2)], [], [])).await.unwrap().moved[0];
+    assert!(!moved.rebuilding && moved.position == Position(2) && checkpoint(store, 2).await == moved);
+    let moved = store.write(&batch([step(&moved, 3)], [], [])).await.unwrap().moved[0];
+    assert!(!moved.rebuilding, "and stays whole");
+    assert!(store.rewind(log(2), heir.fence, NOW).await.unwrap() && checkpoint(store, 2).await.rebuilding);
 }
 
 async fn rows_are_read_in_pages_with_the_checkpoint(store: &dyn ViewStore) {

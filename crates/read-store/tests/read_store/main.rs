@@ -121,6 +121,7 @@ fn step(checkpoint: &Checkpoint, position: u64) -> Advance {
         epoch: Epoch(9),
         position: Position(position),
         hash: LogHash([position as u8; 16]),
+        whole: false,
     }
 }
 
@@ -220,6 +221,20 @@ async fn a_row_is_read_with_the_checkpoint_of_its_snapshot(server: &Server) {
     assert_eq!(refused.as_database_error().and_then(|error| error.code()).as_deref(), Some("25006"), "queries cannot write");
     let written: i64 = sqlx::query_scalar("select written_ms from thing_view").fetch_one(store.databases()[0].pool()).await.unwrap();
     assert_eq!(written, NOW.0);
+
+    // Every snapshot tells whether its rows are being made anew.
+    let views = PostgresViews::new(store.database_of(log(1)).unwrap().clone(), TABLES);
+    let mine = views.claim(&[log(1)], ME, Duration::ZERO, NOW).await.unwrap()[0];
+    assert!(views.rewind(log(1), mine.fence, NOW).await.unwrap());
+    let emptied = readers.read_row(&view, log(1), "a", &Demand::default()).await.unwrap();
+    assert_eq!((emptied.row, emptied.as_of.rebuilding, as_of.rebuilding), (None, true, false));
+    let many = readers.read_rows(&view, &[(log(1), "a"), (log(0), "a")], &Demand::default()).await.unwrap();
+    assert_eq!(many.iter().map(|read| read.as_of.rebuilding).collect::<Vec<_>>(), [true, false]);
+    let stored = store.checkpoints(store.database_of(log(1)).unwrap()).await.unwrap();
+    assert_eq!(
+        stored.iter().map(|checkpoint| (checkpoint.log, checkpoint.rebuilding)).collect::<Vec<_>>(),
+        [(log(1), true), (log(3), false)]
+    );
 }
 
 async fn installing_twice_at_once_is_installing_once(server: &Server) {

@@ -123,6 +123,7 @@ async fn checkpoints(transaction: &DatabaseTransaction, logs: &[LogId]) -> Resul
         written: UnixMillis(row.updated_ms),
         revision: row.revision as u32,
         repaired: UnixMillis(row.repaired_ms),
+        rebuilding: row.rebuilding,
     });
     // A database may still hold the checkpoint of a log that has moved.
     Ok(as_of.filter(|as_of| logs.contains(&as_of.position.log)).collect())

@@ -29,7 +29,7 @@ impl AdminService for Admin {
             head: holding.relay.progress.head().0,
             position: holding.relay.progress.acknowledged().0,
             lag_seconds: holding.relay.progress.lag_seconds(),
-            parked: 0,
+            ..Default::default()
         });
         partitions.sort_by_key(|partition| partition.partition);
         Ok(Response::new(GetStatusResponse {

@@ -136,7 +136,7 @@ async fn rows_that_somebody_changed_are_mended() {
     row.values[0] = Value::Int(99);
     row.values[4] = Value::Bytes(Default::default());
     let Checkpoint { log, fence, epoch, position, hash, revision, written, .. } = checkpoint;
-    let advance = Advance { log, fence, from_epoch: epoch, from_position: position, epoch, position, hash };
+    let advance = Advance { log, fence, from_epoch: epoch, from_position: position, epoch, position, hash, whole: false };
     let tampered =
         Batch { advances: vec![advance], rows: [(AVAILABILITY.name, vec![row])].into(), revision, now: written, ..Batch::default() };
     assert!(world.store.inner.write(&tampered).await.unwrap().lost.is_empty());
@@ -157,16 +157,86 @@ async fn views_of_another_revision_are_folded_anew() {
     running.stop().await;
     let checkpoint = world.store.inner.claim(&[log(0)], "other", Duration::ZERO, UnixMillis(0)).await.unwrap()[0];
     let Checkpoint { log, fence, epoch, position, hash, .. } = checkpoint;
-    let advance = Advance { log, fence, from_epoch: epoch, from_position: position, epoch, position, hash };
+    let advance = Advance { log, fence, from_epoch: epoch, from_position: position, epoch, position, hash, whole: false };
     let older = Batch { advances: vec![advance], revision: souk_views::revision() - 1, ..Batch::default() };
     assert!(world.store.inner.write(&older).await.unwrap().lost.is_empty());
     let mut feed = world.feed.subscribe_changes(Region(1)).await.unwrap();
     let running = world.start();
     let first = feed.next().await.unwrap();
     assert_eq!((first.from_position, first.position), (0, 0), "caches hear that the log begins anew");
+    let mut heard = first;
+    while heard.rebuilding {
+        heard = feed.next().await.unwrap();
+        assert!(heard.rebuilding || heard.position == 6, "views that lack events are said to be whole at {}", heard.position);
+    }
     world.reach(&events).await;
     running.stop().await;
     assert_eq!(world.checkpoint(log).await.revision, souk_views::revision());
+}
+
+/// Emptied by one that goes away before it can fold anything: whoever takes over knows, and goes on.
+#[tokio::test]
+async fn views_stay_unread_over_takeovers_until_they_are_whole() {
+    let world = World::new(1, Messy::tidy(), vec![]);
+    let events = history(12);
+    world.publish(&events);
+    let running = world.start();
+    world.reach(&events).await;
+    running.stop().await;
+    let mine = world.store.inner.claim(&[log(0)], "other", Duration::ZERO, UnixMillis(0)).await.unwrap()[0];
+    assert!(world.store.inner.rewind(log(0), mine.fence, UnixMillis(0)).await.unwrap());
+    // The bus has all events, but only the log can tell where it ends.
+    world.truth.down.store(true, Ordering::Relaxed);
+    for name in ["two", "three"] {
+        let running = world.start_as(name);
+        wait(|| async { running.board.partitions().first().is_some_and(|partition| partition.rebuilding) }).await;
+        assert_eq!(world.checkpoint(log(0)).await.position, Position(0));
+        running.stop().await;
+        assert!(world.checkpoint(log(0)).await.rebuilding, "{name}");
+    }
+    world.truth.down.store(false, Ordering::Relaxed);
+    let running = world.start();
+    world.reach(&events).await;
+    wait(|| async { !running.board.partitions()[0].rebuilding }).await;
+    running.stop().await;
+}
+
+/// The views were at 12 when they were emptied, and will never come there again.
+#[tokio::test]
+async fn views_of_a_log_that_was_restored_are_whole_where_it_ends_now() {
+    let world = World::new(1, Messy::tidy(), vec![]);
+    let old = history(12);
+    world.publish(&old);
+    let running = world.start();
+    world.reach(&old).await;
+    world.publish(&old[..7]);
+    wait(|| async {
+        world.announce(&old[..7]);
+        world.checkpoint(log(0)).await.hash == old[6].hash
+    })
+    .await;
+    world.reach(&old[..7]).await;
+    running.stop().await;
+}
+
+/// A poison event on the way holds the log up: what is there of it is not shown as if it were all.
+#[tokio::test]
+async fn views_that_stand_still_on_the_way_are_not_whole() {
+    let world = World::new(1, Messy::tidy(), vec![]);
+    let mut writer = filled(Writer::new(log(0)), 4);
+    for number in 0..=world.config.parked_events_max {
+        writer.push(&format!("stock-q-{number}"), &format!("{UNKNOWN}Thing"), Vec::new());
+    }
+    let events = filled(writer, 14).events;
+    world.publish(&events);
+    let mine = world.store.inner.claim(&[log(0)], "other", Duration::ZERO, UnixMillis(0)).await.unwrap()[0];
+    assert!(world.store.inner.rewind(log(0), mine.fence, UnixMillis(0)).await.unwrap());
+    let running = world.start();
+    wait(|| async { running.board.halted() == 1 }).await;
+    let stands = world.checkpoint(log(0)).await;
+    assert!(stands.rebuilding && stands.position == Position(9), "{stands:?}");
+    running.stop().await;
+    assert!(world.checkpoint(log(0)).await.rebuilding);
 }
 
 #[tokio::test]

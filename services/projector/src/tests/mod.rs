@@ -123,12 +123,12 @@ impl World {
         self.store.inner.checkpoints(&[log]).await.unwrap()[0]
     }
 
-    /// Waits until the views have reached the end of these events, and compares them with the fold.
+    /// Waits until the views have reached the end of these events, and are said to be whole; compares them with the fold.
     async fn reach(&self, events: &[RecordedEvent]) {
         let end = events.last().unwrap();
         wait(|| async {
             let checkpoint = self.checkpoint(end.log).await;
-            (checkpoint.position, checkpoint.hash) == (end.position, end.hash)
+            (checkpoint.position, checkpoint.hash, checkpoint.rebuilding) == (end.position, end.hash, false)
         })
         .await;
         self.hold_fold_of(end.log, events).await;

@@ -22,7 +22,7 @@ use tonic::{Request, Response, Status};
 
 use super::entity::{freshness, stored};
 use crate::{
-    cache::{Answer, Horizon, Log, ReadError, RowRef, View, mark_of},
+    cache::{Answer, Horizon, Log, ReadError, RowRef, Standing, View, mark_of},
     check::Check,
     core::Core,
 };
@@ -151,16 +151,19 @@ impl<W: Watched> Watch<W> {
         !known
     }
 
-    /// Reads the entity anew. A snapshot older than the last answer is dropped: the caller never goes back.
+    /// Reads the entity anew. A snapshot older than the last answer is dropped: the caller never goes back, unless the log has,
+    /// which ends the watch.
     async fn look(&mut self, now: Instant) -> Result<(), Failure> {
         let history = self.log.horizon().history;
         let answer = match self.core.reader.read(self.key(), &Token::default(), now + LOOK_LIMIT).await {
             // Looked for again at the next news of the log, or when the pause is over.
-            Err(ReadError::Crashed(_) | ReadError::TooLong(_)) => return Ok(()),
+            Err(ReadError::Crashed(_) | ReadError::TooLong(_) | ReadError::Rebuilding { .. }) => return Ok(()),
             answer => answer?,
         };
-        if history != self.history || answer.contained >= self.answer.contained {
-            (self.answer, self.history) = (answer, history);
+        match self.log.standing(self.answer.contained, answer.contained) {
+            Standing::Reached => (self.answer, self.history) = (answer, history),
+            Standing::Lost => return Err(ReadError::Restored { log: self.log.id, token: self.answer.contained }.into()),
+            Standing::Ahead => {}
         }
         Ok(())
     }

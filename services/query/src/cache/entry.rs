@@ -39,7 +39,7 @@ const OVERHEAD_BYTES: usize = 320;
 impl Making {
     /// What a message says of the rows at its position.
     pub fn of(message: &ChangeFeed) -> Self {
-        Self { revision: message.revision, repaired: UnixMillis(message.repaired_ms) }
+        Self { revision: message.revision, repaired: UnixMillis(message.repaired_ms), rebuilding: message.rebuilding }
     }
 }
 
@@ -61,7 +61,7 @@ impl Entry {
     /// From a snapshot of the store; `history` is the horizon's at `began`, before the reading.
     pub fn read(read: RowRead, history: u64, began: Instant) -> Self {
         let as_of = Mark { epoch: read.as_of.position.epoch, position: read.as_of.position.position };
-        let making = Making { revision: read.as_of.revision, repaired: read.as_of.repaired };
+        let making = Making { revision: read.as_of.revision, repaired: read.as_of.repaired, rebuilding: read.as_of.rebuilding };
         let row = read.row.map(|row| CachedRow::new(&row.body, row.position));
         let provenance = Provenance { as_of, making, history, began };
         Self { row, parked: read.parked, provenance, written: read.as_of.written }

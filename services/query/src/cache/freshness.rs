@@ -34,6 +34,8 @@ pub(crate) struct Making {
     pub revision: u32,
     /// When parked events were last replayed or dropped.
     pub repaired: UnixMillis,
+    /// They are being made anew, and answer nobody until they are what they were.
+    pub rebuilding: bool,
 }
 
 /// What the feed says of one transaction of a projector, without the rows.
@@ -195,9 +197,15 @@ impl Horizon {
         self.floor.max(self.named(changed))
     }
 
-    /// Whether positions of the row and of the horizon mean the same, and no change after the row may have been missed.
+    /// Whether it is known of late that the views are being made anew.
+    pub fn rebuilding(&self, now: Instant) -> bool {
+        self.making.rebuilding && self.proven(now)
+    }
+
+    /// Whether positions of the row and of the horizon mean the same, no change after the row may have been missed, and it is of
+    /// views that are whole.
     fn comparable(&self, row: Provenance) -> bool {
-        row.history == self.history && row.making == self.making && row.as_of >= self.floor
+        !row.making.rebuilding && row.history == self.history && row.making == self.making && row.as_of >= self.floor
     }
 
     /// Changes are named since the last jump only, and a new epoch is a jump.
@@ -239,7 +247,7 @@ impl Changed {
 mod tests {
     use super::*;
 
-    const MAKING: Making = Making { revision: 7, repaired: UnixMillis(0) };
+    const MAKING: Making = Making { revision: 7, repaired: UnixMillis(0), rebuilding: false };
     const PROOF_AGE: Duration = Duration::from_secs(3);
 
     fn mark(epoch: u64, position: u64) -> Mark {

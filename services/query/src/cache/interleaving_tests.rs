@@ -56,6 +56,7 @@ fn row_as_of(position: u64, began: Instant) -> Arc<Entry> {
         written: UnixMillis(0),
         revision: 1,
         repaired: UnixMillis(0),
+        rebuilding: false,
     };
     let row = ViewRow {
         version: souk_event_sourcing::Version(1),

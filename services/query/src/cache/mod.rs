@@ -30,7 +30,7 @@ mod restore_tests;
 
 #[cfg(test)]
 pub(crate) use entry::CachedRow;
-pub(crate) use freshness::{Horizon, Mark};
+pub(crate) use freshness::{Horizon, Mark, Standing};
 pub(crate) use key::{RowRef, View};
 pub(crate) use log::Log;
 pub(crate) use reader::{Reader, RowSource, timely};

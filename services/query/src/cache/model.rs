@@ -49,6 +49,8 @@ enum Op {
     },
     /// Other projections take over at the same position.
     Switch,
+    /// The views are emptied, to be made anew from the first event.
+    Empty,
     Announce,
     /// One of the messages under way arrives; it may arrive again.
     Deliver(Index),
@@ -72,6 +74,7 @@ fn op() -> impl Strategy<Value = Op> {
         1 => (1..6usize).prop_map(|back| Op::Restore { back }),
         1 => (1..4usize).prop_map(|back| Op::Crash { back }),
         1 => Just(Op::Switch),
+        1 => Just(Op::Empty),
         4 => Just(Op::Announce),
         4 => any::<Index>().prop_map(Op::Deliver),
         10 => Just(Op::DeliverNext),
@@ -97,6 +100,8 @@ struct Event {
 struct State {
     mark: Mark,
     revision: u32,
+    /// Emptied, and not come to the log's end since: it answers nobody.
+    rebuilding: bool,
     /// Key → the last event that changed it.
     rows: BTreeMap<&'static str, Mark>,
     since: Instant,
@@ -133,7 +138,7 @@ impl World {
             log: Vec::new(),
             lost: Vec::new(),
             epoch: Epoch(1),
-            states: vec![State { mark: Mark::default(), revision: 1, rows: BTreeMap::new(), since: now }],
+            states: vec![State { mark: Mark::default(), revision: 1, rebuilding: false, rows: BTreeMap::new(), since: now }],
             present: 0,
             under_way: Vec::new(),
             loads: Vec::new(),
@@ -147,7 +152,9 @@ impl World {
 
     /// The views of the first `count` events.
     fn fold(&self, count: usize) -> State {
-        let mut state = State { mark: Mark::default(), revision: self.state().revision, rows: BTreeMap::new(), since: self.now };
+        let State { revision, rebuilding, .. } = *self.state();
+        let rebuilding = rebuilding && count < self.log.len();
+        let mut state = State { mark: Mark::default(), revision, rebuilding, rows: BTreeMap::new(), since: self.now };
         for event in &self.log[..count] {
             state.mark = event.mark;
             state.rows.extend(changed(event.keys).map(|key| (key, event.mark)));
@@ -159,6 +166,13 @@ impl World {
         let state = self.fold(count);
         self.states.push(state);
         self.present = self.states.len() - 1;
+    }
+
+    fn empty(&mut self) {
+        let emptied = State { mark: Mark::default(), rebuilding: true, rows: BTreeMap::new(), since: self.now, ..*self.state() };
+        self.states.push(emptied);
+        self.present = self.states.len() - 1;
+        self.announce();
     }
 
     fn append(&mut self, keys: u8) {
@@ -234,7 +248,13 @@ impl World {
         let read = RowRead {
             row,
             parked: None,
-            as_of: AsOf { position, written: UnixMillis(0), revision: state.revision, repaired: UnixMillis(0) },
+            as_of: AsOf {
+                position,
+                written: UnixMillis(0),
+                revision: state.revision,
+                repaired: UnixMillis(0),
+                rebuilding: state.rebuilding,
+            },
         };
         let log = self.cache.log(LOG).expect("the log is known").clone();
         self.cache.admit(&log, row_ref(load.key).to_key(), &Arc::new(Entry::read(read, load.history, load.began))).await;
@@ -256,11 +276,11 @@ impl World {
         Ok(())
     }
 
-    /// The row is one that the store held not longer ago than a message travels and proves.
+    /// The row is one that the store held, whole, not longer ago than a message travels and proves.
     fn check_bound(&self, key: &str, body: &Option<Bytes>) -> Result<(), TestCaseError> {
         let oldest = self.now - PROOF_AGE - LONGEST_WAY;
         let until = |index: usize| self.states.get(index + 1).map_or(self.now, |next| next.since);
-        let mut held = self.states.iter().enumerate().filter(|(index, _)| until(*index) >= oldest);
+        let mut held = self.states.iter().enumerate().filter(|(index, state)| !state.rebuilding && until(*index) >= oldest);
         let recent = held.any(|(_, state)| content(state, key) == *body);
         prop_assert!(recent, "{key} served as {body:?}, which the store has not held of late");
         Ok(())
@@ -307,6 +327,7 @@ fn message(from: Position, to: &State, rows: Vec<ChangedRow>) -> ChangeFeed {
         traceparents: Vec::new(),
         repaired_ms: 0,
         epochs: Vec::new(),
+        rebuilding: to.rebuilding,
     }
 }
 
@@ -323,6 +344,7 @@ async fn run(ops: Vec<Op>) -> Result<usize, TestCaseError> {
             Op::Restore { back } => world.restore(back),
             Op::Crash { back } => world.crash(back),
             Op::Switch => world.switch(),
+            Op::Empty => world.empty(),
             Op::Announce => world.announce(),
             Op::Deliver(index) if !world.under_way.is_empty() => world.deliver(index.index(world.under_way.len()), true).await,
             Op::DeliverNext if !world.under_way.is_empty() => world.deliver(0, false).await,

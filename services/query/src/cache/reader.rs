@@ -89,9 +89,7 @@ impl Reader {
         let token = mark_of(token, key.log);
         let mut wait = Wait::new(until);
         loop {
-            if let Some(token) = token {
-                wait.reach(log, token).await?;
-            }
+            wait.reach(log, token).await?;
             let answer = match self.cache.look(log, key, token, Instant::now()).await {
                 Look::Hit(answer) => {
                     self.counts.hit();
@@ -115,9 +113,7 @@ impl Reader {
             let mut missed = Vec::new();
             for index in std::mem::take(&mut open) {
                 let (key, log, token) = (keys[index], logs[index], mark_of(token, keys[index].log));
-                if let Some(token) = token {
-                    wait.reach(log, token).await?;
-                }
+                wait.reach(log, token).await?;
                 match self.cache.look(log, key, token, Instant::now()).await {
                     Look::Hit(answer) => {
                         self.counts.hit();
@@ -233,13 +229,10 @@ pub(crate) async fn timely<T>(until: Instant, load: impl Future<Output = Result<
     timeout_at(until.into(), load).await.map_err(|_| ReadError::Slow)?
 }
 
-/// Whether an answer holds what the token names of its log; if not, some time has passed before the next attempt.
+/// Whether an answer holds what the token names of its log, and comes from views that are whole; if not, some time has passed before the next attempt.
 async fn satisfied(wait: &mut Wait, log: &Log, token: Option<Mark>, answer: &Answer) -> Result<bool, ReadError> {
     refuse_parked(log.id, token, answer)?;
-    match token {
-        Some(token) => wait.satisfied(log, token, answer.contained).await,
-        None => Ok(true),
-    }
+    wait.satisfied(log, token, answer.contained, answer.entry.provenance.making.rebuilding).await
 }
 
 /// Nothing to wait for: an event the token asks for could not be applied (law 11).

@@ -28,6 +28,7 @@ struct Shelf {
     parked: Mutex<BTreeMap<String, u64>>,
     reads: AtomicU64,
     away: AtomicBool,
+    rebuilding: AtomicBool,
     /// Snapshots that may be handed out; many, unless a test holds them back.
     released: Semaphore,
 }
@@ -39,6 +40,7 @@ impl Shelf {
             parked: Mutex::default(),
             reads: AtomicU64::new(0),
             away: AtomicBool::new(false),
+            rebuilding: AtomicBool::new(false),
             released: Semaphore::new(Semaphore::MAX_PERMITS),
         })
     }
@@ -89,7 +91,8 @@ impl RowSource for Shelf {
         });
         let position = LogPosition { log, epoch: Epoch(EPOCH), position: Position(position) };
         let parked = parked.map(|at| Parked { at: Position(at), since: UnixMillis(5) });
-        Ok(RowRead { row, parked, as_of: AsOf { position, written: UnixMillis(0), revision: 1, repaired: UnixMillis(0) } })
+        let rebuilding = self.rebuilding.load(Ordering::SeqCst);
+        Ok(RowRead { row, parked, as_of: AsOf { position, written: UnixMillis(0), revision: 1, repaired: UnixMillis(0), rebuilding } })
     }
 
     async fn read_rows(&self, view: View, keys: &[(LogId, &str)], demand: &Demand) -> Result<Vec<RowRead>, ReadError> {
@@ -337,6 +340,37 @@ async fn a_row_from_before_a_repair_is_read_again() {
     bench.hear(ChangeFeed { repaired_ms: 5, ..message(1, 1, Vec::new()) }).await;
     bench.reader.read(key("a"), &token(1), soon()).await.unwrap();
     assert_eq!(bench.shelf.reads(), 2);
+}
+
+#[tokio::test]
+async fn views_that_are_made_anew_answer_nobody_until_they_are_whole() {
+    let bench = Bench::new();
+    let rebuilding = |rebuilding| ChangeFeed { rebuilding, ..message(1, 1, Vec::new()) };
+    bench.shelf.change("a", false);
+    bench.shelf.rebuilding.store(true, Ordering::SeqCst);
+    for (announced, reads) in [(false, 3), (true, 3)] {
+        if announced {
+            bench.hear(rebuilding(true)).await;
+        }
+        let refused = bench.reader.read(key("a"), &Token::default(), soon()).await;
+        assert!(matches!(refused, Err(ReadError::Rebuilding { position: Position(1), .. })), "{refused:?}");
+        assert!(matches!(bench.reader.read_many(&[key("x")], &Token::default(), soon()).await, Err(ReadError::Rebuilding { .. })));
+        // Who has a token waits for its end.
+        let impatient = bench.reader.read(key("a"), &token(1), Instant::now() + Duration::from_millis(1)).await;
+        assert!(matches!(impatient, Err(ReadError::Rebuilding { .. })), "{impatient:?}");
+        assert!(bench.shelf.reads() >= reads, "the store is asked while the feed is silent");
+    }
+    let asked = bench.shelf.reads();
+    let patient = bench.spawn_read(token(1));
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!((patient.is_finished(), bench.shelf.reads()), (false, asked), "it waits for the feed");
+    bench.shelf.rebuilding.store(false, Ordering::SeqCst);
+    bench.hear(rebuilding(false)).await;
+    assert_eq!(value(&patient.await.unwrap().unwrap()), Some(1));
+    assert_eq!(value(&bench.reader.read(key("a"), &Token::default(), soon()).await.unwrap()), Some(1));
+    assert_eq!(bench.shelf.reads(), asked + 1, "what was read of views that were not whole was not kept");
 }
 
 #[tokio::test]

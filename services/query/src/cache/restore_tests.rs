@@ -13,7 +13,6 @@ use stateright::{Checker, HasDiscoveries, Model, Property};
 use super::freshness::{Advance, Horizon, Making, Mark, Provenance, Standing, Step as Heard};
 
 const PROOF_AGE: Duration = Duration::from_secs(3);
-const MAKING: Making = Making { revision: 1, repaired: UnixMillis(0) };
 static START: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 struct Restores {
@@ -31,6 +30,8 @@ enum Mutant {
     AheadTrusted,
     /// A token is a position and no more.
     EpochForgotten,
+    /// Nobody is told that views are being made anew.
+    RebuildingForgotten,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -68,6 +69,8 @@ struct Views {
     mark: Mark,
     row: Mark,
     history: u8,
+    /// Emptied, and not come to the log's end since.
+    rebuilding: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -130,12 +133,13 @@ impl State {
     fn project(&mut self) -> Option<()> {
         let before = self.views;
         if self.views_are_lost() {
-            self.views = Views { history: self.history, ..Views::default() };
+            self.views = Views { history: self.history, rebuilding: true, ..Views::default() };
             self.say(Position(0), false);
             return Some(());
         }
-        let mark = self.log.last().map(|event| event.mark).filter(|mark| *mark != before.mark)?;
-        self.views = Views { mark, row: self.row_at(mark.position), history: self.history };
+        let mark = self.log.last().map(|event| event.mark).filter(|mark| *mark != before.mark || before.rebuilding);
+        let mark = mark.or_else(|| before.rebuilding.then(Mark::default))?;
+        self.views = Views { mark, row: self.row_at(mark.position), history: self.history, rebuilding: false };
         self.say(before.mark.position, self.views.row != before.row);
         Some(())
     }
@@ -152,10 +156,15 @@ impl State {
 }
 
 impl Restores {
+    /// What is told of the making of views.
+    fn making(&self, views: Views) -> Making {
+        Making { revision: 1, repaired: UnixMillis(0), rebuilding: views.rebuilding && self.mutant != Mutant::RebuildingForgotten }
+    }
+
     fn hear(&self, state: &mut State) -> Option<()> {
         let message = (!state.feed.is_empty()).then(|| state.feed.remove(0))?;
         let Message { from, views, changes, restored } = message;
-        let advance = Advance { epoch: views.mark.epoch, from, to: views.mark.position, making: MAKING };
+        let advance = Advance { epoch: views.mark.epoch, from, to: views.mark.position, making: self.making(views) };
         let (before, now) = (state.horizon, state.now());
         let step = state.horizon.hear(advance, now, UnixMillis(0));
         if self.mutant == Mutant::FloorForgotten {
@@ -174,10 +183,10 @@ impl Restores {
         Some(())
     }
 
-    fn admit(state: &mut State) -> Option<()> {
+    fn admit(&self, state: &mut State) -> Option<()> {
         let Load { history, began, read } = state.load.take()?;
         let views = read?;
-        let provenance = Provenance { as_of: views.mark, making: MAKING, history, began };
+        let provenance = Provenance { as_of: views.mark, making: self.making(views), history, began };
         let later = |kept: Cached| kept.provenance.history == history && kept.provenance.as_of > provenance.as_of;
         if state.horizon.admits(provenance, state.named) && !state.cached.is_some_and(later) {
             state.cached = Some(Cached { provenance, views });
@@ -206,7 +215,7 @@ impl Restores {
             state.age += 1;
             state.say(state.views.mark.position, false);
             while self.hear(&mut state).is_some() {}
-            let _ = Self::admit(&mut state);
+            let _ = self.admit(&mut state);
         }
         let head = state.log.last().map_or(Mark::default(), |event| event.mark);
         let row = state.row_at(head.position);
@@ -293,7 +302,7 @@ impl Model for Restores {
                 let views = state.views;
                 state.load.as_mut()?.read = Some(views);
             }
-            Step::Admit => Self::admit(&mut state)?,
+            Step::Admit => self.admit(&mut state)?,
             Step::Wait => state.age += 1,
         }
         Some(state)
@@ -313,6 +322,7 @@ impl Model for Restores {
                 };
                 state.log.iter().all(holds)
             }),
+            Property::always(WHOLE, |model: &Self, state: &State| model.serves(state, None).is_none_or(|cached| !cached.views.rebuilding)),
             Property::always(MENDS, |model: &Self, state: &State| model.becomes_true(state)),
             Property::sometimes("a row is served", |model: &Self, state: &State| model.serves(state, None).is_some()),
             Property::sometimes("a row of a lost history is in the cache", |_, state: &State| {
@@ -324,6 +334,7 @@ impl Model for Restores {
 
 const LOST: &str = "a token of a lost part is not reached once the log is known to have gone back";
 const HELD: &str = "a row that is served holds what the token names";
+const WHOLE: &str = "a row of views that are being made anew is not served";
 const MENDS: &str = "left alone, rows and tokens are those of the log";
 
 #[test]
@@ -336,7 +347,12 @@ fn neither_rows_nor_tokens_of_a_lost_part_outlive_it() {
 
 #[test]
 fn a_horizon_that_forgets_is_caught() {
-    for (mutant, broken) in [(Mutant::FloorForgotten, HELD), (Mutant::AheadTrusted, MENDS), (Mutant::EpochForgotten, LOST)] {
+    for (mutant, broken) in [
+        (Mutant::FloorForgotten, HELD),
+        (Mutant::AheadTrusted, MENDS),
+        (Mutant::EpochForgotten, LOST),
+        (Mutant::RebuildingForgotten, WHOLE),
+    ] {
         let model = Restores { appends: 3, losses: 1, mutant };
         let checker = model.checker().threads(2).finish_when(HasDiscoveries::AnyOf([broken].into())).spawn_bfs().join();
         let path = checker.discovery(broken).unwrap_or_else(|| panic!("{mutant:?} went unnoticed"));

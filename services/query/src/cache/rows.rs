@@ -147,7 +147,9 @@ impl RowCache {
             making: Making::of(message),
         };
         let step = horizon.hear(advance, now, time);
-        log.seen(horizon.feed, now);
+        if !message.rebuilding {
+            log.seen(horizon.feed, now);
+        }
         let changes = changes(message, log.id);
         match step {
             Step::Repeated => {}
@@ -165,7 +167,7 @@ impl RowCache {
                 }
             }
         }
-        if step != Step::Repeated {
+        if step != Step::Repeated && !message.rebuilding {
             self.write_through(message, log.id, &horizon, now).await;
         }
         log.show(horizon);

@@ -22,6 +22,8 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(5), Duration::from_m
 pub(crate) enum ReadError {
     #[error("position {} of log {log} is not visible yet, the views are at {}", token.position, known.position)]
     NotYetVisible { log: LogId, token: Mark, known: Mark, waited: Duration },
+    #[error("the views of log {log} are being made anew and have come to position {position}")]
+    Rebuilding { log: LogId, position: Position },
     #[error("position {} of log {log} was taken back by a restore", token.position)]
     Restored { log: LogId, token: Mark },
     #[error("an event of this entity at position {at} of log {log} could not be applied")]
@@ -58,22 +60,27 @@ impl Wait {
         Self { until, pause: PAUSES.0, began: None }
     }
 
-    /// Waits until the feed says that the views have reached `token`. Returns at once when the feed is silent: then only
-    /// the store can tell.
-    pub async fn reach(&mut self, log: &Log, token: Mark) -> Result<(), ReadError> {
-        if log.standing(token, log.horizon().feed) == Standing::Reached {
+    /// Waits until the feed says that the views have reached `token`, and are whole. Returns at once when the feed is silent:
+    /// then only the store can tell. Without a token nothing is waited for.
+    pub async fn reach(&mut self, log: &Log, token: Option<Mark>) -> Result<(), ReadError> {
+        let horizon = log.horizon();
+        let rebuilding = horizon.rebuilding(Instant::now());
+        let Some(token) = token else {
+            return if rebuilding { Err(ReadError::Rebuilding { log: log.id, position: horizon.feed.position }) } else { Ok(()) };
+        };
+        if !rebuilding && log.standing(token, horizon.feed) == Standing::Reached {
             return Ok(());
         }
         // Looked at again after subscribing: a message between the two must not be waited for in vain.
         let mut horizons = log.watch();
         loop {
             let horizon = *horizons.borrow_and_update();
-            match log.standing(token, horizon.feed) {
-                Standing::Reached => return Ok(()),
+            let (now, standing) = (Instant::now(), log.standing(token, horizon.feed));
+            match standing {
+                Standing::Reached if !horizon.rebuilding(now) => return Ok(()),
                 Standing::Lost => return Err(ReadError::Restored { log: log.id, token }),
-                Standing::Ahead => {}
+                Standing::Reached | Standing::Ahead => {}
             }
-            let now = Instant::now();
             let Some(proof_ends) = horizon.proof_ends().filter(|ends| *ends > now) else { return Ok(()) };
             self.go_on(now, log, token, horizon.feed)?;
             // Either a new horizon, or time is up: the next round tells which.
@@ -81,16 +88,20 @@ impl Wait {
         }
     }
 
-    /// Whether a snapshot that contains the log up to `contained` is enough for `token`. If not, waits a little before the
-    /// store is asked again.
-    pub async fn satisfied(&mut self, log: &Log, token: Mark, contained: Mark) -> Result<bool, ReadError> {
+    /// Whether a snapshot that contains the log up to `contained` is enough for `token`, and of views that are not `rebuilding`.
+    /// If not, waits a little before the store is asked again; without a token that is refused at once.
+    pub async fn satisfied(&mut self, log: &Log, token: Option<Mark>, contained: Mark, rebuilding: bool) -> Result<bool, ReadError> {
+        let Some(token) = token else {
+            return if rebuilding { Err(ReadError::Rebuilding { log: log.id, position: contained.position }) } else { Ok(true) };
+        };
         match log.standing(token, contained) {
-            Standing::Reached => return Ok(true),
+            Standing::Reached if !rebuilding => return Ok(true),
             Standing::Lost => return Err(ReadError::Restored { log: log.id, token }),
-            Standing::Ahead => {}
+            Standing::Reached | Standing::Ahead => {}
         }
         let now = Instant::now();
-        self.go_on(now, log, token, contained.max(log.horizon().feed))?;
+        let known = if rebuilding { contained } else { contained.max(log.horizon().feed) };
+        self.go_on(now, log, token, known)?;
         sleep(self.pause.min(self.until - now)).await;
         self.pause = (self.pause * 2).min(PAUSES.1);
         Ok(false)
@@ -99,6 +110,10 @@ impl Wait {
     fn go_on(&mut self, now: Instant, log: &Log, token: Mark, known: Mark) -> Result<(), ReadError> {
         let began = *self.began.get_or_insert(now);
         if now >= self.until {
+            if log.standing(token, known) == Standing::Reached {
+                // What else would it have waited for?
+                return Err(ReadError::Rebuilding { log: log.id, position: known.position });
+            }
             return Err(ReadError::NotYetVisible { log: log.id, token, known, waited: now - began });
         }
         Ok(())

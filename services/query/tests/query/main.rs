@@ -3,6 +3,7 @@
 mod lists;
 mod operations;
 mod points;
+mod rebuilding;
 mod standbys;
 mod watch;
 mod world;

@@ -173,6 +173,39 @@ async fn without_a_feed_standbys_answer_as_long_as_they_are_recent() {
     world.stop().await;
 }
 
+/// Standbys that lag hold the views as they were before: they may answer for as long as an answer may be old.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn standbys_do_not_hide_for_longer_than_the_bound_that_views_are_folded_anew() {
+    let mut world = World::start().await;
+    world.shop.heard_by(&world.service).await;
+    for standby in &world.stack.standbys {
+        standby.pause_replay().await.unwrap();
+    }
+    world.stack.nats.kill9().await.unwrap();
+    world.shop.empty(log_of("p-1")).await;
+    let emptied = Instant::now();
+    let mut refused = 0;
+    while emptied.elapsed() < BOUND * 2 {
+        match world.price("p-1", &Token::default()).await {
+            Ok(price) => assert!(price == 1 && refused == 0 && emptied.elapsed() < BOUND + Duration::from_millis(200), "after {refused}"),
+            Err(status) => {
+                assert_eq!(reason(&status), (Code::Unavailable, "VIEW_REBUILDING".into()));
+                refused += 1;
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(refused > 10, "{refused} reads refused");
+    // They tell it too, from their own snapshots.
+    for standby in &world.stack.standbys {
+        standby.resume_replay().await.unwrap();
+        standby.catch_up_with(&world.stack.postgres).await.unwrap();
+    }
+    let status = world.price("p-1", &Token::default()).await.unwrap_err();
+    assert_eq!(reason(&status), (Code::Unavailable, "VIEW_REBUILDING".into()));
+    world.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn while_the_primary_is_away_standbys_answer_and_say_how_old_that_is() {
     let mut world = World::start().await;

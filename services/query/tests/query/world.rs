@@ -135,6 +135,7 @@ pub struct Shop {
     recorded: HashMap<LogId, (Position, LogHash)>,
     versions: HashMap<StreamId, Version>,
     pending: Vec<RecordedEvent>,
+    logs: HashMap<LogId, Vec<RecordedEvent>>,
     events: u64,
     pub epoch: Epoch,
 }
@@ -163,6 +164,7 @@ impl Shop {
             recorded: HashMap::new(),
             versions: HashMap::new(),
             pending: Vec::new(),
+            logs: HashMap::new(),
             events: 0,
             epoch: Epoch(1_000),
         }
@@ -199,6 +201,7 @@ impl Shop {
         event.hash = hash.after(&event);
         self.recorded.insert(log, (event.position, event.hash));
         let token = LogPosition { log, epoch: event.epoch, position: event.position };
+        self.logs.entry(log).or_default().push(event.clone());
         self.pending.push(event);
         token.into()
     }
@@ -256,6 +259,7 @@ impl Shop {
             epoch: last.epoch,
             position: last.position,
             hash: last.hash,
+            whole: Some((last.position, last.hash)) == self.recorded.get(&log).copied(),
         };
         let changed = changed_rows(&rows);
         let written =
@@ -264,6 +268,31 @@ impl Shop {
         let to = written.moved[0];
         self.held.insert(log, to);
         ChangeFeed { rows: changed, from_position: from.position.0, ..announcement(&to) }
+    }
+
+    /// Empties the views of a log, as a projector does to make them anew, and says nothing.
+    pub async fn empty(&mut self, log: LogId) {
+        let views = PostgresViews::new(self.store.database_of(log).unwrap().clone(), TABLES);
+        assert!(views.rewind(log, self.held[&log].fence, UnixMillis::now()).await.unwrap());
+        self.folder.forget(log);
+        self.held.insert(log, views.checkpoints(&[log]).await.unwrap()[0]);
+    }
+
+    /// Folds the next events of a log that was emptied, at most `count`.
+    pub async fn fold_anew(&mut self, log: LogId, count: usize) {
+        let events = self.logs[&log].iter().skip(self.held[&log].position.0 as usize).take(count).cloned().collect::<Vec<_>>();
+        self.project_log(log, &events).await;
+    }
+
+    /// Takes back all but the first `count` events of a log; what is recorded from now on has a later epoch.
+    pub fn restore(&mut self, log: LogId, count: usize) {
+        let events = self.logs.get_mut(&log).unwrap();
+        for event in events.drain(count..) {
+            self.versions.entry(event.stream).and_modify(|version| version.0 -= 1);
+        }
+        let last = events.last().unwrap();
+        self.recorded.insert(log, (last.position, last.hash));
+        self.epoch = Epoch(self.epoch.0 + 1);
     }
 
     /// What a projector says of every log, each second; unheard while NATS is away.
@@ -310,6 +339,7 @@ fn announcement(checkpoint: &Checkpoint) -> ChangeFeed {
         revision: checkpoint.revision,
         repaired_ms: checkpoint.repaired.0,
         time_ms: checkpoint.written.0,
+        rebuilding: checkpoint.rebuilding,
         ..Default::default()
     }
 }

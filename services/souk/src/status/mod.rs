@@ -122,6 +122,8 @@ struct Partition {
     relayed: u64,
     /// Checkpoint of the views.
     projected: u64,
+    /// They are folded anew, and answer nobody until they are whole.
+    rebuilding: bool,
     /// Checkpoint of the process manager.
     saga: u64,
     /// Where the copy of another region's log ends.
@@ -150,6 +152,8 @@ struct Totals {
     saga_lag_events: u64,
     saga_lag_seconds: f64,
     parked: u64,
+    /// Logs whose views are folded anew.
+    rebuilding: usize,
 }
 
 #[derive(Debug, Default, Serialize)]
@@ -205,6 +209,7 @@ impl Status {
                     row.projector.clone_from(&reply.replica);
                     row.read_database.clone_from(&seen.database);
                     (row.projected, row.projection_lag_seconds) = (seen.position, seen.lag_seconds);
+                    row.rebuilding = seen.rebuilding;
                 }
                 "saga" if row.manager.is_empty() || seen.position >= row.saga => {
                     row.manager.clone_from(&reply.replica);
@@ -252,6 +257,7 @@ impl Status {
             totals.projection_lag_events += row.projection_lag_events;
             totals.saga_lag_events += row.saga_lag_events;
             totals.parked += row.parked;
+            totals.rebuilding += usize::from(row.rebuilding);
             totals.relay_lag_seconds = totals.relay_lag_seconds.max(row.relay_lag_seconds);
             totals.projection_lag_seconds = totals.projection_lag_seconds.max(row.projection_lag_seconds);
             totals.saga_lag_seconds = totals.saga_lag_seconds.max(row.saga_lag_seconds);
@@ -335,7 +341,8 @@ mod tests {
         let mut status = Status::default();
         let mut partitions = BTreeMap::new();
         // The projector has heard of fewer events than there are.
-        for reply in [reply("projector", 90, 90, 0.0), reply("command", 100, 98, 0.2), reply("saga", 100, 80, 3.0)] {
+        for mut reply in [reply("projector", 90, 90, 0.0), reply("command", 100, 98, 0.2), reply("saga", 100, 80, 3.0)] {
+            reply.partitions[0].rebuilding = reply.service == "projector";
             status.take(reply, &mut partitions);
         }
         let mut query = reply("query", 0, 0, 0.0);
@@ -349,5 +356,7 @@ mod tests {
         assert_eq!((row.relay_lag_events, row.projection_lag_events, row.saga_lag_events), (2, 10, 20));
         assert_eq!((row.projector.as_str(), row.manager.as_str()), ("projector-1", "saga-1"));
         assert_eq!((status.totals.events, status.totals.saga_lag_seconds, status.cache.hit_ratio), (100, 3.0, Some(0.75)));
+        assert_eq!((row.rebuilding, status.totals.rebuilding), (true, 1));
+        assert!(table::tables(&status, false).contains("90 (rebuilding)"));
     }
 }

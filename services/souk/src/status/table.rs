@@ -66,6 +66,10 @@ fn lags(text: &mut String, status: &Status) {
     let _ = writeln!(text, "cache  {ratio} of reads ({hits} hits, {misses} misses)");
     let parked = if totals.parked == 0 { paint::green("none") } else { paint::red(totals.parked) };
     let _ = writeln!(text, "parked {parked}");
+    if totals.rebuilding > 0 {
+        let line = format!("views of {} partitions are folded anew and not read until they are whole", totals.rebuilding);
+        let _ = writeln!(text, "{}", paint::yellow(line));
+    }
 }
 
 fn partitions(text: &mut String, status: &Status, all: bool) {
@@ -74,7 +78,8 @@ fn partitions(text: &mut String, status: &Status, all: bool) {
     held_by(text, "copies", status, |row| is_copy(row).then_some((&row.copier, "")));
     held_by(text, "views", status, |row| Some((&row.projector, &row.read_database)));
     held_by(text, "saga", status, |row| (!is_copy(row)).then_some((&row.manager, &row.database)));
-    let behind = |row: &Partition| row.copy_lag_events + row.relay_lag_events + row.projection_lag_events + row.saga_lag_events > 0;
+    let lags = |row: &Partition| row.copy_lag_events + row.relay_lag_events + row.projection_lag_events + row.saga_lag_events > 0;
+    let behind = |row: &Partition| lags(row) || row.rebuilding;
     let shown: Vec<_> = status.partitions.iter().filter(|row| all || behind(row) || row.parked > 0).collect();
     if shown.is_empty() {
         let _ = writeln!(text, "{}", paint::dim("no partition lags (--all shows them all)"));
@@ -119,7 +124,7 @@ fn cells(row: &Partition, is_copy: bool) -> [String; 9] {
         row.epoch.to_string(),
         paint::thousands(row.head),
         paint::thousands(relayed),
-        paint::thousands(row.projected),
+        format!("{}{}", paint::thousands(row.projected), if row.rebuilding { " (rebuilding)" } else { "" }),
         if is_copy { "–".to_owned() } else { paint::thousands(row.saga) },
         row.parked.to_string(),
     ]
