@@ -128,7 +128,7 @@ auditor, of which one is enough.
 {{- end -}}
 
 {{/*
-Worker threads of a container. Left to itself a process takes one for each core that it sees. A limit of CPU hides cores from it (1500m leaves one),
+Worker threads of a container (README, Threads). Left to itself a process takes one for each core that it sees. A limit of CPU hides cores from it (1500m leaves one),
 but what it asks for is a weight among neighbours and hides none: on a large node a small pod would have dozens. Of: values, component.
 */}}
 {{- define "souk.threads" -}}
