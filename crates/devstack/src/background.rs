@@ -1,22 +1,19 @@
 //! `souk` commands that run beside a test.
 
 use std::ffi::OsStr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::Result;
 use nix::sys::signal::Signal;
 
-use crate::child::{Child, Launch, tail};
+use crate::child::{Child, Launch};
 use crate::service::souk_program;
 
 /// A `souk` command that goes on by itself, with its output in a file. Dropping it kills it.
 #[derive(Debug)]
-pub struct BackgroundCommand {
-    log: PathBuf,
-    child: Child,
-}
+pub struct BackgroundCommand(Child);
 
 impl BackgroundCommand {
     /// Starts `souk ARGUMENTS`; the log in the folder `logs` is called as the first of them.
@@ -32,19 +29,17 @@ impl BackgroundCommand {
         command.args(arguments).envs(environment);
         let name = command.get_args().next().unwrap_or(OsStr::new("souk")).to_string_lossy().into_owned();
         let log = logs.join(format!("{name}.log"));
-        let child =
-            Child::start(Launch { name, command, log: log.clone(), account: None, at_parent_death: Signal::SIGKILL, record: None })?;
-        Ok(Self { log, child })
+        Child::start(Launch { name, command, log, account: None, at_parent_death: Signal::SIGKILL, record: None }).map(Self)
     }
 
     /// The last lines of its log, for the message of a test that waits for it in vain.
     pub fn log_end(&self) -> String {
-        tail(&self.log, 12)
+        self.0.log_end()
     }
 }
 
 impl Drop for BackgroundCommand {
     fn drop(&mut self) {
-        self.child.stop_now(Signal::SIGKILL, Duration::ZERO);
+        self.0.stop_now(Signal::SIGKILL, Duration::ZERO);
     }
 }

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::child::{Child, Launch, tail};
+use crate::child::{Child, Launch};
 use crate::identity::ProcessIdentity;
 use crate::replica::{Replica, ReplicaPorts};
 
@@ -109,7 +109,7 @@ impl ServiceProcess {
 
     /// The last lines of its log, for messages.
     pub fn log_end(&self) -> String {
-        tail(&self.log, 12)
+        self.child.log_end()
     }
 
     /// Whether it runs.

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use souk_devstack::{BackgroundCommand, ReplicaPorts, Service, ServiceProcess, Stack, TemporaryFolder, free_port, readiness, souk_program};
 use souk_runtime::Settings;
 use souk_tests::{System, http_get, repository, until};
@@ -149,7 +149,7 @@ async fn the_smallest_size_starts_migrates_and_carries_the_charts_own_test() -> 
     let url = |door: &str| format!("http://127.0.0.1:{}", ports[door]);
     run(vec!["demo".into(), format!("--command={}", url("command")), format!("--query={}", url("query"))])
         .await
-        .with_context(|| containers.iter().map(ServiceProcess::log_end).collect::<Vec<_>>().join("\n"))?;
+        .map_err(|error| anyhow!("{error:#}\n{}", containers.iter().map(ServiceProcess::log_end).collect::<Vec<_>>().join("\n")))?;
 
     // The auditor, which the next size has.
     put(folder.path(), "read-1/replica-1", &stack.read_databases()[0].url)?;
@@ -167,7 +167,7 @@ async fn the_smallest_size_starts_migrates_and_carries_the_charts_own_test() -> 
         Ok(metrics.contains("souk_audit_finished_time_seconds ").then_some(metrics))
     })
     .await
-    .with_context(|| auditor.log_end())?;
+    .map_err(|error| anyhow!("{error:#}\n{}", auditor.log_end()))?;
     ensure!(readiness(ops).await?.is_none() && metrics.lines().any(|line| line == "souk_audit_differences 0"), "{metrics}");
     ensure!(metrics.lines().any(|line| line == r#"souk_audit_checked{what="whole logs"} 64"#), "{metrics}");
     Ok(())
