@@ -85,7 +85,7 @@ chart-golden: chart-docs
 image PROFILE="debug" TAG=("souk:" + PROFILE): setup
     @sh k8s/image/build.sh "{{PROFILE}}" "{{TAG}}"
 
-# Run every service and the demo from the image, as in a cluster (needs a Docker engine and root)
+# Run every service, the migration, the demo and an audit from the image, as in a cluster (needs a Docker engine and root)
 image-test: (image "debug")
     cargo test -p souk-tests --test image -- --ignored --nocapture
 

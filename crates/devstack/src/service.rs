@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -107,6 +107,11 @@ impl ServiceProcess {
         &self.log
     }
 
+    /// The last lines of its log, for messages.
+    pub fn log_end(&self) -> String {
+        self.child.log_end()
+    }
+
     /// Whether it runs.
     pub fn is_running(&self) -> bool {
         self.child.exit_status().is_none()
@@ -115,7 +120,7 @@ impl ServiceProcess {
     /// Waits until `/readyz` says so.
     ///
     /// # Errors
-    /// If the process ends, or is not ready in time; with the reasons it gives, or the last lines of its log.
+    /// If the process ends, or is not ready in time; with the reasons it gives and the last lines of its log.
     pub async fn wait_until_ready(&self, patience: Duration) -> Result<()> {
         let deadline = Instant::now() + patience;
         loop {
@@ -128,7 +133,7 @@ impl ServiceProcess {
                 Err(error) => error.to_string(),
             };
             if Instant::now() > deadline {
-                bail!("{} is not ready after {} s: {lacks}", self.replica, patience.as_secs());
+                return Err(self.child.died().context(format!("{} is not ready after {} s: {lacks}", self.replica, patience.as_secs())));
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }

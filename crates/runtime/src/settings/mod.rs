@@ -142,8 +142,9 @@ section! {
         /// Longest time for draining; what is left then is cut off.
         #[serde(with = "humantime_serde")]
         shutdown_grace: Duration = seconds(20),
-        /// Threads that do the work; as many as the machine has cores when 0. Where processes share a machine, fewer are better: a
-        /// thread that is woken to help costs more than its help is worth.
+        /// Threads that do the work; one for each core that the process may use when 0. A container's limit of CPU counts there, rounded
+        /// down; what it asks for does not. Where processes share a machine, fewer are better: a thread that is woken to help costs more
+        /// than its help is worth.
         threads: usize = 0,
         /// For tests: by how much this process takes the time to be later than it is.
         clock_shift_ms: i64 = 0,
