@@ -1,6 +1,7 @@
 use http::{HeaderMap, Response};
 use tonic::{Code, Status, body::Body};
 
+use super::routes::no_such_method;
 use crate::Failure;
 
 const STATUS: &str = "grpc-status";
@@ -34,7 +35,7 @@ fn reasoned(status: &Status) -> Failure {
     let message = status.message();
     match status.code() {
         Code::Unimplemented if message.contains("ompress") => Failure::new(Code::Unimplemented, "COMPRESSION_NOT_SUPPORTED", message),
-        Code::Unimplemented => Failure::new(Code::Unimplemented, "METHOD_NOT_FOUND", "no such method on this port"),
+        Code::Unimplemented => no_such_method(),
         Code::OutOfRange if message.contains("message length too large") => Failure::invalid("REQUEST_TOO_LARGE", message),
         // tonic answers INTERNAL to bodies that are no message of this type: the caller's fault, not ours.
         Code::Internal if malformed(message) => Failure::invalid("MALFORMED_REQUEST", message),
