@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName};
 use tokio::time::Instant;
 use tonic::metadata::MetadataMap;
 
@@ -11,7 +11,8 @@ use crate::Failure;
 /// Metadata key of the caller's name.
 pub const CALLER: &str = "souk-caller";
 /// Metadata key of a consistency token, for callers that cannot set the field of the request.
-pub const TOKEN: &str = "souk-token";
+pub const TOKEN: HeaderName = HeaderName::from_static("souk-token");
+const TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 const MAX_CALLER_BYTES: usize = 128;
 const ANONYMOUS: &str = "anonymous";
 
@@ -34,7 +35,7 @@ pub fn caller(metadata: &MetadataMap) -> Result<String, Failure> {
 /// # Errors
 /// INVALID_ARGUMENT (INVALID_TOKEN) when it is no ASCII text.
 pub fn token(metadata: &MetadataMap) -> Result<&str, Failure> {
-    metadata.get(TOKEN).map_or(Ok(""), |value| {
+    metadata.as_ref().get(TOKEN).map_or(Ok(""), |value| {
         value.to_str().map_err(|_| Failure::invalid("INVALID_TOKEN", format!("{TOKEN}: not a token of this installation")))
     })
 }
@@ -80,7 +81,7 @@ impl Deadline {
 /// # Errors
 /// INVALID_ARGUMENT (INVALID_TIMEOUT) for any other text.
 pub(crate) fn timeout(headers: &HeaderMap) -> Result<Option<Duration>, Failure> {
-    let Some(value) = headers.get("grpc-timeout") else {
+    let Some(value) = headers.get(TIMEOUT) else {
         return Ok(None);
     };
     let invalid = || Failure::invalid("INVALID_TIMEOUT", "grpc-timeout: want 1–8 digits and one of H M S m u n");

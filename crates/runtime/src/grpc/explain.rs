@@ -4,12 +4,9 @@ use tonic::{Code, Status, body::Body};
 use super::routes::no_such_method;
 use crate::Failure;
 
-const STATUS: &str = "grpc-status";
-const DETAILS: &str = "grpc-status-details-bin";
-
 /// The status code in headers or trailers, `None` when they carry none.
 pub(super) fn code(headers: &HeaderMap) -> Option<Code> {
-    headers.get(STATUS).map(|value| Code::from_bytes(value.as_bytes()))
+    headers.get(Status::GRPC_STATUS).map(|value| Code::from_bytes(value.as_bytes()))
 }
 
 /// Gives errors that tonic made itself (unknown method, body that does not parse, message too large) a reason like all
@@ -17,7 +14,7 @@ pub(super) fn code(headers: &HeaderMap) -> Option<Code> {
 pub(super) fn explain(response: Response<Body>) -> Response<Body> {
     let headers = response.headers();
     let failed = code(headers).is_some_and(|code| code != Code::Ok);
-    if !failed || headers.contains_key(DETAILS) {
+    if !failed || headers.contains_key(Status::GRPC_STATUS_DETAILS) {
         return response;
     }
     match Status::from_header_map(headers) {
