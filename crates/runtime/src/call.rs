@@ -34,8 +34,8 @@ pub fn caller(metadata: &MetadataMap) -> Result<String, Failure> {
 ///
 /// # Errors
 /// INVALID_ARGUMENT (INVALID_TOKEN) when it is no ASCII text.
-pub fn token(metadata: &MetadataMap) -> Result<&str, Failure> {
-    metadata.as_ref().get(TOKEN).map_or(Ok(""), |value| {
+pub fn token(headers: &HeaderMap) -> Result<&str, Failure> {
+    headers.get(TOKEN).map_or(Ok(""), |value| {
         value.to_str().map_err(|_| Failure::invalid("INVALID_TOKEN", format!("{TOKEN}: not a token of this installation")))
     })
 }
@@ -58,7 +58,12 @@ impl Deadline {
 
     /// The deadline of a request that came through our server; [`Self::NONE`] for any other.
     pub fn of<T>(request: &tonic::Request<T>) -> Self {
-        request.extensions().get().copied().unwrap_or(Self::NONE)
+        Self::among(request.extensions())
+    }
+
+    /// The same, from the extensions of a request.
+    pub fn among(extensions: &http::Extensions) -> Self {
+        extensions.get().copied().unwrap_or(Self::NONE)
     }
 
     pub fn instant(self) -> Option<Instant> {
