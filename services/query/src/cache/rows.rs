@@ -105,13 +105,15 @@ impl RowCache {
 
     /// The row, if it answers a reader with this token now.
     pub async fn look(&self, log: &Log, key: RowRef<'_>, token: Option<Mark>, now: Instant) -> Look {
-        let (changed, horizon) = log.observe(key.bucket_hash());
+        let horizon = log.horizon();
         if horizon.proven(now)
             && let Some(entry) = self.rows.get(&key).await
             && let Some(answer) = answer(entry, &horizon, token, now)
         {
             return Look::Hit(answer);
         }
+        // A hit needs none of this, and buckets are many: they are seldom in the processor's caches.
+        let (changed, horizon) = log.observe(key.bucket_hash());
         Look::Miss(Wanted { history: horizon.history, least: horizon.least(changed), token })
     }
 
