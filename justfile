@@ -42,9 +42,9 @@ souk *ARGS: setup _build
 test: setup-tests _build interleavings
     cargo test --workspace
 
-# The same with a minute for each fault and random seeds; SOUK_SEED replays one (two hours)
-test-long: setup-tests _build
-    SOUK_FAULT_SECONDS=60 cargo test --workspace -- --nocapture
+# The same with a minute for each fault and random seeds, and ten seconds of each fuzz target; SOUK_SEED replays one (two hours)
+test-long: setup-tests _build interleavings (fuzz "10")
+    SOUK_FAULT_SECONDS=60 SOUK_SEEDS=10 cargo test --workspace -- --nocapture
 
 # Faults within and between three regions from two hundred seeds; SOUK_SEED replays one (an hour)
 test-regions: setup-tests _build

@@ -11,7 +11,8 @@ const RETRY: (Duration, Duration) = (Duration::from_millis(250), Duration::from_
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 const LOOK_LIMIT: Duration = Duration::from_secs(5);
 
-/// Opens the read store, as soon as it is there and has all tables. Says meanwhile what is missing.
+/// Opens the read store, as soon as it is there and has all tables. Says meanwhile what is missing; it is for whoever serves from
+/// the store to say that it does.
 pub(crate) async fn open(settings: &Settings, component: &Component) -> ReadStore {
     let configs: Vec<_> = settings
         .read
@@ -29,10 +30,7 @@ pub(crate) async fn open(settings: &Settings, component: &Component) -> ReadStor
     loop {
         match ReadStore::open(&configs, Access::Read, installation).await {
             Ok(store) => match lacks(&store).await {
-                None => {
-                    component.ready();
-                    return store;
-                }
+                None => return store,
                 Some(lack) => {
                     component.not_ready(&lack);
                     store.close().await;
