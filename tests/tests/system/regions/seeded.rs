@@ -7,8 +7,8 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use rand::{Rng, SeedableRng, rngs::SmallRng, seq::IndexedRandom};
 use souk_devstack::{Link, Service};
-use souk_proto::orders::v1::{ListOrdersRequest, OrderState};
-use souk_tests::{Shop, World, seeds, until};
+use souk_proto::orders::v1::OrderState;
+use souk_tests::{Shop, World, seeds};
 use tokio::time::sleep;
 
 use super::load::{Load, PRODUCTS, REGIONS, product};
@@ -170,15 +170,7 @@ async fn pass(world: &mut World, seed: u64) -> Result<()> {
     for region in REGIONS {
         let shop = Shop(world.session(region)?);
         for state in [OrderState::Reserving, OrderState::AwaitingPayment] {
-            until(&format!("no order {state:?} in {region}"), PATIENCE, || async {
-                match shop.0.query(ListOrdersRequest { state: state.into(), page_size: 1, ..Default::default() }).await {
-                    Ok(listed) => Ok(listed.orders.is_empty().then_some(())),
-                    // What it was shown before was taken back meanwhile.
-                    Err(error) if error.reason() == "LOG_RESTORED" => Ok(None),
-                    Err(error) => Err(error.into()),
-                }
-            })
-            .await?;
+            shop.see_none_in(state, PATIENCE).await.with_context(|| format!("in {region}"))?;
         }
     }
     world.audit_clean().await?;
