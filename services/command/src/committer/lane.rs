@@ -164,6 +164,7 @@ impl<M: Model, L: Lane> Committer<M, L> {
             for (log, done) in releases {
                 self.entities.forget_log(log);
                 self.owned.remove(&log);
+                self.watchers.notify_all();
                 let _ = done.send(());
             }
         }
@@ -203,6 +204,7 @@ impl<M: Model, L: Lane> Committer<M, L> {
             warn!(%log, "another replica took this log over");
             counter!("souk_leases_lost_total").increment(1);
         }
+        self.watchers.notify_all();
         (self.lost)(LostOwnership { log, epoch: belief.epoch, went_back_from: went_back.then_some(belief.position) });
     }
 
@@ -275,6 +277,7 @@ impl<M: Model, L: Lane> Committer<M, L> {
             }
             owned.belief = stored;
             self.entities.forget_log(log);
+            self.watchers.notify_all();
         }
     }
 
