@@ -18,7 +18,7 @@ use souk_runtime::{
 use tokio::{
     sync::mpsc,
     task::JoinSet,
-    time::{MissedTickBehavior, interval, sleep},
+    time::{MissedTickBehavior, interval, sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -67,6 +67,7 @@ pub async fn run(process: Process, listeners: Listeners) -> anyhow::Result<()> {
         peers: peers.clone(),
         relays: souk_relay::connect(&settings, "souk-command", store.clone(), store.installation()).await?,
         lease_ttl: settings.command.lease_ttl,
+        heartbeat_patience: settings.command.heartbeat_interval,
         suspect_ttl: settings.command.heartbeat_interval.mul_f64(1.5),
         retention,
         seen: HashMap::new(),
@@ -257,8 +258,11 @@ async fn own(
             }
             _ = beat.tick() => {
                 look_after(&mut owner, &ready).await;
-                if let Err(error) = topology.refresh(&owner.store).await {
-                    warn!(%error, "the topology was not read; the last known is in force");
+                // Half an interval at most: a database that is away must not delay the heartbeats on the others.
+                match timeout(settings.command.heartbeat_interval / 2, topology.refresh(&owner.store)).await {
+                    Ok(Ok(())) => {}
+                    Ok(Err(error)) => warn!(%error, "the topology was not read; the last known is in force"),
+                    Err(_) => warn!("the topology was not read in time; the last known is in force"),
                 }
             }
             // A heartbeat out of turn, but not one after the other.

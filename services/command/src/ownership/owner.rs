@@ -39,6 +39,8 @@ pub struct Owner {
     pub peers: Peers,
     pub relays: Arc<Relays<PostgresStore, JetStreamPublisher, JetStreamBus>>,
     pub lease_ttl: Duration,
+    /// A database that has not taken a heartbeat for so long is away.
+    pub heartbeat_patience: Duration,
     /// A suspect is dead when it was silent for so long.
     pub suspect_ttl: Duration,
     pub retention: Retention,
@@ -56,20 +58,32 @@ impl Owner {
     /// When a database cannot be reached; the others were looked after all the same.
     pub async fn beat(&mut self) -> Result<(), StoreError> {
         let suspects = self.directory.take_suspects();
-        let databases: Vec<String> = self.store.databases().map(str::to_owned).collect();
         let mut outcome = Ok(());
-        for database in databases {
-            if let Err(error) = self.beat_on(&database, &suspects).await {
+        for (database, beaten) in self.heartbeats().await {
+            let looked_after = match beaten {
+                Ok(()) => self.look_after(&database, &suspects).await,
+                Err(error) => Err(error),
+            };
+            if let Err(error) = looked_after {
                 outcome = Err(error);
             }
         }
         outcome
     }
 
-    async fn beat_on(&mut self, database: &str, suspects: &[String]) -> Result<(), StoreError> {
+    /// Beats on all databases at once. One that does not answer must not make this replica look dead on the others.
+    async fn heartbeats(&self) -> Vec<(String, Result<(), StoreError>)> {
+        let beats = self.store.databases().map(async |database| {
+            let ownership = self.store.ownership(&self.replica);
+            let beaten = timeout(self.heartbeat_patience, ownership.heartbeat(database, &self.addresses, false)).await;
+            (database.to_owned(), beaten.unwrap_or_else(|_| Err(StoreError::Unavailable("no answer to a heartbeat".into()))))
+        });
+        futures::future::join_all(beats).await
+    }
+
+    async fn look_after(&mut self, database: &str, suspects: &[String]) -> Result<(), StoreError> {
         let (store, name) = (self.store.clone(), self.replica.clone());
         let ownership = store.ownership(&name).suspecting(suspects, self.suspect_ttl).above(self.highest);
-        ownership.heartbeat(database, &self.addresses, false).await?;
         // Before the heads are read: only a log that went back is behind it then.
         let known = self.known();
         let survey = ownership.survey(database).await?;
