@@ -54,8 +54,7 @@ impl FaultProxy {
     /// # Errors
     /// If no port is free.
     pub async fn start(target: impl Into<String>) -> Result<Self> {
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?));
-        let place = bind(address).with_context(|| format!("cannot take {address}"))?;
+        let (address, place) = take_place()?;
         let (target, weather) = (target.into().into(), watch::Sender::default());
         let proxy = Self { address, target, weather, door: Mutex::new(None), _place: place };
         proxy.heal().await?;
@@ -116,6 +115,18 @@ impl Drop for FaultProxy {
             door.abort();
         }
         self.reset_all();
+    }
+}
+
+/// A free port, taken. Somebody may have looked at it just now or been quicker; the next one will do as well.
+fn take_place() -> Result<(SocketAddr, TcpSocket)> {
+    loop {
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?));
+        match bind(address) {
+            Ok(place) => return Ok((address, place)),
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
+            Err(error) => return Err(error).with_context(|| format!("cannot take {address}")),
+        }
     }
 }
 

@@ -401,9 +401,17 @@ async fn of_two_write_databases_the_one_that_is_not_restored_goes_on_untouched()
         let waited = asked.elapsed();
         ensure!(waited < Duration::from_secs(3), "100 commands took {waited:.1?} while the other database was away");
     }
+    // And who dies meanwhile is replaced where its logs can be had.
+    system.stack.kill_replica((Service::Command, 2)).await?;
+    let killed = Instant::now();
+    during.extend(receive(&system, &on, 500).await.context("while the other database and a replica are away")?);
+    let waited = killed.elapsed();
+    println!("500 commands acknowledged {:.2} s after a replica died", waited.as_secs_f64());
+    ensure!(waited < Duration::from_secs(20), "500 commands took {waited:.1?} while the other database and a replica were away");
     count(&mut units, &during);
     system.stack.postgres.restore(&backup)?;
     system.stack.postgres.start_again().await?;
+    system.start_again((Service::Command, 2)).await?;
     let began = Instant::now();
     let new = receive(&system, &[back, on].concat(), 500).await?;
     println!("500 commands acknowledged {:.2} s after the database was back", began.elapsed().as_secs_f64());
