@@ -184,7 +184,7 @@ impl Drop for ServiceProcess {
     }
 }
 
-/// Asks `/readyz` on this port of 127.0.0.1; `None` if ready, else what is lacking.
+/// Asks `/readyz` on this port of 127.0.0.1; `None` if ready and not impaired, else what is lacking.
 ///
 /// # Errors
 /// If nothing answers there.
@@ -198,8 +198,8 @@ pub async fn readiness(ops_port: u16) -> Result<Option<String>> {
     };
     let answer = tokio::time::timeout(Duration::from_secs(2), ask).await.context("no answer from the ops port")??;
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
-    let ready = head.split_whitespace().nth(1) == Some("200");
-    Ok((!ready).then(|| body.lines().collect::<Vec<_>>().join("; ")))
+    let whole = head.split_whitespace().nth(1) == Some("200") && body.trim() == "ready";
+    Ok((!whole).then(|| body.lines().collect::<Vec<_>>().join("; ")))
 }
 
 /// The `souk` program: what `SOUK_PROGRAM` says, else this one, else the one built into the same `target` folder.

@@ -279,7 +279,7 @@ async fn look_after(owner: &mut Owner, ready: &souk_runtime::Component) {
         Ok(()) => ready.ready(),
         Err(error) => {
             warn!(%error, "no heartbeat");
-            ready.not_ready(&error.to_string());
+            ready.impaired(&error.to_string());
         }
     }
 }

@@ -47,10 +47,12 @@ pub(crate) async fn open(settings: &Settings, component: &Component) -> ReadStor
 pub(crate) async fn watch(store: Arc<ReadStore>, component: Component) {
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
-        let lack = tokio::time::timeout(LOOK_LIMIT, lacks(&store)).await;
-        match lack.unwrap_or_else(|_| Some("the read databases do not answer".to_owned())) {
-            None => component.ready(),
-            Some(lack) => component.not_ready(&lack),
+        match tokio::time::timeout(LOOK_LIMIT, missing_migrations(&store)).await {
+            Ok(Ok(missing)) if missing.is_empty() => component.ready(),
+            Ok(Ok(missing)) => component.not_ready(&SchemaTooOld(missing).to_string()),
+            // What is cached is answered.
+            Ok(Err(error)) => component.impaired(&error.to_string()),
+            Err(_) => component.impaired("the read databases do not answer"),
         }
     }
 }
