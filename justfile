@@ -42,12 +42,12 @@ souk *ARGS: setup _build
 test: setup-tests _build interleavings
     cargo test --workspace
 
-# The same with a minute for each fault and random seeds; SOUK_SEED replays one (two hours)
-test-long: setup-tests _build
-    SOUK_FAULT_SECONDS=60 cargo test --workspace -- --nocapture
+# The same with a minute for each fault and random seeds, ten seconds of each fuzz target, and the drill; SOUK_SEED replays one (two hours)
+test-long: setup-tests _build interleavings (fuzz "10") drill
+    SOUK_FAULT_SECONDS=60 SOUK_SEEDS=10 cargo test --workspace -- --nocapture
 
-# Faults within and between three regions from two hundred seeds; SOUK_SEED replays one (an hour)
-test-regions: setup-tests _build
+# The drill of the regions, then faults within and between three of them from two hundred seeds; SOUK_SEED replays one (an hour)
+test-regions: setup-tests _build drill-regions
     SOUK_SEEDS=200 cargo test --workspace --test system regions::seeded -- --nocapture
 
 # Run the unit tests, and the whole system once (under 2 minutes on a warm build)
@@ -85,7 +85,7 @@ chart-golden: chart-docs
 image PROFILE="debug" TAG=("souk:" + PROFILE): setup
     @sh k8s/image/build.sh "{{PROFILE}}" "{{TAG}}"
 
-# Run every service and the demo from the image, as in a cluster (needs a Docker engine and root)
+# Run every service, the migration, the demo and an audit from the image, as in a cluster (needs a Docker engine and root)
 image-test: (image "debug")
     cargo test -p souk-tests --test image -- --ignored --nocapture
 

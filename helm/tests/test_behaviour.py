@@ -126,6 +126,67 @@ class TestStopping:
         assert pod_spec(deployment(found, "saga"))["terminationGracePeriodSeconds"] == 122
 
 
+class TestThreads:
+    """As many as a container has CPU: the cores it sees are those of the node."""
+
+    def threads(self, values, of="command", named="SOUK_process__threads", **options):
+        containers = pod_spec(deployment(least(values, **options), of))["containers"]
+        found = {variable["value"] for container in containers for variable in container["env"] if variable["name"] == named}
+        assert len(found) <= 1
+        return found.pop() if found else None
+
+    QUANTITIES = [("100m", "1"), ("1000m", "1"), ("1001m", "2"), ("1500m", "2"), ("16000m", "16"), ("2", "2"), (2, "2"), (0.5, "1"), ("0.5", "1"), (".5", "1"), (2.1, "3"), ("0", "1")]
+
+    @pytest.mark.parametrize("helm", "34")
+    @pytest.mark.parametrize("cpu, threads", QUANTITIES)
+    def test_they_are_the_cpu_it_asks_for_rounded_up(self, cpu, threads, helm):
+        assert self.threads({"command": {"resources": {"requests": {"cpu": cpu}}}}, helm=helm) == threads
+
+    @pytest.mark.parametrize("cpu, threads", QUANTITIES)
+    def test_a_limit_goes_before_what_it_asks_for(self, cpu, threads):
+        assert self.threads({"command": {"resources": {"requests": {"cpu": "7"}, "limits": {"cpu": cpu}}}}) == threads
+
+    @pytest.mark.parametrize("helm", "34")
+    @pytest.mark.parametrize("resources", [{"requests": {"cpu": None}}, {"requests": None}, {"requests": None, "limits": None}])
+    def test_one_that_says_nothing_of_cpu_has_one(self, resources, helm):
+        assert self.threads({"defaults": {"resources": resources}}, helm=helm) == "1"
+
+    def test_each_service_has_its_own(self):
+        values = {"defaults": {"resources": {"requests": {"cpu": "3"}}}, "query": {"resources": {"requests": {"cpu": "5"}}}, "saga": {"threads": 7}}
+        assert [self.threads(values, of) for of in ("command", "query", "projector", "saga")] == ["3", "5", "3", "7"]
+
+    def test_the_auditor_gets_them_as_the_runtime_of_a_command_does(self):
+        values = {"audit": {"resources": {"requests": {"cpu": "1500m"}}}}
+        assert self.threads(values, "audit", "TOKIO_WORKER_THREADS") == "2" and self.threads(values, "audit") is None
+        assert self.threads(values, "command", "TOKIO_WORKER_THREADS") is None
+
+    def test_a_number_of_ones_own_goes_before_all_and_zero_leaves_it_to_the_service(self):
+        limited = {"resources": {"limits": {"cpu": "2"}}}
+        assert self.threads({"command": limited | {"threads": 6}}) == "6"
+        assert self.threads({"defaults": limited | {"threads": 6}, "command": {"threads": 0}}) is None
+        # The runtime of a command takes no zero.
+        assert self.threads({"audit": {"threads": 0}}, "audit", "TOKIO_WORKER_THREADS") is None
+
+    @pytest.mark.parametrize(
+        "of, threads",
+        [
+            ("100", {"combined": "1"}),
+            ("10k", {"command": "1", "query": "1", "projector": "1", "saga": "1"}),
+            ("1m", {"command": "1", "query": "2", "projector": "1", "saga": "1"}),
+            ("100m", {"command": "4", "query": "8", "projector": "4", "saga": "4", "replicator": "2"}),
+        ],
+    )
+    def test_every_size_has_them(self, of, threads):
+        for service, wanted in threads.items():
+            containers = pod_spec(deployment(size(of), service))["containers"]
+            set_to = [variable["value"] for container in containers for variable in container["env"] if variable["name"] == "SOUK_process__threads"]
+            assert set_to == [wanted] * len(containers), service
+
+    def test_the_one_pod_of_all_has_those_of_each_container(self):
+        both = {"layout": "both", "query": {"resources": {"requests": {"cpu": "2"}}}, "combined": {"resources": {"requests": {"cpu": "3"}}}}
+        assert self.threads(both, "combined") == "3" and self.threads(both, "query") == "2"
+
+
 class TestRestarts:
     def annotations(self, of, **changes):
         return deployment(least(changes), of)["spec"]["template"]["metadata"]["annotations"]

@@ -29,6 +29,7 @@ IMPOSSIBLE = [
     ({"regions": {"others": [{"name": "local", "cidrs": ["10.2.0.0/16"]}]}}, r"regions.others\[0\].name: local is this region"),
     ({"regions": {"others": [{"name": "us", "cidrs": ["10.2.0.0/16"]}] * 2}}, r"regions.others\[1\].name: us is there twice"),
     ({"regions": {"service": {"type": "LoadBalancer"}}}, "regions.service.type: there is nobody to reach it"),
+    ({"saga": {"resources": {"limits": {"cpu": "1e3"}}}}, "saga.resources: cpu 1e3 is neither cores nor thousandths of one"),
     ({"layout": "combined", "query": {"replicas": 2}}, "query.replicas: layout is combined"),
     ({"layout": "combined", "combined": {"autoscaling": {"kind": "hpa"}}}, "combined.autoscaling: the pod holds all services"),
 ]
@@ -42,6 +43,8 @@ RENAMED = [
 # What types and patterns of the schema say; each Helm has words of its own for it.
 MALFORMED = [
     {"layout": "apart-ish"},
+    {"defaults": {"threads": -1}},
+    {"query": {"threads": "2"}},
     {"image": {"tag": "latest"}},
     {"image": {"digest": "sha256:12"}},
     {"installation": {"partitions": 0}},

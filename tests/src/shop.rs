@@ -1,13 +1,16 @@
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use souk_client::{Error, Session};
 use souk_proto::{
     catalog::v1::{CreateProductRequest, ProductDetails, PublishProductRequest},
     common::v1::Money,
-    orders::v1::{GetOrderRequest, Order, OrderState, PlaceOrderLine, PlaceOrderRequest, PlaceOrderResponse, RecordPaymentRequest},
+    orders::v1::{
+        GetOrderRequest, ListOrdersRequest, Order, OrderState, PlaceOrderLine, PlaceOrderRequest, PlaceOrderResponse, RecordPaymentRequest,
+    },
     stock::v1::{Availability, GetAvailabilityRequest, ReceiveStockRequest},
 };
+use tokio::sync::Mutex;
 
 use crate::until;
 
@@ -84,6 +87,26 @@ impl Shop {
             Ok((order.state() == state).then_some(order))
         })
         .await
+    }
+
+    /// Waits until no order is shown in a state. What was shown before may be taken back meanwhile: it is asked for again then.
+    ///
+    /// # Errors
+    /// When some stay in it; with which.
+    pub async fn see_none_in(&self, state: OrderState, patience: Duration) -> Result<()> {
+        let (what, seen) = (format!("no order {state:?}"), Mutex::default());
+        let none = until(&what, patience, || async {
+            let orders = match self.0.query(ListOrdersRequest { state: state.into(), page_size: 10, ..Default::default() }).await {
+                Ok(listed) => listed.orders,
+                Err(error) if error.reason() == "LOG_RESTORED" => return Ok(None),
+                Err(error) => return Err(error.into()),
+            };
+            let none = orders.is_empty().then_some(());
+            *seen.lock().await = orders;
+            Ok(none)
+        });
+        let none = none.await;
+        none.with_context(|| format!("{:#?}", seen.into_inner()))
     }
 
     /// The stock as the read side shows it.

@@ -12,7 +12,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
-use souk_devstack::{DatabaseUrl, Service, Stack, TemporaryFolder, readiness};
+use souk_devstack::{DatabaseUrl, RegionIdentity, Service, Stack, TemporaryFolder, readiness};
 use souk_tests::until;
 use sqlx::PgPool;
 use tokio::{net::UdpSocket, task::JoinHandle};
@@ -32,19 +32,27 @@ async fn every_service_runs_from_the_image_as_nobody_on_a_root_that_is_read_only
     ensure!(inspected[0]["Config"]["User"] == "65532:65532", "the image runs as {}", inspected[0]["Config"]["User"]);
     let names = name_server().await?;
     let certificates = Certificates::make()?;
-    let mut stack = Stack::temporary(|options| options.postgres_settings.extend(certificates.settings())).await?;
+    let mut stack = Stack::temporary(|options| {
+        // A region by name has a replicator, too.
+        options.region = Some(RegionIdentity { name: "one".into(), number: 1, token_key: None });
+        options.postgres_settings.extend(certificates.settings());
+    })
+    .await?;
     for (side, databases) in [("write", stack.write_databases()), ("read", stack.read_databases())] {
         stack.lead_to(side, databases.into_iter().map(|database| DatabaseUrl { url: by_name(&database.url), ..database }))?;
     }
     stack.set("nats.url", stack.nats.url().replace("127.0.0.1", HOST))?;
+    stack.set("process.migrate", false)?;
     let files = Files::write(&stack, &certificates)?;
 
     let mut containers = Vec::new();
-    for service in Service::ALONE {
+    for service in Service::ALL {
         let name = service.name();
         let container = Container::start(name, &files.with_authority(), &[&format!("souk-{name}"), "--config", "/etc/souk/souk.toml"])?;
         containers.push((service, container));
     }
+    let souk = |arguments: &[&str]| docker_run(&["--rm"], &files.with_authority(), &[&["souk"], arguments].concat());
+    souk(&["migrate", "--config", "/etc/souk/souk.toml", "--patience", "1m"])?;
     for (service, container) in &containers {
         let port = stack.ports_of(*service)?.ops;
         let ready = until("ready", PATIENCE, || async { Ok(readiness(port).await.is_ok_and(|lacks| lacks.is_none()).then_some(())) });
@@ -54,8 +62,9 @@ async fn every_service_runs_from_the_image_as_nobody_on_a_root_that_is_read_only
 
     let url = |name: &str| format!("http://{HOST}:{}", stack.port(name));
     let (command, query) = (url("command"), url("query"));
-    let told = docker_run(&["--rm"], &files.with_authority(), &["souk", "demo", "--command", &command, "--query", &query])?;
-    println!("{}", String::from_utf8_lossy(&told.stdout));
+    for arguments in [&["demo", "--command", &command, "--query", &query][..], &["audit", "--config", "/etc/souk/souk.toml"]] {
+        println!("{}", String::from_utf8_lossy(&souk(arguments)?.stdout));
+    }
 
     let pool = PgPool::connect(&stack.write_databases()[0].url).await?;
     let open = "select count(*) from pg_stat_activity join pg_stat_ssl using (pid) where application_name like 'souk-%' and ssl = $1";

@@ -143,7 +143,12 @@ impl Child {
     /// An error telling how the process ended and the last lines of its log.
     pub fn died(&self) -> anyhow::Error {
         let end = self.exit_status().map_or_else(|| "is not ready".to_owned(), |status| format!("ended ({status})"));
-        anyhow!("{} {end}; the last lines of {}:\n{}", self.name, self.log.display(), tail(&self.log, 12))
+        anyhow!("{} {end}; {}", self.name, self.log_end())
+    }
+
+    /// The last lines of its log, with where they stand, for messages.
+    pub fn log_end(&self) -> String {
+        format!("the last lines of {}:\n{}", self.log.display(), tail(&self.log, 12))
     }
 }
 

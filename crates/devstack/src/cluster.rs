@@ -143,19 +143,30 @@ fn initialise(room: &Path, secret: &Path, tools: &PostgresTools, account: Option
     fs::rename(&unfinished, room.join("cluster")).context("cannot put the new cluster in its place")
 }
 
-/// Kills every process whose working directory is the data folder. Postgres moves there and nothing else should; a shell somebody has left
-/// there is told apart by its program.
+/// Kills every process whose working directory is the data folder, and waits until none is left that holds its shared memory. Postgres
+/// moves there and nothing else should; a shell somebody has left there is told apart by its program.
 #[expect(clippy::disallowed_methods, reason = "blocks for the moment the kernel needs to end a killed process")]
 fn kill_backends(data: &Path) -> Result<()> {
     let deadline = Instant::now() + Duration::from_secs(20);
     loop {
         let left = signal_backends(data, Signal::SIGKILL)?;
-        if left.is_empty() {
+        if left.is_empty() && !is_attached(data) {
             return Ok(());
         }
         ensure!(Instant::now() < deadline, "processes of Postgres do not end: {left:?}");
         thread::sleep(Duration::from_millis(10));
     }
+}
+
+/// Whether a process holds the server's shared memory. One that is ending does so for a moment in which /proc tells neither its program
+/// nor its owner any more, and no new server can start meanwhile.
+fn is_attached(data: &Path) -> bool {
+    // The last but one line of a running server's: key and id of the block.
+    let lock = fs::read_to_string(data.join("postmaster.pid")).unwrap_or_default();
+    let block = lock.lines().nth(6).and_then(|line| line.split_whitespace().nth(1));
+    let blocks = fs::read_to_string("/proc/sysvipc/shm").unwrap_or_default();
+    let mut columns = blocks.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    block.is_some() && columns.any(|row| row.get(1).copied() == block && row.get(6).is_some_and(|attached| *attached != "0"))
 }
 
 /// Signals them all, and says which they were.

@@ -7,7 +7,8 @@
 //!
 //! - `stack`, started by `options`: Postgres, NATS and services together, with the settings file; what `souk up` and the tests start
 //! - `regions`: several stacks, joined by links; `control`: how other processes change these
-//! - `service`: one service as a process of its own, killed, paused, restarted, waited for; `replica`: which process of it, at which ports
+//! - `service`: one service as a process of its own, killed, paused, restarted, waited for; `replica`: which process of it, at which ports;
+//!   `background`: any other command that goes on
 //! - `postgres`, over `cluster` (the data folder: initdb, crash clean-up); `backup`: physical copies of it; `standby`: a Postgres that
 //!   follows another; `nats`
 //! - `pooler`: PgBouncer before it
@@ -18,6 +19,7 @@
 //! - `child`, `identity`: processes that end with this one, told apart from later ones with the same pid; `ports`; `tools`: the programs
 
 mod account;
+mod background;
 mod backup;
 mod child;
 mod cluster;
@@ -39,6 +41,7 @@ mod stack;
 mod standby;
 mod tools;
 
+pub use background::BackgroundCommand;
 pub use control::{LinkChange, LinkOrder, order};
 pub use folder::{FolderLock, TemporaryFolder};
 pub use identity::ProcessIdentity;

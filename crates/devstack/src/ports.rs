@@ -1,11 +1,12 @@
 //! Free TCP ports on the loopback interface.
 
 use std::collections::HashSet;
-use std::fs;
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::Ipv4Addr;
 use std::sync::{LazyLock, Mutex};
+use std::{fs, io};
 
 use anyhow::{Result, bail};
+use tokio::net::TcpSocket;
 
 /// The numbers searched. They end below what Linux and macOS give to outgoing connections: in that range a client that keeps
 /// reconnecting to a killed server can be given the server's own port, and the server cannot come back to it.
@@ -85,7 +86,16 @@ pub fn free_port() -> Result<u16> {
 
 /// Whether a server could listen on this port of 127.0.0.1 now.
 pub fn is_free(port: u16) -> bool {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok()
+    probe(port).is_ok()
+}
+
+/// A socket on this port, unless another program listens there. It does not listen itself: a child process that another thread starts
+/// now has a copy of it until it becomes another program, and so little does not keep a server off the port.
+fn probe(port: u16) -> io::Result<TcpSocket> {
+    let socket = TcpSocket::new_v4()?;
+    socket.set_reuseaddr(true)?;
+    socket.bind((Ipv4Addr::LOCALHOST, port).into())?;
+    Ok(socket)
 }
 
 fn first_outgoing_port() -> u16 {
@@ -95,7 +105,18 @@ fn first_outgoing_port() -> u16 {
 
 #[cfg(test)]
 mod tests {
+    use std::net::TcpListener;
+
     use super::*;
+
+    #[test]
+    fn a_server_can_listen_where_it_was_just_looked() {
+        let port = free_port().unwrap();
+        let looked = probe(port).unwrap();
+        let _server = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).unwrap();
+        drop(looked);
+        assert!(!is_free(port));
+    }
 
     #[test]
     fn a_port_is_handed_out_once() {

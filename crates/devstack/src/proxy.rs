@@ -44,6 +44,8 @@ pub struct FaultProxy {
     weather: watch::Sender<Weather>,
     /// Who accepts; nobody while the proxy is cut off.
     door: Mutex<Option<JoinHandle<()>>>,
+    /// Bound and not listened on: keeps others off the port while the proxy is cut off.
+    _place: TcpSocket,
 }
 
 impl FaultProxy {
@@ -52,8 +54,9 @@ impl FaultProxy {
     /// # Errors
     /// If no port is free.
     pub async fn start(target: impl Into<String>) -> Result<Self> {
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?));
-        let proxy = Self { address, target: target.into().into(), weather: watch::Sender::default(), door: Mutex::new(None) };
+        let (address, place) = take_place()?;
+        let (target, weather) = (target.into().into(), watch::Sender::default());
+        let proxy = Self { address, target, weather, door: Mutex::new(None), _place: place };
         proxy.heal().await?;
         Ok(proxy)
     }
@@ -87,11 +90,13 @@ impl FaultProxy {
     /// Ends all faults: no delay, nothing held back, new connections accepted. Connections that were reset stay so.
     ///
     /// # Errors
-    /// If the port was taken while the proxy was cut off.
+    /// If the port cannot be listened on.
     pub async fn heal(&self) -> Result<()> {
         let mut door = self.door.lock().await;
         if door.is_none() {
-            let listener = listen(self.address).with_context(|| format!("cannot listen on {}", self.address))?;
+            let listener = bind(self.address)
+                .and_then(|socket| socket.listen(BACKLOG))
+                .with_context(|| format!("cannot listen on {}", self.address))?;
             *door = Some(tokio::spawn(accept(listener, self.target.clone(), self.weather.clone())));
         }
         self.weather.send_modify(|weather| (weather.latency, weather.stalled) = (Duration::ZERO, false));
@@ -113,12 +118,24 @@ impl Drop for FaultProxy {
     }
 }
 
-fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+/// A free port, taken. Somebody may have looked at it just now or been quicker; the next one will do as well.
+fn take_place() -> Result<(SocketAddr, TcpSocket)> {
+    loop {
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?));
+        match bind(address) {
+            Ok(place) => return Ok((address, place)),
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
+            Err(error) => return Err(error).with_context(|| format!("cannot take {address}")),
+        }
+    }
+}
+
+/// A socket that shares its port with others made here, and with no other program's.
+fn bind(address: SocketAddr) -> io::Result<TcpSocket> {
     let socket = TcpSocket::new_v4()?;
-    // Connections that ended a moment ago do not keep the port.
-    socket.set_reuseaddr(true)?;
+    socket.set_reuseport(true)?;
     socket.bind(address)?;
-    socket.listen(BACKLOG)
+    Ok(socket)
 }
 
 async fn accept(listener: TcpListener, target: Arc<str>, weather: watch::Sender<Weather>) {
@@ -215,6 +232,7 @@ async fn unless_stalled(weather: &mut watch::Receiver<Weather>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ports::is_free;
 
     /// Nothing arrives within this time, if nothing is to arrive.
     const QUIET: Duration = Duration::from_millis(200);
@@ -330,6 +348,7 @@ mod tests {
         proxy.cut().await;
         assert_eq!(connection.read_u8().await.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
         assert_eq!(TcpStream::connect(proxy.address()).await.unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+        assert!(!is_free(proxy.address().port()), "nobody else takes the port meanwhile");
         proxy.heal().await.unwrap();
         say(&mut client(&proxy).await, b"again").await;
     }

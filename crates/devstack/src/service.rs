@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -107,6 +107,11 @@ impl ServiceProcess {
         &self.log
     }
 
+    /// The last lines of its log, for messages.
+    pub fn log_end(&self) -> String {
+        self.child.log_end()
+    }
+
     /// Whether it runs.
     pub fn is_running(&self) -> bool {
         self.child.exit_status().is_none()
@@ -115,7 +120,7 @@ impl ServiceProcess {
     /// Waits until `/readyz` says so.
     ///
     /// # Errors
-    /// If the process ends, or is not ready in time; with the reasons it gives, or the last lines of its log.
+    /// If the process ends, or is not ready in time; with the reasons it gives and the last lines of its log.
     pub async fn wait_until_ready(&self, patience: Duration) -> Result<()> {
         let deadline = Instant::now() + patience;
         loop {
@@ -128,7 +133,7 @@ impl ServiceProcess {
                 Err(error) => error.to_string(),
             };
             if Instant::now() > deadline {
-                bail!("{} is not ready after {} s: {lacks}", self.replica, patience.as_secs());
+                return Err(self.child.died().context(format!("{} is not ready after {} s: {lacks}", self.replica, patience.as_secs())));
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
@@ -179,7 +184,7 @@ impl Drop for ServiceProcess {
     }
 }
 
-/// Asks `/readyz` on this port of 127.0.0.1; `None` if ready, else what is lacking.
+/// Asks `/readyz` on this port of 127.0.0.1; `None` if ready and not impaired, else what is lacking.
 ///
 /// # Errors
 /// If nothing answers there.
@@ -193,8 +198,8 @@ pub async fn readiness(ops_port: u16) -> Result<Option<String>> {
     };
     let answer = tokio::time::timeout(Duration::from_secs(2), ask).await.context("no answer from the ops port")??;
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
-    let ready = head.split_whitespace().nth(1) == Some("200");
-    Ok((!ready).then(|| body.lines().collect::<Vec<_>>().join("; ")))
+    let whole = head.split_whitespace().nth(1) == Some("200") && body.trim() == "ready";
+    Ok((!whole).then(|| body.lines().collect::<Vec<_>>().join("; ")))
 }
 
 /// The `souk` program: what `SOUK_PROGRAM` says, else this one, else the one built into the same `target` folder.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName};
 use tokio::time::Instant;
 use tonic::metadata::MetadataMap;
 
@@ -11,7 +11,8 @@ use crate::Failure;
 /// Metadata key of the caller's name.
 pub const CALLER: &str = "souk-caller";
 /// Metadata key of a consistency token, for callers that cannot set the field of the request.
-pub const TOKEN: &str = "souk-token";
+pub const TOKEN: HeaderName = HeaderName::from_static("souk-token");
+const TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 const MAX_CALLER_BYTES: usize = 128;
 const ANONYMOUS: &str = "anonymous";
 
@@ -33,8 +34,8 @@ pub fn caller(metadata: &MetadataMap) -> Result<String, Failure> {
 ///
 /// # Errors
 /// INVALID_ARGUMENT (INVALID_TOKEN) when it is no ASCII text.
-pub fn token(metadata: &MetadataMap) -> Result<&str, Failure> {
-    metadata.get(TOKEN).map_or(Ok(""), |value| {
+pub fn token(headers: &HeaderMap) -> Result<&str, Failure> {
+    headers.get(TOKEN).map_or(Ok(""), |value| {
         value.to_str().map_err(|_| Failure::invalid("INVALID_TOKEN", format!("{TOKEN}: not a token of this installation")))
     })
 }
@@ -57,7 +58,12 @@ impl Deadline {
 
     /// The deadline of a request that came through our server; [`Self::NONE`] for any other.
     pub fn of<T>(request: &tonic::Request<T>) -> Self {
-        request.extensions().get().copied().unwrap_or(Self::NONE)
+        Self::among(request.extensions())
+    }
+
+    /// The same, from the extensions of a request.
+    pub fn among(extensions: &http::Extensions) -> Self {
+        extensions.get().copied().unwrap_or(Self::NONE)
     }
 
     pub fn instant(self) -> Option<Instant> {
@@ -80,7 +86,7 @@ impl Deadline {
 /// # Errors
 /// INVALID_ARGUMENT (INVALID_TIMEOUT) for any other text.
 pub(crate) fn timeout(headers: &HeaderMap) -> Result<Option<Duration>, Failure> {
-    let Some(value) = headers.get("grpc-timeout") else {
+    let Some(value) = headers.get(TIMEOUT) else {
         return Ok(None);
     };
     let invalid = || Failure::invalid("INVALID_TIMEOUT", "grpc-timeout: want 1–8 digits and one of H M S m u n");

@@ -7,6 +7,9 @@ use tokio::sync::watch;
 
 /// Whether a process is ready to serve, and if not, why: the sum of its components. Cloned handles share it.
 ///
+/// What several processes share, such as a database, is no reason for any of them not to be ready once it was: all would be taken
+/// out of service at once, and callers would get no answer instead of a definite one. Such a process is impaired.
+///
 /// Several services may run in one process. Each works on its own scope ([`Health::scoped`]): readiness of the whole
 /// process counts all components, gRPC health of one service only those of its scope.
 #[derive(Debug, Clone)]
@@ -18,9 +21,17 @@ pub struct Health {
 
 #[derive(Debug)]
 struct Shared {
-    /// Component to what it lacks; `None` is ready.
-    components: Mutex<BTreeMap<String, Option<String>>>,
+    components: Mutex<BTreeMap<String, Standing>>,
     changed: watch::Sender<u64>,
+}
+
+/// How a component is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Standing {
+    Ready,
+    /// It serves, and not all of it.
+    Impaired(String),
+    NotReady(String),
 }
 
 /// One part of a process that must be ready. Begins not ready, "starting".
@@ -64,7 +75,7 @@ impl Health {
 
     /// Not serving any more, whatever the components say.
     pub fn drain(&self) {
-        self.shared.set(&format!("{}{DRAIN}", self.scope), Some("draining"));
+        self.shared.set(&format!("{}{DRAIN}", self.scope), Standing::NotReady("draining".to_owned()));
     }
 
     /// Whether this, or the whole process, was told to drain.
@@ -80,10 +91,18 @@ impl Health {
 
     /// What is not ready, as "component: reason".
     pub fn reasons(&self) -> Vec<String> {
-        let process_drains = DRAIN.to_owned();
+        self.standing(|standing| if let Standing::NotReady(reason) = standing { Some(reason) } else { None })
+    }
+
+    /// What is impaired, as "component: reason".
+    pub fn impairments(&self) -> Vec<String> {
+        self.standing(|standing| if let Standing::Impaired(reason) = standing { Some(reason) } else { None })
+    }
+
+    fn standing(&self, reason: impl Fn(&Standing) -> Option<&String>) -> Vec<String> {
         let components = self.shared.lock();
-        let in_scope = components.iter().filter(|(name, _)| name.starts_with(&*self.scope) || **name == process_drains);
-        in_scope.filter_map(|(name, lack)| lack.as_ref().map(|lack| format!("{name}: {lack}"))).collect()
+        let in_scope = components.iter().filter(|(name, _)| name.starts_with(&*self.scope) || *name == DRAIN);
+        in_scope.filter_map(|(name, standing)| reason(standing).map(|reason| format!("{name}: {reason}"))).collect()
     }
 
     /// Wakes when anything changed.
@@ -94,24 +113,34 @@ impl Health {
 
 impl Component {
     pub fn ready(&self) {
-        if self.shared.set(&self.name, None) {
+        if self.shared.set(&self.name, Standing::Ready) {
             tracing::info!(component = %self.name, "ready");
         }
     }
 
     pub fn not_ready(&self, reason: &str) {
-        if self.shared.set(&self.name, Some(reason)) && reason != "starting" {
+        if self.shared.set(&self.name, Standing::NotReady(reason.to_owned())) && reason != "starting" {
             tracing::warn!(component = %self.name, reason, "not ready");
+        }
+    }
+
+    /// Something that others share is away: still ready if this was ready before, else not.
+    pub fn impaired(&self, reason: &str) {
+        if matches!(self.shared.lock().get(&*self.name), None | Some(Standing::NotReady(_))) {
+            return self.not_ready(reason);
+        }
+        if self.shared.set(&self.name, Standing::Impaired(reason.to_owned())) {
+            tracing::warn!(component = %self.name, reason, "impaired");
         }
     }
 }
 
 impl Shared {
     /// Returns whether this changed anything.
-    fn set(&self, name: &str, lack: Option<&str>) -> bool {
+    fn set(&self, name: &str, standing: Standing) -> bool {
         let mut components = self.lock();
-        let before = components.insert(name.to_owned(), lack.map(str::to_owned));
-        let changed = before.as_ref().map(Option::as_deref) != Some(lack);
+        let changed = components.get(name) != Some(&standing);
+        components.insert(name.to_owned(), standing);
         drop(components);
         if changed {
             self.changed.send_modify(|count| *count += 1);
@@ -119,7 +148,7 @@ impl Shared {
         changed
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Option<String>>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Standing>> {
         self.components.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -145,6 +174,23 @@ mod tests {
         assert!(health.is_ready());
         relay.not_ready("JetStream is away");
         assert_eq!(command.reasons(), ["command/relay: JetStream is away"]);
+    }
+
+    #[test]
+    fn what_others_share_takes_nobody_out_of_service_who_was_in_it() {
+        let health = Health::new();
+        let store = health.component("store");
+        store.impaired("the database is away");
+        assert_eq!((health.is_ready(), health.reasons()), (false, vec!["store: the database is away".to_owned()]));
+        store.ready();
+        store.impaired("the database is away");
+        assert!(health.is_ready());
+        assert_eq!((health.reasons(), health.impairments()), (vec![], vec!["store: the database is away".to_owned()]));
+        store.not_ready("the schema is too old");
+        store.impaired("the database is away");
+        assert!(!health.is_ready());
+        store.ready();
+        assert!(health.is_ready() && health.impairments().is_empty());
     }
 
     #[test]

@@ -23,10 +23,14 @@ pub async fn serve(listener: TcpListener, health: Health, shutdown: Cancellation
 
 async fn readyz(State(health): State<Health>) -> impl IntoResponse {
     let reasons = health.reasons();
-    if reasons.is_empty() {
-        return (StatusCode::OK, "ready\n".to_owned());
-    }
-    (StatusCode::SERVICE_UNAVAILABLE, format!("not ready\n{}\n", reasons.join("\n")))
+    let (status, lines) = match (reasons.is_empty(), health.impairments()) {
+        (true, impaired) if impaired.is_empty() => (StatusCode::OK, vec!["ready".to_owned()]),
+        (true, impaired) => (StatusCode::OK, ["ready, and impaired".to_owned()].into_iter().chain(impaired).collect()),
+        (false, impaired) => {
+            (StatusCode::SERVICE_UNAVAILABLE, ["not ready".to_owned()].into_iter().chain(reasons).chain(impaired).collect())
+        }
+    };
+    (status, lines.join("\n") + "\n")
 }
 
 async fn scrape() -> impl IntoResponse {

@@ -127,6 +127,24 @@ auditor, of which one is enough.
 {{- if .autoscaling.kind -}}{{ int .autoscaling.min }}{{- else -}}{{ int .replicas }}{{- end -}}
 {{- end -}}
 
+{{/*
+Worker threads of a container (README, Threads). Left to itself a process takes one for each core that it sees. A limit of CPU hides cores from it (1500m leaves one),
+but what it asks for is a weight among neighbours and hides none: on a large node a small pod would have dozens. Of: values, component.
+*/}}
+{{- define "souk.threads" -}}
+{{- if not (kindIs "invalid" .values.threads) -}}
+{{- int .values.threads -}}
+{{- else -}}
+{{- $resources := .values.resources | default dict -}}
+{{- $cpu := coalesce ($resources.limits | default dict).cpu ($resources.requests | default dict).cpu 1 | toString -}}
+{{- if not (regexMatch `^([0-9]+\.?[0-9]*|\.[0-9]+)m?$` $cpu) -}}
+{{- fail (printf "%s.resources: cpu %s is neither cores nor thousandths of one (500m), so that threads cannot follow it; write it so, or set %s.threads" .component $cpu .component) -}}
+{{- end -}}
+{{- $cores := hasSuffix "m" $cpu | ternary (divf (trimSuffix "m" $cpu) 1000) (float64 $cpu) -}}
+{{- max 1 (ceil $cores) -}}
+{{- end -}}
+{{- end -}}
+
 {{/* Whether preStop may sleep: without a shell in the image only Kubernetes itself can. */}}
 {{- define "souk.canSleep" -}}
 {{- if semverCompare ">=1.30.0-0" .Capabilities.KubeVersion.Version -}}yes{{- end -}}

@@ -183,6 +183,11 @@ tolerations:
       value: '"$(POD_IP)"'
     - name: SOUK_process__shutdown_grace
       value: {{ int .values.shutdown.drainSeconds }}s
+    {{- with include "souk.threads" . | int }}
+    {{- /* The auditor is a command, whose runtime is there before its settings are read. */}}
+    - name: {{ ternary "TOKIO_WORKER_THREADS" "SOUK_process__threads" (eq $.service "audit") }}
+      value: {{ . | quote }}
+    {{- end }}
     {{- if not (include "souk.canSleep" .root) }}
     - name: SOUK_process__shutdown_pause
       value: {{ int .values.shutdown.sleepSeconds }}s

@@ -5,7 +5,10 @@ use souk_domain::{Command, Entity, OrderId, OrderStatus};
 use souk_event_sourcing::{Etag, LogId, Region, RequestId, RoutingKey, StreamId, TokenKey, Topology, UnixMillis, UnknownRegion, Version};
 use souk_event_store::{Fingerprint, PostgresStore, Retention};
 use souk_runtime::{Place, Queue, settings::PeerSettings};
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::{Instant, timeout_at},
+};
 use tonic::{Response, metadata::AsciiMetadataValue};
 
 use crate::{
@@ -230,14 +233,13 @@ impl Gateway {
         Ok(found.filter(|(_, version)| *version > Version(0)))
     }
 
-    /// Waits until an order has left `Reserving`, at most for `patience`; then its state so far.
+    /// Waits until an order has left `Reserving`, at most until `patience` ends; then its state so far.
     ///
     /// # Errors
-    /// As [`CommandError`] says.
-    pub async fn outcome(&self, order: OrderId, patience: Duration) -> Result<Seen<Commerce>, CommandError> {
+    /// As [`CommandError`] says; NotOwner as soon as the log is given up, because the outcome is written elsewhere then.
+    pub async fn outcome(&self, order: OrderId, patience: Instant) -> Result<Seen<Commerce>, CommandError> {
         let (log, stream) = (self.log(order.key())?, order.stream());
         let changed = self.0.watchers.watch(&stream);
-        let until = tokio::time::Instant::now() + patience;
         loop {
             let change = changed.notified();
             tokio::pin!(change);
@@ -245,9 +247,10 @@ impl Gateway {
             change.as_mut().enable();
             let seen = self.read(log, vec![stream.clone()]).await?;
             let open = seen.entities[0].0.as_order().is_some_and(|order| order.status == OrderStatus::Reserving);
-            if !open || tokio::time::timeout_at(until, change).await.is_err() {
+            if !open || Instant::now() >= patience {
                 return Ok(seen);
             }
+            let _ = timeout_at(patience, change).await;
         }
     }
 

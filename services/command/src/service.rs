@@ -18,10 +18,10 @@ use souk_runtime::{
 use tokio::{
     sync::mpsc,
     task::JoinSet,
-    time::{MissedTickBehavior, interval, sleep},
+    time::{MissedTickBehavior, interval, sleep, timeout},
 };
-use tokio_util::sync::CancellationToken;
-use tracing::{error, info, warn};
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+use tracing::{info, warn};
 
 use crate::{
     api::{
@@ -31,7 +31,7 @@ use crate::{
     commerce::Commerce,
     committer::{Committer, Limits, Watchers, Work},
     gateway::{Gateway, LaneDoor, Lanes, Replicas, Site},
-    ownership::{Directory, Held, Owner, Peers},
+    ownership::{Directory, Held, Owner, Peers, Upkeep},
     topology::InForce,
 };
 
@@ -67,11 +67,14 @@ pub async fn run(process: Process, listeners: Listeners) -> anyhow::Result<()> {
         peers: peers.clone(),
         relays: souk_relay::connect(&settings, "souk-command", store.clone(), store.installation()).await?,
         lease_ttl: settings.command.lease_ttl,
+        heartbeat_patience: settings.command.heartbeat_interval,
         suspect_ttl: settings.command.heartbeat_interval.mul_f64(1.5),
         retention,
         seen: HashMap::new(),
         highest: Epoch(0),
     };
+    let upkeep = Upkeep { store: store.clone(), replica: process.replica.clone(), held: held.clone(), retention };
+    let upkeep = AbortOnDropHandle::new(tokio::spawn(upkeep.run(settings.command.upkeep_interval)));
     let name = process.replica.clone();
     let replicas = Replicas { name, public_address: addresses.public.parse()?, held: held.clone(), directory, peers };
     let topology = InForce::new(topology);
@@ -86,6 +89,7 @@ pub async fn run(process: Process, listeners: Listeners) -> anyhow::Result<()> {
 
     // The doors are closed; the lanes end when the last sender is gone, and the relays publish what they left.
     close_doors.cancel();
+    drop(upkeep);
     let owner = owning.await?;
     let Owner { store, .. } = owner.retire(&mut tasks).await;
     store.close().await;
@@ -231,7 +235,7 @@ fn spawn_lanes(
     lanes
 }
 
-/// Keeps heartbeat, leases and tables in order until `leave`; then hands all over, closes the doors and gives the owner
+/// Keeps heartbeat and leases in order until `leave`; then hands all over, closes the doors and gives the owner
 /// back.
 async fn own(
     mut owner: Owner,
@@ -243,10 +247,7 @@ async fn own(
 ) -> Owner {
     let directory = owner.directory.clone();
     let mut beat = interval(settings.command.heartbeat_interval);
-    let mut upkeep = interval(settings.command.upkeep_interval);
     beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    upkeep.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    upkeep.reset();
     loop {
         tokio::select! {
             biased;
@@ -257,8 +258,11 @@ async fn own(
             }
             _ = beat.tick() => {
                 look_after(&mut owner, &ready).await;
-                if let Err(error) = topology.refresh(&owner.store).await {
-                    warn!(%error, "the topology was not read; the last known is in force");
+                // Half an interval at most: a database that is away must not delay the heartbeats on the others.
+                match timeout(settings.command.heartbeat_interval / 2, topology.refresh(&owner.store)).await {
+                    Ok(Ok(())) => {}
+                    Ok(Err(error)) => warn!(%error, "the topology was not read; the last known is in force"),
+                    Err(_) => warn!("the topology was not read in time; the last known is in force"),
                 }
             }
             // A heartbeat out of turn, but not one after the other.
@@ -266,9 +270,6 @@ async fn own(
                 look_after(&mut owner, &ready).await;
                 sleep(ASKED_AGAIN).await;
             }
-            _ = upkeep.tick() => if let Err(error) = owner.upkeep().await {
-                error!(%error, "upkeep of the tables failed; it is tried again");
-            },
         }
     }
 }
@@ -278,7 +279,7 @@ async fn look_after(owner: &mut Owner, ready: &souk_runtime::Component) {
         Ok(()) => ready.ready(),
         Err(error) => {
             warn!(%error, "no heartbeat");
-            ready.not_ready(&error.to_string());
+            ready.impaired(&error.to_string());
         }
     }
 }

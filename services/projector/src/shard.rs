@@ -305,7 +305,7 @@ impl Shard {
 
     /// The database did not answer: infrastructure backs off and never parks (law 11).
     async fn pause(&mut self, error: &ReadStoreError, shutdown: &CancellationToken) {
-        self.component.not_ready(&error.to_string());
+        self.component.impaired(&error.to_string());
         tokio::select! {
             () = sleep(self.backoff.pause()) => {}
             () = shutdown.cancelled() => {}

@@ -18,7 +18,7 @@ impl Shard {
             self.folder.forget(log);
             self.unsynced.insert(log);
         }
-        self.component.not_ready("a call of the database hangs");
+        self.component.impaired("a call of the database hangs");
         Ok(())
     }
 

@@ -371,7 +371,8 @@ async fn events_become_rows_through_bus_and_event_log() {
     world.publish(&longer[40..50]).await;
     world.postgres.kill9().await.unwrap();
     world.publish(&longer[50..]).await;
-    wait("it notices", || async { !projector.health.is_ready() }).await;
+    wait("it notices", || async { !projector.health.impairments().is_empty() }).await;
+    assert!(projector.health.is_ready(), "no other replica has the database, either");
     world.postgres.start_again().await.unwrap();
     reach(&store, &longer).await;
     reach(&store, &logs[1]).await;

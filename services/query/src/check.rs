@@ -4,7 +4,7 @@ use std::fmt::Display;
 
 use souk_event_sourcing::{Token, TokenKey, UnixMillis};
 use souk_runtime::{Failure, Violations};
-use tonic::metadata::MetadataMap;
+use tonic::codegen::http::HeaderMap;
 
 use crate::page::{Binding, CursorReader, InvalidPageToken};
 
@@ -38,7 +38,7 @@ impl Check {
     }
 
     /// The token of the request's field joined with that of its metadata.
-    pub fn token(&mut self, key: &TokenKey, field: &str, metadata: &MetadataMap) -> Token {
+    pub fn token(&mut self, key: &TokenKey, field: &str, metadata: &HeaderMap) -> Token {
         const REASON: &str = "INVALID_TOKEN";
         let mut token = self.parsed(REASON, "token", Token::decode(field, key)).unwrap_or_default();
         let sent = souk_runtime::token(metadata).map_err(|failure| failure.message);
@@ -137,7 +137,7 @@ mod tests {
 
     #[test]
     fn tokens_of_field_and_metadata_are_joined() {
-        let mut metadata = MetadataMap::new();
+        let mut metadata = HeaderMap::new();
         metadata.insert(TOKEN_METADATA, token(2, 9).encode(&KEY).parse().unwrap());
         let mut check = Check::default();
         let joined = check.token(&KEY, &token(1, 5).encode(&KEY), &metadata);
@@ -148,10 +148,10 @@ mod tests {
     #[test]
     fn a_forged_token_alone_has_its_own_reason() {
         let mut check = Check::default();
-        check.token(&KEY, "forged", &MetadataMap::new());
+        check.token(&KEY, "forged", &HeaderMap::new());
         let failure = check.finish().unwrap_err();
         assert_eq!((failure.code, &*failure.reason), (tonic::Code::InvalidArgument, "INVALID_TOKEN"));
-        let mut metadata = MetadataMap::new();
+        let mut metadata = HeaderMap::new();
         metadata.insert(TOKEN_METADATA, "forged".parse().unwrap());
         let mut check = Check::default();
         check.token(&KEY, "", &metadata);
@@ -165,7 +165,7 @@ mod tests {
         check.page_size(-1);
         check.filter("tag", "a\0b");
         check.choice::<ProductState>("state", 99);
-        check.token(&KEY, "forged", &MetadataMap::new());
+        check.token(&KEY, "forged", &HeaderMap::new());
         let binding = Binding { list: "products", filter: b"" };
         check.page_token(&KEY, binding, "forged", |cursor| cursor.text());
         let failure = check.finish().unwrap_err();

@@ -11,7 +11,8 @@ const RETRY: (Duration, Duration) = (Duration::from_millis(250), Duration::from_
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 const LOOK_LIMIT: Duration = Duration::from_secs(5);
 
-/// Opens the read store, as soon as it is there and has all tables. Says meanwhile what is missing.
+/// Opens the read store, as soon as it is there and has all tables. Says meanwhile what is missing; it is for whoever serves from
+/// the store to say that it does.
 pub(crate) async fn open(settings: &Settings, component: &Component) -> ReadStore {
     let configs: Vec<_> = settings
         .read
@@ -29,10 +30,7 @@ pub(crate) async fn open(settings: &Settings, component: &Component) -> ReadStor
     loop {
         match ReadStore::open(&configs, Access::Read, installation).await {
             Ok(store) => match lacks(&store).await {
-                None => {
-                    component.ready();
-                    return store;
-                }
+                None => return store,
                 Some(lack) => {
                     component.not_ready(&lack);
                     store.close().await;
@@ -49,10 +47,12 @@ pub(crate) async fn open(settings: &Settings, component: &Component) -> ReadStor
 pub(crate) async fn watch(store: Arc<ReadStore>, component: Component) {
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
-        let lack = tokio::time::timeout(LOOK_LIMIT, lacks(&store)).await;
-        match lack.unwrap_or_else(|_| Some("the read databases do not answer".to_owned())) {
-            None => component.ready(),
-            Some(lack) => component.not_ready(&lack),
+        match tokio::time::timeout(LOOK_LIMIT, missing_migrations(&store)).await {
+            Ok(Ok(missing)) if missing.is_empty() => component.ready(),
+            Ok(Ok(missing)) => component.not_ready(&SchemaTooOld(missing).to_string()),
+            // What is cached is answered.
+            Ok(Err(error)) => component.impaired(&error.to_string()),
+            Err(_) => component.impaired("the read databases do not answer"),
         }
     }
 }

@@ -1,6 +1,8 @@
 //! Replies as bytes: what a cached row and a time make.
 
-use bytes::{Buf, BufMut, Bytes, BytesMut, buf::Chain};
+use std::sync::Arc;
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 use prost::{
     Message,
     encoding::{WireType, encode_key, encode_varint},
@@ -8,7 +10,7 @@ use prost::{
 use souk_event_sourcing::{LogPosition, Token, TokenKey, UnixMillis};
 use souk_proto::common::v1 as proto;
 
-use crate::core::Freshness;
+use crate::{cache::Entry, core::Freshness};
 
 /// Every reply about one entity has it in this field, and `as_of` in the other.
 const ENTITY_FIELD: u32 = 1;
@@ -17,8 +19,21 @@ const AS_OF_FIELD: u32 = 2;
 /// Most bytes of number and length before an entity.
 pub(crate) const ENTITY_HEAD_MAX: usize = 11;
 
-/// A reply about one entity: the entity's field as it lies in the cache, then that of `as_of`.
-pub(crate) type EntityReply = Chain<Bytes, Bytes>;
+/// A reply about one entity: the entity's field as it lies in the cache, then that of `as_of`. Nothing is decoded or encoded
+/// again, and the row's own count of holders is left alone: it lies far from everything else that a reply needs.
+pub(crate) struct EntityReply {
+    /// It has a row.
+    pub entry: Arc<Entry>,
+    pub as_of: Bytes,
+}
+
+impl EntityReply {
+    /// The encoded reply.
+    pub fn bytes(&self) -> impl Buf {
+        let row = self.entry.row.as_ref().map_or(&[][..], |row| &row.field);
+        row.chain(&self.as_of[..])
+    }
+}
 
 /// Writes an encoded entity as a field of a reply; returns the bytes before it.
 pub(crate) fn put_entity(entity: &[u8], reply: &mut BytesMut) -> u8 {
@@ -36,11 +51,6 @@ pub(crate) fn as_of_field(as_of: &proto::AsOf) -> Bytes {
     encode_key(AS_OF_FIELD, WireType::LengthDelimited, &mut field);
     as_of.encode_length_delimited(&mut field).expect("the buffer grows");
     field.freeze()
-}
-
-/// Both as a reply: nothing is decoded or encoded again.
-pub(crate) fn entity_reply(entity_field: Bytes, as_of_field: Bytes) -> EntityReply {
-    entity_field.chain(as_of_field)
 }
 
 /// `as_of` as callers see it.
@@ -64,11 +74,12 @@ pub(crate) fn timestamp(time: UnixMillis) -> prost_types::Timestamp {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
     use souk_event_sourcing::{Epoch, LogId, Partition, Position, Region};
-    use souk_proto::{cart, catalog, orders, stock};
+    use souk_proto::{cart, catalog, log::v1::ChangeFeed, orders, stock};
 
     use super::*;
-    use crate::cache::CachedRow;
 
     const KEY: TokenKey = TokenKey::new([7; 32]);
 
@@ -86,10 +97,12 @@ mod tests {
     fn a_reply_of_bytes_equals_the_encoded_message() {
         let at = some_as_of();
         let entity_reply = |row: &[u8], at: &proto::AsOf| {
-            let row = CachedRow::new(row, Position(1));
-            assert_eq!(row.body().len() + usize::from(put_entity(&row.body(), &mut BytesMut::new())), row.field.len());
-            let mut reply = entity_reply(row.field, as_of_field(at));
-            reply.copy_to_bytes(reply.remaining())
+            let entry = Arc::new(Entry::carried(row, &ChangeFeed::default(), 0, Instant::now()));
+            let kept = entry.row.as_ref().unwrap();
+            assert_eq!(kept.body().len() + usize::from(put_entity(&kept.body(), &mut BytesMut::new())), kept.field.len());
+            let reply = EntityReply { entry, as_of: as_of_field(at) };
+            let mut bytes = reply.bytes();
+            bytes.copy_to_bytes(bytes.remaining())
         };
         let product = catalog::v1::Product { product_id: "p-1".into(), version: 300, ..Default::default() };
         let reply = catalog::v1::GetProductResponse { product: Some(product.clone()), as_of: Some(at.clone()) };

@@ -72,6 +72,7 @@ async fn serve_from_store(process: Process, entrance: Entrance, bus: Arc<dyn Fee
         let core = Arc::new(Core::new(store.clone(), topology.clone(), process.settings.clone()));
         let (tasks, figures) = follow(&process, &core, &bus, &component);
         entrance.open(core.clone());
+        component.ready();
         store = changed(&store, &topology, &process).await;
         tracing::info!("the regions have changed; serving the logs of all of them");
         drop(figures);

@@ -292,7 +292,8 @@ impl Copier {
     }
 
     async fn prepare_days(&self, position: Position) -> Result<(), StoreError> {
-        self.store.prepare(&[(self.log, position)], self.retention, UnixMillis::now()).await
+        let database = self.store.database_of(self.log.partition).expect("only logs placed here are copied");
+        self.store.prepare(database, &[(self.log, position)], self.retention, UnixMillis::now()).await
     }
 
     /// Ids beyond what the ledger remembers are refused by their time.

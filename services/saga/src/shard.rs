@@ -56,11 +56,11 @@ impl Shard {
         while !self.shutdown.is_cancelled() {
             match self.session(&mut seat, &mut backoff).await {
                 Ok(End::Shutdown) => break,
-                Ok(End::Hung) => self.ready.not_ready("the write database does not answer"),
+                Ok(End::Hung) => self.ready.impaired("the write database does not answer"),
                 Ok(End::Panicked) => tracing::error!(database = self.database, "a step panicked; reading anew"),
                 Err(error) => {
                     tracing::warn!(database = self.database, %error, "the write database failed; beginning anew from what it holds");
-                    self.ready.not_ready("the write database does not answer");
+                    self.ready.impaired("the write database does not answer");
                     seat.patience.unanswered();
                 }
             }

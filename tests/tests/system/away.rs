@@ -4,7 +4,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, bail, ensure};
 use souk_client::{Door, Error};
-use souk_devstack::Service;
+use souk_devstack::{Replica, Service, readiness};
 use souk_proto::{
     catalog::v1::{GetProductRequest, GetProductResponse},
     stock::v1::{ReceiveStockRequest, command_service_client::CommandServiceClient},
@@ -70,6 +70,16 @@ async fn without_postgres_commands_are_refused_with_a_time_to_come_back_and_what
     println!("{cached} answers from the cache, then refused {:.1?} after Postgres died", died.elapsed());
     ensure!(cached > 0, "what was cached and fresh enough was not answered");
     told_to_come_back(&hasty.0.command(receive("p-1")).await.err().context("a command without a database")?)?;
+    // Nobody is taken out of service: what is shared is away for all of them.
+    for service in [Service::Command, Service::Query, Service::Projector, Service::Saga] {
+        let port = system.stack.ports_of(Replica::from(service))?.ops;
+        until(&format!("{} serves and is impaired", service.name()), PATIENCE, || async {
+            let said = readiness(port).await?.unwrap_or_default();
+            ensure!(!said.starts_with("not ready"), "{}: {said}", service.name());
+            Ok(said.starts_with("ready, and impaired").then_some(()))
+        })
+        .await?;
+    }
     system.stack.postgres.start_again().await?;
     let back = Instant::now();
     shop.0.command(receive("p-1")).await?;

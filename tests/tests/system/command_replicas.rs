@@ -1,9 +1,9 @@
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use souk_devstack::Service;
-use souk_proto::stock::v1::ReceiveStockRequest;
+use souk_proto::{orders::v1::OrderState, stock::v1::ReceiveStockRequest};
 use souk_tests::{Shop, System, until};
 
 use super::faults::loaded_system;
@@ -48,9 +48,9 @@ async fn any_replica_takes_any_command() -> Result<()> {
             let product = format!("p-{replica}-{number}");
             shop.sell(&product, 100, 5).await?;
             let order = shop.order(&format!("c-{number}"), &product, 2, true).await?;
-            ensure!(order.state() == souk_proto::orders::v1::OrderState::AwaitingPayment, "{order:?}");
+            ensure!(order.state() == OrderState::AwaitingPayment, "{order:?}");
             shop.pay(&order.order_id, 200).await?;
-            ensure!(shop.see(&order.order_id).await?.state() == souk_proto::orders::v1::OrderState::Paid);
+            ensure!(shop.see(&order.order_id).await?.state() == OrderState::Paid);
         }
         // An error of the owner comes back unchanged.
         for number in 0..20 {
@@ -59,6 +59,39 @@ async fn any_replica_takes_any_command() -> Result<()> {
             ensure!(told.as_ref().is_err_and(|error| error.reason() == "PRODUCT_NOT_FOUND"), "{told:?}");
         }
     }
+    system.audit_clean().await.map(drop)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_waits_for_an_outcome_is_told_it_wherever_its_log_has_gone_meanwhile() -> Result<()> {
+    const ORDERS: usize = 64;
+    let process_manager = (Service::Saga, 1);
+    let mut system = System::start(|_| {}).await?;
+    let shop = Shop(system.session()?.caller("test"));
+    shop.sell("lamp", 100, ORDERS as i64).await?;
+    // Nobody reserves anything: all wait, at the only owner there is.
+    system.kill(process_manager).await?;
+    let mut waiting = tokio::task::JoinSet::new();
+    for number in 0..ORDERS {
+        let shop = Shop(system.client()?.session().caller("test").deadline(Duration::from_secs(300)));
+        waiting.spawn(async move { shop.order(&format!("c-{number}"), "lamp", 1, true).await });
+    }
+    let pool = system.write_pools().await?.remove(0);
+    until("all orders placed", PATIENCE, || async {
+        let placed: i64 = sqlx::query_scalar("select count(*) from event where type = 'OrderPlaced'").fetch_one(&pool).await?;
+        Ok((placed == ORDERS as i64).then_some(()))
+    })
+    .await?;
+    let second = system.add_replica(Service::Command).await?;
+    shared_by(&system, Service::Command, 2).await?;
+    ensure!(waiting.try_join_next().is_none(), "somebody was answered before there was an outcome");
+    system.start_again(process_manager).await?;
+    let told = tokio::time::timeout(PATIENCE, waiting.join_all()).await.context("not all who waited were answered")?;
+    for order in told {
+        let order = order?;
+        ensure!(order.state() == OrderState::AwaitingPayment, "{order:?}");
+    }
+    system.remove_replica(second).await?;
     system.audit_clean().await.map(drop)
 }
 

@@ -8,11 +8,11 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result, ensure};
-use souk_devstack::{Service, Stack, TemporaryFolder, free_port, readiness, souk_program};
+use anyhow::{Context, Result, anyhow, ensure};
+use souk_devstack::{BackgroundCommand, ReplicaPorts, Service, ServiceProcess, Stack, TemporaryFolder, free_port, readiness, souk_program};
 use souk_runtime::Settings;
 use souk_tests::{System, http_get, repository, until};
-use tokio::process::{Child, Command};
+use tokio::process::Command;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 const KEY: &str = "0101010101010101010101010101010101010101010101010101010101010101";
@@ -79,24 +79,28 @@ fn the_settings_of_every_size_are_taken() -> Result<()> {
 }
 
 /// One container, as its Deployment starts it, but on this machine's ports.
-struct Container {
-    ops: u16,
-    _process: Child,
-}
-
-fn start(service: Service, settings: &Path, ports: &BTreeMap<String, u16>) -> Result<Container> {
-    let mut command = Command::new(souk_program()?);
-    command.args(["serve", service.name(), "--config"]).arg(settings).stdin(Stdio::null()).kill_on_drop(true);
+fn start(service: Service, settings: &Path, ports: &BTreeMap<String, u16>, logs: &Path) -> Result<ServiceProcess> {
+    let name = service.name();
     // The values of a pod, in the quotes of the Deployment.
-    command.env("SOUK_process__replica", format!("\"souk-{}-6f8d9c4b5-x2x4z\"", service.name()));
-    command.env("SOUK_process__advertise_host", "\"127.0.0.1\"").env("SOUK_process__shutdown_grace", "20s");
-    for (door, port) in ports.iter().filter(|(door, _)| door.split('_').next() == Some(service.name())) {
-        command.env(format!("SOUK_listen__{door}"), format!("127.0.0.1:{port}"));
+    let mut environment = BTreeMap::from([
+        ("SOUK_process__replica".to_owned(), format!("\"souk-{name}-6f8d9c4b5-x2x4z\"")),
+        ("SOUK_process__advertise_host".to_owned(), "\"127.0.0.1\"".to_owned()),
+        ("SOUK_process__shutdown_grace".to_owned(), "20s".to_owned()),
+        ("SOUK_process__threads".to_owned(), "1".to_owned()),
+    ]);
+    for (door, port) in ports.iter().filter(|(door, _)| door.split('_').next() == Some(name)) {
+        environment.insert(format!("SOUK_listen__{door}"), format!("127.0.0.1:{port}"));
     }
     for peer in ["command", "command_internal"] {
-        command.env(format!("SOUK_peers__{peer}"), format!("http://127.0.0.1:{}", ports[peer]));
+        environment.insert(format!("SOUK_peers__{peer}"), format!("http://127.0.0.1:{}", ports[peer]));
     }
-    Ok(Container { ops: ports[&format!("{}_ops", service.name())], _process: command.spawn()? })
+    let port = |door: &str| ports.get(&format!("{name}{door}")).copied();
+    let doors = ReplicaPorts {
+        public: port(""),
+        internal: port("_internal").context("no internal port")?,
+        ops: port("_ops").context("no port for operators")?,
+    };
+    ServiceProcess::start(service.into(), &doors, settings, logs, &environment)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -125,7 +129,7 @@ async fn the_smallest_size_starts_migrates_and_carries_the_charts_own_test() -> 
     let mut containers = Vec::new();
     for service in Service::ALONE {
         let name = format!("{}.toml", service.name());
-        containers.push(start(service, &write(&name, &files[&name])?, &ports)?);
+        containers.push(start(service, &write(&name, &files[&name])?, &ports, folder.path())?);
     }
 
     // The Job beside them.
@@ -138,12 +142,14 @@ async fn the_smallest_size_starts_migrates_and_carries_the_charts_own_test() -> 
     let arguments = ["migrate", "--config", &migrate.display().to_string(), "--patience", "10m"].map(str::to_owned);
     run(arguments.to_vec()).await?;
     for container in &containers {
-        until("ready", PATIENCE, || async { Ok(readiness(container.ops).await.is_ok_and(|lacks| lacks.is_none()).then_some(())) }).await?;
+        container.wait_until_ready(PATIENCE).await?;
     }
 
     // What `helm test` runs.
     let url = |door: &str| format!("http://127.0.0.1:{}", ports[door]);
-    run(vec!["demo".into(), format!("--command={}", url("command")), format!("--query={}", url("query"))]).await?;
+    run(vec!["demo".into(), format!("--command={}", url("command")), format!("--query={}", url("query"))])
+        .await
+        .map_err(|error| anyhow!("{error:#}\n{}", containers.iter().map(ServiceProcess::log_end).collect::<Vec<_>>().join("\n")))?;
 
     // The auditor, which the next size has.
     put(folder.path(), "read-1/replica-1", &stack.read_databases()[0].url)?;
@@ -153,15 +159,15 @@ async fn the_smallest_size_starts_migrates_and_carries_the_charts_own_test() -> 
         let argument = argument.replace("/etc/souk/audit.toml", &settings.display().to_string());
         if argument.starts_with("--ops=") { format!("--ops=127.0.0.1:{ops}") } else { argument }
     });
-    let mut auditor = Command::new(souk_program()?);
     // Streams are as large as the smaller size wants them.
-    auditor.args(arguments).env("SOUK_nats__stream_max_bytes", "67108864").stdin(Stdio::null()).kill_on_drop(true);
-    let _auditor = auditor.spawn()?;
+    let auditor =
+        BackgroundCommand::start(arguments, [("SOUK_nats__stream_max_bytes", "67108864"), ("TOKIO_WORKER_THREADS", "1")], folder.path())?;
     let metrics = until("an audit", PATIENCE, || async {
         let metrics = http_get(ops, "/metrics").await.unwrap_or_default();
         Ok(metrics.contains("souk_audit_finished_time_seconds ").then_some(metrics))
     })
-    .await?;
+    .await
+    .map_err(|error| anyhow!("{error:#}\n{}", auditor.log_end()))?;
     ensure!(readiness(ops).await?.is_none() && metrics.lines().any(|line| line == "souk_audit_differences 0"), "{metrics}");
     ensure!(metrics.lines().any(|line| line == r#"souk_audit_checked{what="whole logs"} 64"#), "{metrics}");
     Ok(())

@@ -109,7 +109,7 @@ impl<'a> Ownership<'a> {
         .bind(&addresses.internal)
         .bind(&addresses.public)
         .bind(leaving)
-        .execute(self.pool(database)?)
+        .execute(self.store.pool_named(database)?)
         .await?;
         Ok(())
     }
@@ -120,7 +120,7 @@ impl<'a> Ownership<'a> {
     /// When the database cannot be reached.
     pub async fn survey(&self, database: &str) -> Result<Survey, StoreError> {
         let region = self.store.region;
-        let pool = self.pool(database)?;
+        let pool = self.store.pool_named(database)?;
         let replicas = sqlx::query(
             "select id, internal_address, public_address, leaving, \
                extract(epoch from clock_timestamp() - heartbeat_at)::float8 as silence from replica",
@@ -164,7 +164,7 @@ impl<'a> Ownership<'a> {
             .bind(partitions)
             .bind(self.replica)
             .bind(to)
-            .execute(self.pool(database)?)
+            .execute(self.store.pool_named(database)?)
             .await?;
         Ok(())
     }
@@ -175,7 +175,7 @@ impl<'a> Ownership<'a> {
     /// # Errors
     /// When the database cannot be reached; then this replica may have become owner without knowing, and takes again.
     pub async fn take(&self, database: &str, partitions: &[Partition], lease_ttl: Duration) -> Result<Vec<Taken>, StoreError> {
-        let pool = self.pool(database)?;
+        let pool = self.store.pool_named(database)?;
         let region = self.store.region;
         let partitions: Vec<i32> = partitions.iter().map(|partition| i32::from(partition.0)).collect();
         let rows = sqlx::query(
@@ -257,13 +257,8 @@ impl<'a> Ownership<'a> {
     pub async fn forget_silent(&self, database: &str, silence: Duration) -> Result<(), StoreError> {
         sqlx::query("delete from replica where heartbeat_at < clock_timestamp() - make_interval(secs => $1)")
             .bind(silence.as_secs_f64())
-            .execute(self.pool(database)?)
+            .execute(self.store.pool_named(database)?)
             .await?;
         Ok(())
-    }
-
-    fn pool(&self, database: &str) -> Result<&PgPool, StoreError> {
-        let found = self.store.databases.iter().find(|candidate| candidate.name == database);
-        found.map(|found| &found.pool).ok_or_else(|| StoreError::Setup(format!("no write database is named '{database}'")))
     }
 }

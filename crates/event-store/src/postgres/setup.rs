@@ -139,6 +139,11 @@ impl PostgresStore {
         self.databases.iter().map(|database| (database.name.as_str(), &database.pool))
     }
 
+    pub(super) fn pool_named(&self, database: &str) -> Result<&PgPool, StoreError> {
+        let found = self.databases.iter().find(|candidate| candidate.name == database);
+        found.map(|found| &found.pool).ok_or_else(|| StoreError::Setup(format!("no write database is named '{database}'")))
+    }
+
     /// The partitions a database holds, in order.
     pub fn partitions_of(&self, database: &str) -> Vec<Partition> {
         let mut partitions: Vec<_> =

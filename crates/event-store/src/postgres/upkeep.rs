@@ -9,36 +9,39 @@ const CHILD_POSITIONS: u64 = 1_000_000;
 const CHILDREN_AHEAD: u64 = 2;
 
 impl PostgresStore {
-    /// Sees to it that the event table has children for what comes next in each log of a database, and the ledger for
+    /// Sees to it that a database's event table has children for what comes next in each of these logs of it, and its ledger for
     /// the days around `now`. Called at start and again whenever a log passes [`Self::next_upkeep`].
     ///
     /// # Errors
     /// When the database cannot be reached or a lock was not granted within two seconds; call again.
-    pub async fn prepare(&self, logs: &[(LogId, Position)], retention: Retention, now: UnixMillis) -> Result<(), StoreError> {
-        for (name, pool) in self.pools() {
-            let here = logs.iter().filter(|(log, _)| self.database_of(log.partition) == Some(name));
-            let (mut regions, mut partitions, mut lows) = (Vec::new(), Vec::new(), Vec::new());
-            for (log, position) in here {
-                let current = position.0 / CHILD_POSITIONS;
-                for child in current..=current + CHILDREN_AHEAD {
-                    regions.push(i32::from(log.region.0));
-                    partitions.push(i32::from(log.partition.0));
-                    lows.push((child * CHILD_POSITIONS) as i64);
-                }
+    pub async fn prepare(
+        &self,
+        database: &str,
+        logs: &[(LogId, Position)],
+        retention: Retention,
+        now: UnixMillis,
+    ) -> Result<(), StoreError> {
+        let (mut regions, mut partitions, mut lows) = (Vec::new(), Vec::new(), Vec::new());
+        for (log, position) in logs {
+            let current = position.0 / CHILD_POSITIONS;
+            for child in current..=current + CHILDREN_AHEAD {
+                regions.push(i32::from(log.region.0));
+                partitions.push(i32::from(log.partition.0));
+                lows.push((child * CHILD_POSITIONS) as i64);
             }
-            let mut transaction = pool.begin().await?;
-            sqlx::query("set local lock_timeout = '2s'").execute(&mut *transaction).await?;
-            sqlx::query("select souk_add_event_child(r, p, low, low + $1) from unnest($2::int[], $3::int[], $4::bigint[]) i(r, p, low)")
-                .bind(CHILD_POSITIONS as i64)
-                .bind(&regions)
-                .bind(&partitions)
-                .bind(&lows)
-                .execute(&mut *transaction)
-                .await?;
-            let buckets: Vec<i32> = retention.wanted(now).map(|bucket| bucket.0).collect();
-            sqlx::query("select souk_add_ledger_child(b) from unnest($1::int[]) b").bind(&buckets).execute(&mut *transaction).await?;
-            transaction.commit().await?;
         }
+        let mut transaction = self.pool_named(database)?.begin().await?;
+        sqlx::query("set local lock_timeout = '2s'").execute(&mut *transaction).await?;
+        sqlx::query("select souk_add_event_child(r, p, low, low + $1) from unnest($2::int[], $3::int[], $4::bigint[]) i(r, p, low)")
+            .bind(CHILD_POSITIONS as i64)
+            .bind(&regions)
+            .bind(&partitions)
+            .bind(&lows)
+            .execute(&mut *transaction)
+            .await?;
+        let buckets: Vec<i32> = retention.wanted(now).map(|bucket| bucket.0).collect();
+        sqlx::query("select souk_add_ledger_child(b) from unnest($1::int[]) b").bind(&buckets).execute(&mut *transaction).await?;
+        transaction.commit().await?;
         Ok(())
     }
 
@@ -47,26 +50,24 @@ impl PostgresStore {
         Position((position.0 / CHILD_POSITIONS + 1) * CHILD_POSITIONS)
     }
 
-    /// Drops the ledger's buckets whose request ids are refused by their time.
+    /// Drops those buckets of a database's ledger whose request ids are refused by their time.
     ///
     /// # Errors
-    /// When a database cannot be reached.
-    pub async fn forget(&self, retention: Retention, now: UnixMillis) -> Result<(), StoreError> {
-        let oldest = retention.oldest(now).0;
-        for (_, pool) in self.pools() {
-            let names: Vec<String> = sqlx::query_scalar(
-                "select relname::text from pg_inherits join pg_class on pg_class.oid = inhrelid \
-                 where inhparent = 'ledger'::regclass and substr(relname, 8)::int < $1",
-            )
-            .bind(oldest)
-            .fetch_all(pool)
-            .await?;
-            for name in names {
-                let mut transaction = pool.begin().await?;
-                sqlx::query("set local lock_timeout = '2s'").execute(&mut *transaction).await?;
-                sqlx::query(sqlx::AssertSqlSafe(format!("drop table {name}"))).execute(&mut *transaction).await?;
-                transaction.commit().await?;
-            }
+    /// When the database cannot be reached or a lock was not granted within two seconds; call again.
+    pub async fn forget(&self, database: &str, retention: Retention, now: UnixMillis) -> Result<(), StoreError> {
+        let pool = self.pool_named(database)?;
+        let names: Vec<String> = sqlx::query_scalar(
+            "select relname::text from pg_inherits join pg_class on pg_class.oid = inhrelid \
+             where inhparent = 'ledger'::regclass and substr(relname, 8)::int < $1",
+        )
+        .bind(retention.oldest(now).0)
+        .fetch_all(pool)
+        .await?;
+        for name in names {
+            let mut transaction = pool.begin().await?;
+            sqlx::query("set local lock_timeout = '2s'").execute(&mut *transaction).await?;
+            sqlx::query(sqlx::AssertSqlSafe(format!("drop table {name}"))).execute(&mut *transaction).await?;
+            transaction.commit().await?;
         }
         Ok(())
     }

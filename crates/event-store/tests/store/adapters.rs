@@ -77,6 +77,6 @@ async fn postgres_keeps_the_law() {
     let logs: Vec<_> = (0..16).map(|partition| (conformance::log(partition), souk_event_sourcing::Position(0))).collect();
     let copies = (0..6).map(|partition| (conformance::foreign(partition), souk_event_sourcing::Position(0)));
     let logs: Vec<_> = logs.into_iter().chain(copies).collect();
-    store.prepare(&logs, Retention { days: 7 }, UnixMillis::now()).await.expect("prepare");
+    store.prepare("w1", &logs, Retention { days: 7 }, UnixMillis::now()).await.expect("prepare");
     conformance::all(&Postgres(store)).await;
 }

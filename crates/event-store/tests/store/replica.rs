@@ -15,7 +15,7 @@ use crate::world::{RETENTION, World, connect};
 async fn writers_of_one_copy_get_in_each_others_way_and_write_nothing_twice() {
     let world = World::new().await;
     let copy = foreign(1);
-    world.store.prepare(&[(copy, Position(0))], RETENTION, UnixMillis::now()).await.expect("prepare");
+    world.store.prepare("w1", &[(copy, Position(0))], RETENTION, UnixMillis::now()).await.expect("prepare");
     let all = Arc::new(history(copy, beginning(7), 300));
     let mut writers = JoinSet::new();
     for size in [7, 10, 13, 16] {
@@ -51,7 +51,7 @@ async fn nobody_writes_a_copy_of_this_regions_own_log() {
 async fn all_ends_are_the_heads_of_all_logs_that_were_written() {
     let world = World::new().await;
     let copy = foreign(1);
-    world.store.prepare(&[(copy, Position(0))], RETENTION, UnixMillis::now()).await.expect("prepare");
+    world.store.prepare("w1", &[(copy, Position(0))], RETENTION, UnixMillis::now()).await.expect("prepare");
     world.store.replicate(&history(copy, beginning(7), 3)).await.expect("replicated");
     world.take(log(1)).await;
     let ends = world.store.ends().await.expect("ends");

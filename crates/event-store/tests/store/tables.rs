@@ -58,7 +58,7 @@ async fn without_a_child_for_its_position_nothing_is_written_until_there_is_one(
     assert!(matches!(&refused, Err(StoreError::Data { sqlstate, .. }) if sqlstate == "23514"), "{refused:?}");
     assert!(world.store.read(ready, Position(1), 1).await.expect("read").is_empty());
 
-    world.store.prepare(&[(grown, second.position)], RETENTION, UnixMillis::now()).await.expect("prepare");
+    world.store.prepare("w1", &[(grown, second.position)], RETENTION, UnixMillis::now()).await.expect("prepare");
     assert_eq!(lane.append(&parts).await.expect("append"), [BatchOutcome::Done, BatchOutcome::Done]);
 }
 
@@ -77,7 +77,7 @@ async fn children_are_added_beside_a_long_reader_and_hold_up_no_append() {
 
     // It would be refused after two seconds of waiting for a lock.
     let ahead = PostgresStore::next_upkeep(PostgresStore::next_upkeep(Position(1)));
-    world.store.prepare(&[(log, ahead)], RETENTION, UnixMillis::now().plus_ms(10 * 86_400_000)).await.expect("prepare");
+    world.store.prepare("w1", &[(log, ahead)], RETENTION, UnixMillis::now().plus_ms(10 * 86_400_000)).await.expect("prepare");
     let second = Part::of(log, after(&first)).stream(&stream(), 1, 1).build();
     assert_eq!(lane.append(&[second]).await.expect("append"), [BatchOutcome::Done]);
     let seen: i64 = sqlx::query_scalar("select count(*) from event").fetch_one(&mut reader).await.expect("reader");
@@ -98,7 +98,7 @@ async fn several_replicas_may_add_the_same_children_at_once() {
         let mut replicas = JoinSet::new();
         for store in &stores {
             let (store, logs) = (store.clone(), logs.clone());
-            replicas.spawn(async move { store.prepare(&logs, RETENTION, day).await });
+            replicas.spawn(async move { store.prepare("w1", &logs, RETENTION, day).await });
         }
         while let Some(prepared) = replicas.join_next().await {
             prepared.expect("no panic").expect("prepared");

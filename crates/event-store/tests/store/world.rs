@@ -43,7 +43,7 @@ impl Server {
         PostgresStore::migrate(&configs(&url)).await.expect("migrate");
         let store = connect(&url).await;
         let logs: Vec<_> = logs().map(|log| (log, Position(0))).collect();
-        store.prepare(&logs, RETENTION, UnixMillis::now()).await.expect("prepare");
+        store.prepare("w1", &logs, RETENTION, UnixMillis::now()).await.expect("prepare");
         store.close().await;
         Self { postgres, _folder: folder }
     }

@@ -135,7 +135,17 @@ impl World {
     pub async fn foreign(&self, events: &[RecordedEvent]) -> jetstream::stream::Stream {
         self.relays.publisher.delete(LOG).await.expect("deleted");
         let config = Config { name: self.stream_name(), subjects: vec![self.relays.feed.subjects().log(LOG)], ..Config::default() };
-        let stream = self.stranger.create_stream(config).await.expect("made");
+        let stream = within(async {
+            loop {
+                match self.stranger.create_stream(config.clone()).await {
+                    Ok(stream) => break stream,
+                    // The server may be at the files of the deleted one still.
+                    Err(error) if error.to_string().contains("error creating store") => tokio::time::sleep(Duration::from_millis(10)).await,
+                    Err(error) => panic!("not made: {error}"),
+                }
+            }
+        })
+        .await;
         publish(&*self.relays.publisher, events).await;
         stream
     }

@@ -1,4 +1,4 @@
-use std::{convert::Infallible, future::Future, panic::AssertUnwindSafe, pin::pin, sync::Arc, time::Duration};
+use std::{future::Future, panic::AssertUnwindSafe, pin::pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::FutureExt;
@@ -6,7 +6,6 @@ use http::{HeaderMap, Request, Response};
 use http_body::Body as HttpBody;
 use tokio::time::Instant;
 use tonic::{Code, body::Body};
-use tower::Service;
 use tracing::{Instrument, Span, field};
 
 use super::{
@@ -101,8 +100,7 @@ where
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     let incoming = telemetry::incoming(request.headers());
-    // The routes are always ready; a clone shares them.
-    let called = shared.routes.clone().call(request).map(|result: Result<_, Infallible>| result.unwrap_or_else(|never| match never {}));
+    let called = shared.routes.call(request.map(Body::new)).map(|result| result.unwrap_or_else(|never| match never {}));
     telemetry::with_incoming(incoming, called)
 }
 
@@ -170,10 +168,12 @@ fn is_our_fault(code: Code) -> bool {
 mod tests {
     use tokio::sync::Semaphore;
     use tokio_util::sync::CancellationToken;
-    use tonic::service::Routes;
 
     use super::*;
-    use crate::{grpc::methods::Methods, settings::GrpcSettings};
+    use crate::{
+        grpc::{methods::Methods, routes::Routes},
+        settings::GrpcSettings,
+    };
 
     #[test]
     fn a_call_takes_little_memory_for_its_layers() {

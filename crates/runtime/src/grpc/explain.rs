@@ -1,14 +1,12 @@
 use http::{HeaderMap, Response};
 use tonic::{Code, Status, body::Body};
 
+use super::routes::no_such_method;
 use crate::Failure;
-
-const STATUS: &str = "grpc-status";
-const DETAILS: &str = "grpc-status-details-bin";
 
 /// The status code in headers or trailers, `None` when they carry none.
 pub(super) fn code(headers: &HeaderMap) -> Option<Code> {
-    headers.get(STATUS).map(|value| Code::from_bytes(value.as_bytes()))
+    headers.get(Status::GRPC_STATUS).map(|value| Code::from_bytes(value.as_bytes()))
 }
 
 /// Gives errors that tonic made itself (unknown method, body that does not parse, message too large) a reason like all
@@ -16,7 +14,7 @@ pub(super) fn code(headers: &HeaderMap) -> Option<Code> {
 pub(super) fn explain(response: Response<Body>) -> Response<Body> {
     let headers = response.headers();
     let failed = code(headers).is_some_and(|code| code != Code::Ok);
-    if !failed || headers.contains_key(DETAILS) {
+    if !failed || headers.contains_key(Status::GRPC_STATUS_DETAILS) {
         return response;
     }
     match Status::from_header_map(headers) {
@@ -34,7 +32,7 @@ fn reasoned(status: &Status) -> Failure {
     let message = status.message();
     match status.code() {
         Code::Unimplemented if message.contains("ompress") => Failure::new(Code::Unimplemented, "COMPRESSION_NOT_SUPPORTED", message),
-        Code::Unimplemented => Failure::new(Code::Unimplemented, "METHOD_NOT_FOUND", "no such method on this port"),
+        Code::Unimplemented => no_such_method(),
         Code::OutOfRange if message.contains("message length too large") => Failure::invalid("REQUEST_TOO_LARGE", message),
         // tonic answers INTERNAL to bodies that are no message of this type: the caller's fault, not ours.
         Code::Internal if malformed(message) => Failure::invalid("MALFORMED_REQUEST", message),

@@ -8,6 +8,7 @@ mod connections;
 mod explain;
 mod health;
 mod methods;
+mod routes;
 mod stream;
 mod unary;
 mod untaken;
@@ -17,12 +18,16 @@ use std::{convert::Infallible, sync::Arc};
 use ::metrics::gauge;
 use tokio::{net::TcpListener, sync::Semaphore};
 use tokio_util::sync::CancellationToken;
-use tonic::{body::Body, server::NamedService, service::Routes};
-use tower::Service;
+use tonic::{
+    body::Body,
+    codegen::{BoxFuture, Service},
+    server::NamedService,
+};
 
 use crate::{Process, metrics, settings::GrpcSettings};
 use methods::Methods;
 pub use methods::code_name;
+use routes::Routes;
 pub use unary::{take_unary, unary_reply};
 pub use untaken::ReplyPatience;
 
@@ -35,7 +40,6 @@ pub struct GrpcServer {
     process: Process,
     shutdown: CancellationToken,
     routes: Routes,
-    services: Vec<&'static str>,
 }
 
 /// What all connections of one server share.
@@ -62,18 +66,18 @@ impl GrpcServer {
     /// `name` tells the server apart in logs and readiness: "public", "internal".
     pub fn new(name: &'static str, process: &Process) -> Self {
         let shutdown = process.shutdown.clone();
-        Self { name, process: process.clone(), shutdown, routes: Routes::default(), services: Vec::new() }
+        Self { name, process: process.clone(), shutdown, routes: Routes::default() }
     }
 
     #[must_use]
     #[expect(clippy::should_implement_trait, reason = "a builder, no sum")]
     pub fn add<S>(mut self, service: S) -> Self
     where
-        S: Service<http::Request<Body>, Error = Infallible, Response = http::Response<Body>> + NamedService + Clone + Send + Sync + 'static,
-        S::Future: Send,
+        S: Service<http::Request<Body>, Response = http::Response<Body>, Error = Infallible>,
+        S: Service<http::Request<Body>, Future = BoxFuture<http::Response<Body>, Infallible>>,
+        S: NamedService + Clone + Send + Sync + 'static,
     {
-        self.services.push(S::NAME);
-        self.routes = self.routes.add_service(service);
+        self.routes.add(service);
         self
     }
 
@@ -98,7 +102,7 @@ impl GrpcServer {
             "souk_rpc_connections_unasked_total",
         ]);
         let component = self.process.health.component(&format!("grpc {}", self.name));
-        let health = health::server(self.process.health.clone(), &self.services);
+        let health = health::server(self.process.health.clone(), &self.routes.names());
         self = self.add(health);
         self = self.with_reflection()?;
         let settings = self.process.settings.grpc.clone();
@@ -107,7 +111,7 @@ impl GrpcServer {
             calls: Semaphore::new(settings.max_concurrent_calls),
             streams: Arc::new(Semaphore::new(settings.max_open_streams)),
             closing: CancellationToken::new(),
-            routes: self.routes.prepare(),
+            routes: self.routes,
             settings,
         });
         let _load = watch_load(format!("{}/{}", self.process.service.name(), self.name), shared.clone());
@@ -121,16 +125,16 @@ impl GrpcServer {
     }
 
     /// Reflection v1 and v1alpha over all contracts, listing the services of this server.
-    fn with_reflection(mut self) -> anyhow::Result<Self> {
+    fn with_reflection(self) -> anyhow::Result<Self> {
+        let services = self.routes.names();
         let builder = || {
             let builder = tonic_reflection::server::Builder::configure()
                 .register_encoded_file_descriptor_set(souk_proto::DESCRIPTORS)
                 .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET);
-            self.services.iter().fold(builder, |builder, service| builder.with_service_name(*service))
+            services.iter().fold(builder, |builder, service| builder.with_service_name(*service))
         };
         let (v1, v1alpha) = (builder().build_v1()?, builder().build_v1alpha()?);
-        self.routes = self.routes.add_service(v1).add_service(v1alpha);
-        Ok(self)
+        Ok(self.add(v1).add(v1alpha))
     }
 }
 

@@ -11,37 +11,38 @@ use http::{HeaderMap, HeaderValue, Response, header::CONTENT_TYPE};
 use http_body::{Body as HttpBody, Frame};
 use http_body_util::{BodyExt, BodyStream, StreamBody};
 use prost::Message;
-use tonic::{Request, Status, body::Body, metadata::MetadataMap};
+use tonic::{Status, body::Body};
 
 /// Whether a message is compressed, and its length.
 const PREFIX: usize = 5;
 const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
 
-/// Takes a request that is one message in one frame, not compressed, of `limit` bytes at most.
+/// Takes the message of a request that is one message in one frame, not compressed, of `limit` bytes at most. `None` for any
+/// other request, which stays as it came: it is tonic's to read, or to refuse.
 ///
-/// # Errors
-/// Any other request, as it came: it is tonic's to read, or to refuse.
-pub async fn take_unary<Q: Message + Default>(request: http::Request<Body>, limit: usize) -> Result<Request<Q>, http::Request<Body>> {
-    let (parts, mut body) = request.into_parts();
-    let mut came = Vec::new();
-    let message = loop {
-        match body.frame().await {
-            None => break came.first().and_then(|frame| only_message(frame, limit)),
-            // Many callers end the stream in a frame of its own.
-            Some(Ok(frame)) if !came.is_empty() && frame.data_ref().is_some_and(Bytes::is_empty) => {}
-            Some(frame) => came.push(frame),
-        }
-        if came.len() > 1 || came.iter().any(Result::is_err) {
-            break None;
-        }
-    };
-    match message {
-        Some(message) => Ok(Request::from_parts(MetadataMap::from_headers(parts.headers), parts.extensions, message)),
-        None => {
-            let whole = StreamBody::new(stream::iter(came).chain(BodyStream::new(body)));
-            Err(http::Request::from_parts(parts, Body::new(whole)))
+/// The request stays in its place, since each move of one is a copy of some hundred bytes.
+pub async fn take_unary<Q: Message + Default>(request: &mut http::Request<Body>, limit: usize) -> Option<Q> {
+    let body = request.body_mut();
+    let first = body.frame().await?;
+    let mut second = None;
+    if let Some(message) = only_message(&first, limit) {
+        // Many callers end the stream in a frame of its own.
+        loop {
+            second = if body.is_end_stream() { None } else { body.frame().await };
+            match &second {
+                None => return Some(message),
+                Some(frame) if is_empty(frame) => {}
+                Some(_) => break,
+            }
         }
     }
+    let rest = BodyStream::new(std::mem::take(body));
+    *body = Body::new(StreamBody::new(stream::iter([first]).chain(stream::iter(second)).chain(rest)));
+    None
+}
+
+fn is_empty(frame: &Result<Frame<Bytes>, Status>) -> bool {
+    frame.as_ref().is_ok_and(|frame| frame.data_ref().is_some_and(Bytes::is_empty))
 }
 
 fn only_message<Q: Message + Default>(frame: &Result<Frame<Bytes>, Status>, limit: usize) -> Option<Q> {
@@ -101,6 +102,7 @@ impl HttpBody for Whole {
 
 #[cfg(test)]
 mod tests {
+    use http_body_util::Full;
     use souk_proto::catalog::v1::GetProductRequest;
 
     use super::*;
@@ -126,20 +128,29 @@ mod tests {
         request
     }
 
-    async fn taken(frames: Vec<Bytes>) -> Result<Request<GetProductRequest>, http::Request<Body>> {
-        take_unary(request(frames.into_iter().map(|data| Ok(Frame::data(data))).collect()), LIMIT).await
+    /// The message, if it is taken, and the request afterwards.
+    async fn taken(frames: Vec<Result<Frame<Bytes>, Status>>) -> (Option<GetProductRequest>, http::Request<Body>) {
+        let mut request = request(frames);
+        let message = take_unary(&mut request, LIMIT).await;
+        assert_eq!(request.headers().get("caller").expect("headers"), "test");
+        assert_eq!(request.extensions().get::<u8>(), Some(&7));
+        (message, request)
+    }
+
+    fn data(frames: Vec<Bytes>) -> Vec<Result<Frame<Bytes>, Status>> {
+        frames.into_iter().map(|data| Ok(Frame::data(data))).collect()
     }
 
     #[tokio::test]
     async fn one_message_is_taken_with_all_that_came_with_it() {
         let whole = framed(0, &message().encode_to_vec());
         for frames in [vec![whole.clone()], vec![whole, Bytes::new()]] {
-            let request = taken(frames).await.expect("one message");
-            assert_eq!(*request.get_ref(), message());
-            assert_eq!(request.metadata().get("caller").expect("metadata"), "test");
-            assert_eq!(request.extensions().get::<u8>(), Some(&7));
+            assert_eq!(taken(data(frames)).await.0, Some(message()));
         }
-        assert_eq!(*taken(vec![framed(0, b"")]).await.expect("an empty message").get_ref(), GetProductRequest::default());
+        assert_eq!(taken(data(vec![framed(0, b"")])).await.0, Some(GetProductRequest::default()));
+        let whole = Full::new(framed(0, &message().encode_to_vec()));
+        let mut ended = http::Request::new(Body::new(whole));
+        assert_eq!(take_unary(&mut ended, LIMIT).await, Some(message()), "a body that tells of its end with its last frame");
     }
 
     #[tokio::test]
@@ -159,9 +170,8 @@ mod tests {
         ];
         for frames in odd {
             let sent = frames.concat();
-            let back = taken(frames.clone()).await.expect_err("not one message");
-            assert_eq!(back.headers().get("caller").expect("headers"), "test");
-            assert_eq!(back.extensions().get::<u8>(), Some(&7));
+            let (message, back) = taken(data(frames.clone())).await;
+            assert_eq!(message, None, "{frames:?}");
             assert_eq!(back.into_body().collect().await.expect("whole").to_bytes(), sent, "{frames:?}");
         }
     }
@@ -169,12 +179,11 @@ mod tests {
     #[tokio::test]
     async fn a_body_that_breaks_and_trailers_of_a_request_are_handed_back_too() {
         let whole = || Ok(Frame::data(framed(0, &message().encode_to_vec())));
-        let broken = request(vec![whole(), Err(Status::cancelled("gone"))]);
-        let back = take_unary::<GetProductRequest>(broken, LIMIT).await.expect_err("broken");
-        assert!(back.into_body().collect().await.is_err());
+        let (message, back) = taken(vec![whole(), Err(Status::cancelled("gone"))]).await;
+        assert!(message.is_none() && back.into_body().collect().await.is_err());
         let trailers = Ok(Frame::trailers([(CONTENT_TYPE, GRPC)].into_iter().collect()));
-        let back = take_unary::<GetProductRequest>(request(vec![whole(), trailers]), LIMIT).await.expect_err("trailers");
-        assert!(back.into_body().collect().await.expect("whole").trailers().is_some());
+        let (message, back) = taken(vec![whole(), trailers]).await;
+        assert!(message.is_none() && back.into_body().collect().await.expect("whole").trailers().is_some());
     }
 
     #[tokio::test]

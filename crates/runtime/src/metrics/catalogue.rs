@@ -48,6 +48,7 @@ pub const CATALOGUE: &[Metric] = &[
     gauge("souk_process_start_time_seconds", "When the process started, Unix time"),
     gauge("souk_clock_seconds", "The clock of the process, Unix time; held against the time of the scrape it shows skew"),
     gauge("souk_ready", "1 while all components are ready"),
+    gauge("souk_impaired", "1 while a component serves without something it shares with others, such as a database"),
     gauge("souk_draining", "1 from the signal to end until the end"),
     // gRPC
     counter("souk_rpc_requests_total", "Calls answered, by grpc_service, grpc_method and grpc_code"),

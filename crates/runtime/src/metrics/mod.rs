@@ -82,6 +82,7 @@ impl fmt::Debug for Look {
 pub(crate) fn watch_process(health: Health) -> Look {
     at_scrape(move || {
         gauge!("souk_ready").set(f64::from(u8::from(health.is_ready())));
+        gauge!("souk_impaired").set(f64::from(u8::from(!health.impairments().is_empty())));
         gauge!("souk_draining").set(f64::from(u8::from(health.is_draining())));
         gauge!("souk_clock_seconds").set(seconds(UnixMillis::now()));
     })

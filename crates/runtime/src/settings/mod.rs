@@ -1,12 +1,14 @@
 mod load;
+mod secret;
 mod validate;
 
-use std::{collections::BTreeMap, fmt, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use serde::Deserialize;
 use souk_event_sourcing::{Region, Site, TokenKey, Topology};
 
 pub use load::ConfigError;
+pub use secret::Secret;
 
 /// Everything that can be configured. Read from one TOML file and from the environment, where
 /// `SOUK_grpc__default_deadline=5s` sets `default_deadline` in `[grpc]`. Unknown keys are refused; one file serves all
@@ -41,60 +43,6 @@ pub struct Settings {
     pub saga: SagaSettings,
     #[serde(default)]
     pub replicator: ReplicatorSettings,
-}
-
-/// A text that must not be printed: `Debug` shows only that it is there. Written as it is, or as `{ file = "/path" }`: then
-/// it is what the file holds, without the line break at its end.
-#[derive(Clone, Default, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "Written")]
-pub struct Secret(String);
-
-/// A secret as settings write it.
-#[derive(Deserialize)]
-#[serde(untagged, expecting = "a string or { file = \"/path\" }")]
-enum Written {
-    Here(String),
-    There(SecretFile),
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct SecretFile {
-    file: PathBuf,
-}
-
-impl TryFrom<Written> for Secret {
-    type Error = String;
-
-    fn try_from(written: Written) -> Result<Self, String> {
-        let path = match written {
-            Written::Here(text) => return Ok(Self(text)),
-            Written::There(SecretFile { file }) => file,
-        };
-        let mut text = std::fs::read_to_string(&path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
-        text.truncate(text.trim_end_matches(['\r', '\n']).len());
-        Ok(Self(text))
-    }
-}
-
-impl Secret {
-    pub fn new(text: impl Into<String>) -> Self {
-        Self(text.into())
-    }
-}
-
-impl std::ops::Deref for Secret {
-    type Target = str;
-
-    fn deref(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.0.is_empty() { "unset" } else { "***" })
-    }
 }
 
 /// What all processes of an installation agree on for ever.
@@ -194,8 +142,9 @@ section! {
         /// Longest time for draining; what is left then is cut off.
         #[serde(with = "humantime_serde")]
         shutdown_grace: Duration = seconds(20),
-        /// Threads that do the work; as many as the machine has cores when 0. Where processes share a machine, fewer are better: a
-        /// thread that is woken to help costs more than its help is worth.
+        /// Threads that do the work; one for each core that the process may use when 0. A container's limit of CPU counts there, rounded
+        /// down; what it asks for does not. Where processes share a machine, fewer are better: a thread that is woken to help costs more
+        /// than its help is worth.
         threads: usize = 0,
         /// For tests: by how much this process takes the time to be later than it is.
         clock_shift_ms: i64 = 0,

@@ -2,7 +2,7 @@
 
 use std::future::Future;
 
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use opentelemetry::{
     Context,
     propagation::{Extractor, TextMapPropagator},
@@ -14,6 +14,7 @@ use tracing::Span;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
 const TRACEPARENT: &str = "traceparent";
+const TRACEPARENT_NAME: HeaderName = HeaderName::from_static(TRACEPARENT);
 /// Links of one span: a batch joins hundreds of commands, a trace viewer shows dozens.
 const MAX_LINKS: usize = 32;
 
@@ -24,7 +25,7 @@ tokio::task_local! {
 
 /// The caller's traceparent, unread.
 pub(crate) fn incoming(headers: &HeaderMap) -> Option<HeaderValue> {
-    headers.get(TRACEPARENT).cloned()
+    headers.get(TRACEPARENT_NAME).cloned()
 }
 
 /// Runs a call so that [`current_traceparent`] knows what its caller sent.
@@ -112,7 +113,9 @@ pub fn set_parents<'a>(span: &Span, traceparents: impl IntoIterator<Item = &'a s
 }
 
 pub(crate) fn set_parent_from_headers(span: &Span, headers: &HeaderMap) {
-    if let Some(traceparent) = headers.get(TRACEPARENT).and_then(|value| value.to_str().ok()) {
+    if !span.is_disabled()
+        && let Some(traceparent) = headers.get(TRACEPARENT_NAME).and_then(|value| value.to_str().ok())
+    {
         set_parent(span, traceparent);
     }
 }

@@ -10,6 +10,7 @@ use souk_proto::orders::v1::{
     command_service_server::CommandService, process_service_server::ProcessService,
 };
 use souk_runtime::Violations;
+use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
 use super::{
@@ -18,7 +19,7 @@ use super::{
     route::was_elsewhere,
     rpc::{self, CommandRpc, Context, Draft, Needs, replies},
 };
-use crate::gateway::Gateway;
+use crate::{committer::CommandError, gateway::Gateway};
 
 replies! {
     PlaceOrderResponse { order_id, state, total }
@@ -194,13 +195,21 @@ pub struct OrderCommands(pub Gateway);
 #[tonic::async_trait]
 impl CommandService for OrderCommands {
     async fn place_order(&self, request: Request<PlaceOrderRequest>) -> Result<Response<PlaceOrderResponse>, Status> {
-        let (wait, patience) = (request.get_ref().wait_for_outcome, rpc::patience(&request));
-        let mut response = rpc::run(&self.0, request).await?;
-        if wait
-            && !was_elsewhere(response.extensions())
-            && let Ok(order) = response.get_ref().order_id.parse::<OrderId>()
-        {
-            let seen = self.0.outcome(order, patience).await.map_err(failure)?;
+        if !request.get_ref().wait_for_outcome {
+            return rpc::run(&self.0, request).await;
+        }
+        let patience = Instant::now() + rpc::patience(&request);
+        let (metadata, extensions, message) = request.into_parts();
+        loop {
+            let attempt = Request::from_parts(metadata.clone(), extensions.clone(), message.clone());
+            let mut response = rpc::run(&self.0, attempt).await?;
+            let order = response.get_ref().order_id.parse::<OrderId>();
+            let (false, Ok(order)) = (was_elsewhere(response.extensions()), order) else { return Ok(response) };
+            let seen = match self.0.outcome(order, patience).await {
+                // Whoever owns the log now answers the same request id, and waits there.
+                Err(CommandError::NotOwner(_)) => continue,
+                outcome => outcome.map_err(failure)?,
+            };
             let reply = response.get_mut();
             reply.token = rpc::token(&self.0, seen.head);
             if let [(entity, version)] = seen.entities.as_slice()
@@ -210,8 +219,8 @@ impl CommandService for OrderCommands {
                 reply.version = version.0;
                 reply.etag = Etag { region: self.0.region(), version: *version }.to_string();
             }
+            return Ok(response);
         }
-        Ok(response)
     }
 
     async fn record_payment(&self, request: Request<RecordPaymentRequest>) -> Result<Response<RecordPaymentResponse>, Status> {

@@ -5,9 +5,8 @@ use std::{
     time::Duration,
 };
 
-use metrics::counter;
-use souk_event_sourcing::{Epoch, HlcClock, LogId, LogPosition, Position, RecordedEvent, StreamId, UnixMillis, Version};
-use souk_event_store::{BatchOutcome, Belief, Lane, LogBatch, StoreError, StoredReply, StoredSnapshot, Taken};
+use souk_event_sourcing::{Epoch, HlcClock, LogId, LogPosition, Position, StreamId, UnixMillis, Version};
+use souk_event_store::{BatchOutcome, Lane, LogBatch, StoreError, StoredReply, StoredSnapshot, Taken};
 use souk_runtime::{Pace, Place, telemetry};
 use tokio::{
     sync::{mpsc, oneshot},
@@ -18,34 +17,17 @@ use tracing::{Instrument, error, info, info_span, warn};
 use super::{
     Answer, CommandError, Job, Model, Watchers,
     entities::{Entities, Entity, fold},
+    heads::{LostOwnership, Outlet, Owned},
     meters::Meters,
     plan::{Plan, Planned},
     replies,
     round::{Read, Round},
 };
 
-/// Where committed events of one log go next. Nothing here may block.
-pub trait Outlet: Send {
-    /// The next event.
-    fn push(&self, event: Arc<RecordedEvent>);
-
-    /// The log ends here, and what lies between was not pushed: the outcome of an append was unknown.
-    fn ends_at(&self, head: &Belief);
-}
 /// Told of a log that this lane must not append to any more; must not block.
 pub type LostLog = Box<dyn Fn(LostOwnership) + Send>;
 /// Takes snapshots to be kept, each made under an epoch; must not block.
 pub type SnapshotSink = Box<dyn Fn(LogId, Epoch, StreamId, StoredSnapshot) + Send>;
-
-/// A log that another replica took over, or that went back.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LostOwnership {
-    pub log: LogId,
-    /// The epoch it was owned under.
-    pub epoch: Epoch,
-    /// Where it was known to end, if it went back behind that (law 13).
-    pub went_back_from: Option<Position>,
-}
 
 /// What a lane is asked to do.
 pub enum Work<M: Model> {
@@ -89,20 +71,6 @@ pub struct Limits {
     pub snapshot_every: u64,
 }
 
-/// A log this lane may append to.
-pub(super) struct Owned {
-    pub belief: Belief,
-    /// Epoch of the event at the head.
-    pub written: Epoch,
-    outlet: Box<dyn Outlet>,
-}
-
-impl Owned {
-    pub fn head(&self, log: LogId) -> LogPosition {
-        LogPosition { log, epoch: self.written, position: self.belief.position }
-    }
-}
-
 /// A command that is not answered yet, with the repeats of it that arrived in the same batch.
 pub(super) struct Pending<M: Model> {
     pub job: Box<Job<M>>,
@@ -123,21 +91,21 @@ pub(super) type Queue<M> = BTreeMap<LogId, Vec<Pending<M>>>;
 
 /// The committer of one lane: drain → load → decide → append → reply, one statement in flight.
 pub struct Committer<M: Model, L: Lane> {
-    store: L,
+    pub(super) store: L,
     limits: Limits,
-    entities: Entities<M>,
-    owned: HashMap<LogId, Owned>,
+    pub(super) entities: Entities<M>,
+    pub(super) owned: HashMap<LogId, Owned>,
     clock: HlcClock,
-    watchers: Arc<Watchers>,
+    pub(super) watchers: Arc<Watchers>,
     snapshots: SnapshotSink,
-    lost: LostLog,
+    pub(super) lost: LostLog,
     meters: Meters,
     pace: Pace,
     /// The heads must be read before the next append or look-up: a statement's outcome is unknown, or the connection was
     /// lost, and the database may have gone back meanwhile.
-    unsure: bool,
+    pub(super) unsure: bool,
     /// When the database last confirmed what is believed.
-    confirmed: Instant,
+    pub(super) confirmed: Instant,
 }
 
 impl<M: Model, L: Lane> Committer<M, L> {
@@ -162,8 +130,7 @@ impl<M: Model, L: Lane> Committer<M, L> {
                 let _ = reply.send(self.read(log, &streams).await);
             }
             for (log, done) in releases {
-                self.entities.forget_log(log);
-                self.owned.remove(&log);
+                self.release(log);
                 let _ = done.send(());
             }
         }
@@ -182,28 +149,6 @@ impl<M: Model, L: Lane> Committer<M, L> {
             round.take(work);
         }
         round
-    }
-
-    fn own(&mut self, taken: Taken, outlet: Box<dyn Outlet>) {
-        self.entities.forget_log(taken.log);
-        self.owned.insert(taken.log, Owned { belief: taken.belief, written: taken.written, outlet });
-    }
-
-    /// Gives a log up whose stored head is another one than this lane's. One that went back is taken again under a new
-    /// epoch, like any other: what follows must be told from what is lost.
-    fn disown(&mut self, log: LogId, stored: &Belief) {
-        self.entities.forget_log(log);
-        let Some(Owned { belief, outlet, .. }) = self.owned.remove(&log) else { return };
-        let went_back = stored.went_back_from(&belief);
-        if went_back {
-            warn!(%log, known = %belief.position, stored = %stored.position, "the log went back");
-            // Nothing of the lost part must reach the bus any more.
-            outlet.ends_at(stored);
-        } else {
-            warn!(%log, "another replica took this log over");
-            counter!("souk_leases_lost_total").increment(1);
-        }
-        (self.lost)(LostOwnership { log, epoch: belief.epoch, went_back_from: went_back.then_some(belief.position) });
     }
 
     /// Brings every command of the queue to an answer.
@@ -243,38 +188,6 @@ impl<M: Model, L: Lane> Committer<M, L> {
                     }
                 }
             }
-        }
-    }
-
-    /// Reads the heads again after an unknown outcome. What was believed of a head that moved is forgotten.
-    async fn refresh(&mut self) -> bool {
-        let logs: Vec<_> = self.owned.keys().copied().collect();
-        let heads = match self.store.heads(&logs).await {
-            Ok(heads) => heads,
-            Err(error) => {
-                warn!(%error, "heads cannot be read");
-                return false;
-            }
-        };
-        for (log, belief) in heads {
-            self.adopt_head(log, belief);
-        }
-        (self.unsure, self.confirmed) = (false, Instant::now());
-        true
-    }
-
-    fn adopt_head(&mut self, log: LogId, stored: Belief) {
-        let Some(owned) = self.owned.get_mut(&log) else { return };
-        if stored.epoch != owned.belief.epoch || stored.went_back_from(&owned.belief) {
-            return self.disown(log, &stored);
-        }
-        if stored != owned.belief {
-            if stored.position > owned.belief.position {
-                owned.written = stored.epoch;
-                owned.outlet.ends_at(&stored);
-            }
-            owned.belief = stored;
-            self.entities.forget_log(log);
         }
     }
 

@@ -3,12 +3,13 @@
 //! # Layout
 //! - `model`: what it must be told of the entities ([`Model`])
 //! - `job`: a command on its way, and what may become of it
-//! - `lane`: the loop ([`Committer`]); `round`: what it takes up at once
+//! - `lane`: the loop ([`Committer`]); `round`: what it takes up at once; `heads`: the logs it may append to, and where they end
 //! - `plan`: one log's commands decided in memory, before the append
 //! - `meters`: what it counts
 //! - `entities`: the entity cache; `replies`: the ledger's encoding; `watchers`: who waits for an entity
 
 mod entities;
+mod heads;
 mod job;
 mod lane;
 mod meters;
@@ -19,7 +20,8 @@ mod round;
 mod watchers;
 
 pub use entities::folded;
+pub use heads::{LostOwnership, Outlet};
 pub use job::{Answer, CommandError, Job, RETRY_AFTER, Refusal, RefusalClass, Request};
-pub use lane::{Committer, Limits, LostLog, LostOwnership, Outlet, Seen, SnapshotSink, Work};
+pub use lane::{Committer, Limits, LostLog, Seen, SnapshotSink, Work};
 pub use model::{DamagedHistory, Model};
 pub use watchers::Watchers;

@@ -7,7 +7,8 @@ use uuid::{NoContext, Timestamp, Uuid};
 use super::{
     Answer, CommandError, Model, Request,
     entities::{Entities, Entity},
-    lane::{Owned, Pending},
+    heads::Owned,
+    lane::Pending,
     replies,
 };
 

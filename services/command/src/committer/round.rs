@@ -5,8 +5,8 @@ use souk_event_store::Taken;
 use tokio::sync::oneshot;
 
 use super::{
-    CommandError, Model,
-    lane::{Limits, Outlet, Pending, Queue, Seen, Work},
+    CommandError, Model, Outlet,
+    lane::{Limits, Pending, Queue, Seen, Work},
 };
 
 /// A look-up of entities of one log.

@@ -29,6 +29,11 @@ impl Watchers {
         notify
     }
 
+    /// Tells everybody: what they wait for may have happened unseen, or may be waited for elsewhere from now on.
+    pub(super) fn notify_all(&self) {
+        self.watched().values().filter_map(Weak::upgrade).for_each(|notify| notify.notify_waiters());
+    }
+
     pub(super) fn notify(&self, stream: &StreamId) {
         let mut watched = self.watched();
         if let Some(notify) = watched.get(stream) {

@@ -6,8 +6,8 @@ use std::{
 
 use souk_bus::JetStreamBus;
 use souk_bus_publisher::JetStreamPublisher;
-use souk_event_sourcing::{Epoch, LogId, Partition, Position, RecordedEvent, UnixMillis, rendezvous};
-use souk_event_store::{Addresses, Belief, EventLog, PostgresStore, Replica, Retention, StoreError, Survey, Taken};
+use souk_event_sourcing::{Epoch, LogId, Partition, RecordedEvent, UnixMillis, rendezvous};
+use souk_event_store::{Addresses, Belief, PostgresStore, Replica, Retention, StoreError, Survey, Taken};
 use souk_relay::{self as relay, Relays, Ring};
 use tokio::{sync::oneshot, task::JoinSet, time::timeout};
 use tokio_util::sync::CancellationToken;
@@ -21,8 +21,6 @@ use crate::{
 
 /// Longest time a relay may take to publish the rest of a log that is handed over; the next owner's does what is left.
 const LAST_PUBLISHES: Duration = Duration::from_secs(1);
-/// Where every process has a name of its own, the dead would pile up.
-const FORGOTTEN: Duration = Duration::from_secs(3600);
 /// Longest time for handing everything over; leases expire where a database does not answer.
 const LEAVING: Duration = Duration::from_secs(5);
 /// A replica gets logs from others when it was seen alive this often in a row.
@@ -39,6 +37,8 @@ pub struct Owner {
     pub peers: Peers,
     pub relays: Arc<Relays<PostgresStore, JetStreamPublisher, JetStreamBus>>,
     pub lease_ttl: Duration,
+    /// A database that has not taken a heartbeat for so long is away.
+    pub heartbeat_patience: Duration,
     /// A suspect is dead when it was silent for so long.
     pub suspect_ttl: Duration,
     pub retention: Retention,
@@ -56,20 +56,32 @@ impl Owner {
     /// When a database cannot be reached; the others were looked after all the same.
     pub async fn beat(&mut self) -> Result<(), StoreError> {
         let suspects = self.directory.take_suspects();
-        let databases: Vec<String> = self.store.databases().map(str::to_owned).collect();
         let mut outcome = Ok(());
-        for database in databases {
-            if let Err(error) = self.beat_on(&database, &suspects).await {
+        for (database, beaten) in self.heartbeats().await {
+            let looked_after = match beaten {
+                Ok(()) => self.look_after(&database, &suspects).await,
+                Err(error) => Err(error),
+            };
+            if let Err(error) = looked_after {
                 outcome = Err(error);
             }
         }
         outcome
     }
 
-    async fn beat_on(&mut self, database: &str, suspects: &[String]) -> Result<(), StoreError> {
+    /// Beats on all databases at once. One that does not answer must not make this replica look dead on the others.
+    async fn heartbeats(&self) -> Vec<(String, Result<(), StoreError>)> {
+        let beats = self.store.databases().map(async |database| {
+            let ownership = self.store.ownership(&self.replica);
+            let beaten = timeout(self.heartbeat_patience, ownership.heartbeat(database, &self.addresses, false)).await;
+            (database.to_owned(), beaten.unwrap_or_else(|_| Err(StoreError::Unavailable("no answer to a heartbeat".into()))))
+        });
+        futures::future::join_all(beats).await
+    }
+
+    async fn look_after(&mut self, database: &str, suspects: &[String]) -> Result<(), StoreError> {
         let (store, name) = (self.store.clone(), self.replica.clone());
         let ownership = store.ownership(&name).suspecting(suspects, self.suspect_ttl).above(self.highest);
-        ownership.heartbeat(database, &self.addresses, false).await?;
         // Before the heads are read: only a log that went back is behind it then.
         let known = self.known();
         let survey = ownership.survey(database).await?;
@@ -99,8 +111,10 @@ impl Owner {
         let databases: Vec<String> = self.store.databases().map(str::to_owned).collect();
         let handing_over = async {
             for database in databases {
-                if let Err(error) = self.leave_database(&database).await {
-                    warn!(database, %error, "logs could not be handed over; their leases expire");
+                match timeout(self.heartbeat_patience, self.leave_database(&database)).await {
+                    Ok(Ok(())) => {}
+                    Ok(Err(error)) => warn!(database, %error, "logs could not be handed over; their leases expire"),
+                    Err(_) => warn!(database, "logs were not handed over in time; their leases expire"),
                 }
             }
         };
@@ -140,25 +154,6 @@ impl Owner {
             warn!(%error, "leases could not be released; they expire");
         }
         self
-    }
-
-    /// Children of partitioned tables ahead of every held log; drops what the ledger may forget, and replicas long gone.
-    ///
-    /// # Errors
-    /// When a database cannot be reached or a lock was not granted; the next call makes up for it.
-    pub async fn upkeep(&self) -> Result<(), StoreError> {
-        let logs = self.held.each(|log, _| log);
-        let mut heads: Vec<(LogId, Position)> = Vec::with_capacity(logs.len());
-        for log in logs {
-            heads.push((log, EventLog::head(&*self.store, log).await?.position));
-        }
-        let now = UnixMillis::now();
-        self.store.prepare(&heads, self.retention, now).await?;
-        let ownership = self.store.ownership(&self.replica);
-        for database in self.store.databases() {
-            ownership.forget_silent(database, FORGOTTEN).await?;
-        }
-        self.store.forget(self.retention, now).await
     }
 
     fn logs_of(&self, database: &str) -> Vec<LogId> {
@@ -232,7 +227,7 @@ impl Owner {
             return Ok(());
         }
         let heads: Vec<_> = taken.iter().map(|taken| (taken.log, taken.belief.position)).collect();
-        self.store.prepare(&heads, self.retention, UnixMillis::now()).await?;
+        self.store.prepare(database, &heads, self.retention, UnixMillis::now()).await?;
         info!(database, logs = taken.len(), "logs taken over");
         metrics::counter!("souk_leases_taken_total", "database" => database.to_owned()).increment(taken.len() as u64);
         self.highest = taken.iter().map(|taken| taken.belief.epoch).fold(self.highest, Epoch::max);

@@ -7,13 +7,13 @@ use std::{
 use prost::Message;
 use souk_runtime::{Failure, take_unary, unary_reply};
 use tonic::{
-    Request, Status,
+    Status,
     body::Body,
     codegen::{BoxFuture, Service, http},
     server::NamedService,
 };
 
-use super::Queries;
+use super::{Queries, entity::Asked};
 use crate::reply::EntityReply;
 
 /// One RPC whose reply exists as bytes already.
@@ -23,7 +23,7 @@ pub(crate) trait ByteRpc: Send + Sync + 'static {
     type Request: Message + Default + 'static;
 
     /// The encoded reply.
-    fn reply(queries: &Queries, request: Request<Self::Request>) -> impl Future<Output = Result<EntityReply, Failure>> + Send;
+    fn reply(queries: &Queries, message: &Self::Request, asked: Asked<'_>) -> impl Future<Output = Result<EntityReply, Failure>> + Send;
 }
 
 /// A generated server of which the RPC `R` is answered with bytes as they lie in the cache, without any codec. Everything else,
@@ -66,18 +66,15 @@ where
         self.generated.poll_ready(context)
     }
 
-    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+    fn call(&mut self, mut request: http::Request<Body>) -> Self::Future {
         if request.uri().path() != R::PATH {
             return Box::pin(self.generated.call(request));
         }
         let (queries, limit, mut generated) = (self.queries.clone(), self.limit, self.generated.clone());
         Box::pin(async move {
-            let request = match take_unary(request, limit).await {
-                Ok(request) => request,
-                Err(request) => return generated.call(request).await,
-            };
-            Ok(match R::reply(&queries, request).await {
-                Ok(reply) => unary_reply(reply, limit),
+            let Some(message) = take_unary(&mut request, limit).await else { return generated.call(request).await };
+            Ok(match R::reply(&queries, &message, Asked::from(&request)).await {
+                Ok(reply) => unary_reply(reply.bytes(), limit),
                 Err(failure) => Status::from(failure).into_http(),
             })
         })

@@ -8,7 +8,7 @@ use tonic::{Request, Response, Status};
 use super::{
     Queries,
     bytes::ByteRpc,
-    entity::stored,
+    entity::{Asked, stored},
     watch::{self, Watched, Watching},
 };
 use crate::{cache::View, reply::EntityReply};
@@ -20,9 +20,8 @@ impl ByteRpc for GetCart {
     const PATH: &'static str = "/souk.cart.v1.QueryService/GetCart";
     type Request = GetCartRequest;
 
-    async fn reply(queries: &Queries, request: Request<GetCartRequest>) -> Result<EntityReply, Failure> {
-        let message = request.get_ref();
-        queries.0.core()?.entity(View::Cart, &message.customer_id, &message.token, &request).await
+    async fn reply(queries: &Queries, message: &GetCartRequest, asked: Asked<'_>) -> Result<EntityReply, Failure> {
+        queries.0.core()?.entity(View::Cart, &message.customer_id, &message.token, asked).await
     }
 }
 
@@ -47,7 +46,7 @@ impl QueryService for Queries {
     type WatchCartStream = Watching<WatchCartResponse>;
 
     async fn get_cart(&self, request: Request<GetCartRequest>) -> Result<Response<GetCartResponse>, Status> {
-        Ok(Response::new(stored(GetCart::reply(self, request).await?)?))
+        Ok(Response::new(stored(GetCart::reply(self, request.get_ref(), Asked::from(&request)).await?.bytes())?))
     }
 
     async fn watch_cart(&self, request: Request<WatchCartRequest>) -> Result<Response<Self::WatchCartStream>, Status> {

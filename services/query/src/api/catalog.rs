@@ -7,7 +7,11 @@ use souk_runtime::{Deadline, Failure};
 use souk_views::read::{ProductFilter, Scope, list_products};
 use tonic::{Request, Response, Status};
 
-use super::{Queries, bytes::ByteRpc, entity::stored};
+use super::{
+    Queries,
+    bytes::ByteRpc,
+    entity::{Asked, stored},
+};
 use crate::{
     cache::View,
     check::Check,
@@ -22,16 +26,15 @@ impl ByteRpc for GetProduct {
     const PATH: &'static str = "/souk.catalog.v1.QueryService/GetProduct";
     type Request = GetProductRequest;
 
-    async fn reply(queries: &Queries, request: Request<GetProductRequest>) -> Result<EntityReply, Failure> {
-        let message = request.get_ref();
-        queries.0.core()?.entity(View::Product, &message.product_id, &message.token, &request).await
+    async fn reply(queries: &Queries, message: &GetProductRequest, asked: Asked<'_>) -> Result<EntityReply, Failure> {
+        queries.0.core()?.entity(View::Product, &message.product_id, &message.token, asked).await
     }
 }
 
 #[tonic::async_trait]
 impl QueryService for Queries {
     async fn get_product(&self, request: Request<GetProductRequest>) -> Result<Response<GetProductResponse>, Status> {
-        Ok(Response::new(stored(GetProduct::reply(self, request).await?)?))
+        Ok(Response::new(stored(GetProduct::reply(self, request.get_ref(), Asked::from(&request)).await?.bytes())?))
     }
 
     async fn batch_get_products(&self, request: Request<BatchGetProductsRequest>) -> Result<Response<BatchGetProductsResponse>, Status> {
@@ -55,7 +58,7 @@ impl QueryService for Queries {
         };
         let limit = check.page_size(message.page_size);
         let after = check.page_token(&core.token_key, binding, &message.page_token, |cursor| cursor.text());
-        let token = check.token(&core.token_key, &message.token, request.metadata());
+        let token = check.token(&core.token_key, &message.token, request.metadata().as_ref());
         check.finish()?;
         let until = core.patience(Deadline::of(&request));
         let query = |demand| list_products(&core.store, &filter, after.as_deref(), limit, demand);

@@ -5,7 +5,10 @@ use souk_event_sourcing::{LogId, LogPosition, UnixMillis};
 use souk_proto::common::v1::AsOf;
 use souk_runtime::{Deadline, Failure};
 use souk_views::read::{InvalidId, Routing};
-use tonic::Request;
+use tonic::{
+    Request,
+    codegen::http::{self, HeaderMap},
+};
 
 use crate::{
     cache::{Answer, ReadError, RowRef, View},
@@ -17,12 +20,31 @@ use crate::{
 /// Most ids of one batch.
 const MAX_BATCH: usize = 100;
 
+/// What a request about one entity brings beside its message.
+#[derive(Clone, Copy)]
+pub(crate) struct Asked<'a> {
+    headers: &'a HeaderMap,
+    deadline: Deadline,
+}
+
 /// Several entities as a reply has them.
 pub(crate) struct Batch {
     /// Encoded view messages, in the order asked for.
     pub found: Vec<Bytes>,
     pub missing: Vec<String>,
     pub as_of: AsOf,
+}
+
+impl<'a, T> From<&'a Request<T>> for Asked<'a> {
+    fn from(request: &'a Request<T>) -> Self {
+        Self { headers: request.metadata().as_ref(), deadline: Deadline::of(request) }
+    }
+}
+
+impl<'a, T> From<&'a http::Request<T>> for Asked<'a> {
+    fn from(request: &'a http::Request<T>) -> Self {
+        Self { headers: request.headers(), deadline: Deadline::among(request.extensions()) }
+    }
 }
 
 impl View {
@@ -57,24 +79,26 @@ impl View {
 
 impl Core {
     /// The reply to a request about one entity, encoded.
-    pub async fn entity<T>(&self, view: View, id: &str, token: &str, request: &Request<T>) -> Result<EntityReply, Failure> {
+    pub async fn entity(&self, view: View, id: &str, token: &str, asked: Asked<'_>) -> Result<EntityReply, Failure> {
         let mut check = Check::default();
         let log = check.field(view.id_field(), view.log(&self.routing, id));
-        let token = check.token(&self.token_key, token, request.metadata());
+        let token = check.token(&self.token_key, token, asked.headers);
         check.finish()?;
         let key = RowRef { view, log: log.expect("checked"), key: id };
-        let answer = match self.reader.read(key, &token, self.patience(Deadline::of(request))).await {
+        let answer = match self.reader.read(key, &token, self.patience(asked.deadline)).await {
             // An id that names a region unknown here.
             Err(ReadError::UnknownLog(_)) => return Err(view.not_found(id)),
             answer => answer?,
         };
-        let Some(row) = &answer.entry.row else { return Err(view.not_found(id)) };
+        if answer.entry.row.is_none() {
+            return Err(view.not_found(id));
+        }
         let say = || reply::as_of_field(&self.as_of(freshness(key.log, &answer)));
         let as_of = match answer.entry.parked {
             None => self.reader.log(key.log)?.stamped(answer.contained, answer.heard, say),
             Some(_) => say(),
         };
-        Ok(reply::entity_reply(row.field.clone(), as_of))
+        Ok(EntityReply { entry: answer.entry, as_of })
     }
 
     /// Several entities of one view.
@@ -85,7 +109,7 @@ impl Core {
         let logs: Vec<_> = (ids.iter().take(MAX_BATCH).enumerate())
             .filter_map(|(index, id)| check.field(format!("{field}[{index}]"), view.log(&self.routing, id)))
             .collect();
-        let token = check.token(&self.token_key, token, request.metadata());
+        let token = check.token(&self.token_key, token, request.metadata().as_ref());
         check.finish()?;
         let keys: Vec<_> = ids.iter().zip(logs).map(|(id, log)| RowRef { view, log, key: id }).collect();
         let answers = self.reader.read_many(&keys, &token, self.patience(Deadline::of(request))).await?;

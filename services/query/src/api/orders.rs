@@ -15,7 +15,7 @@ use tonic::{Request, Response, Status};
 use super::{
     Queries,
     bytes::ByteRpc,
-    entity::{freshness, stored},
+    entity::{Asked, freshness, stored},
     sales,
     watch::{self, Watched, Watching},
 };
@@ -33,9 +33,8 @@ impl ByteRpc for GetOrder {
     const PATH: &'static str = "/souk.orders.v1.QueryService/GetOrder";
     type Request = GetOrderRequest;
 
-    async fn reply(queries: &Queries, request: Request<GetOrderRequest>) -> Result<EntityReply, Failure> {
-        let message = request.get_ref();
-        queries.0.core()?.entity(View::Order, &message.order_id, &message.token, &request).await
+    async fn reply(queries: &Queries, message: &GetOrderRequest, asked: Asked<'_>) -> Result<EntityReply, Failure> {
+        queries.0.core()?.entity(View::Order, &message.order_id, &message.token, asked).await
     }
 }
 
@@ -60,7 +59,7 @@ impl QueryService for Queries {
     type WatchOrderStream = Watching<WatchOrderResponse>;
 
     async fn get_order(&self, request: Request<GetOrderRequest>) -> Result<Response<GetOrderResponse>, Status> {
-        Ok(Response::new(stored(GetOrder::reply(self, request).await?)?))
+        Ok(Response::new(stored(GetOrder::reply(self, request.get_ref(), Asked::from(&request)).await?.bytes())?))
     }
 
     async fn list_orders(&self, request: Request<ListOrdersRequest>) -> Result<Response<ListOrdersResponse>, Status> {
@@ -81,7 +80,7 @@ impl QueryService for Queries {
         let after = check.page_token(&core.token_key, binding, &message.page_token, |cursor| {
             Ok(OrderCursor { placed: UnixMillis(cursor.number()?), order_id: cursor.text()? })
         });
-        let token = check.token(&core.token_key, &message.token, request.metadata());
+        let token = check.token(&core.token_key, &message.token, request.metadata().as_ref());
         check.finish()?;
         // Wherever a customer's orders were written, it was in the customer's partition.
         let scope = log.map_or(Scope::All, |log| Scope::Partition(log.partition));
@@ -100,7 +99,7 @@ impl QueryService for Queries {
         let message = request.get_ref();
         let mut check = Check::default();
         let log = check.field("order_id", core.routing.order(&message.order_id));
-        let token = check.token(&core.token_key, &message.token, request.metadata());
+        let token = check.token(&core.token_key, &message.token, request.metadata().as_ref());
         check.finish()?;
         let log = log.expect("checked");
         let until = core.patience(Deadline::of(&request));

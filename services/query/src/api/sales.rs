@@ -41,7 +41,7 @@ pub(super) async fn summarize(core: &Core, request: Request<GetSalesSummaryReque
     let days = days(&mut check, message, Day::of(UnixMillis::now()));
     let limit = check.page_size(message.page_size);
     let continued = check.page_token(&core.token_key, binding, &message.page_token, read_cursor);
-    let token = check.token(&core.token_key, &message.token, request.metadata());
+    let token = check.token(&core.token_key, &message.token, request.metadata().as_ref());
     check.finish()?;
     let (from, to) = continued.as_ref().map_or(days, |continued| continued.days);
     let after = continued.map(|continued| continued.after);

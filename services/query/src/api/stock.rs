@@ -5,7 +5,11 @@ use souk_proto::stock::v1::{
 use souk_runtime::Failure;
 use tonic::{Request, Response, Status};
 
-use super::{Queries, bytes::ByteRpc, entity::stored};
+use super::{
+    Queries,
+    bytes::ByteRpc,
+    entity::{Asked, stored},
+};
 use crate::{cache::View, reply::EntityReply};
 
 #[derive(Clone)]
@@ -15,16 +19,15 @@ impl ByteRpc for GetAvailability {
     const PATH: &'static str = "/souk.stock.v1.QueryService/GetAvailability";
     type Request = GetAvailabilityRequest;
 
-    async fn reply(queries: &Queries, request: Request<GetAvailabilityRequest>) -> Result<EntityReply, Failure> {
-        let message = request.get_ref();
-        queries.0.core()?.entity(View::Availability, &message.product_id, &message.token, &request).await
+    async fn reply(queries: &Queries, message: &GetAvailabilityRequest, asked: Asked<'_>) -> Result<EntityReply, Failure> {
+        queries.0.core()?.entity(View::Availability, &message.product_id, &message.token, asked).await
     }
 }
 
 #[tonic::async_trait]
 impl QueryService for Queries {
     async fn get_availability(&self, request: Request<GetAvailabilityRequest>) -> Result<Response<GetAvailabilityResponse>, Status> {
-        Ok(Response::new(stored(GetAvailability::reply(self, request).await?)?))
+        Ok(Response::new(stored(GetAvailability::reply(self, request.get_ref(), Asked::from(&request)).await?.bytes())?))
     }
 
     async fn batch_get_availability(

@@ -80,7 +80,7 @@ pub(super) async fn begin<W: Watched, T>(
     let until = core.patience(Deadline::of(request));
     let mut check = Check::default();
     let log = check.field(W::VIEW.id_field(), W::VIEW.log(&core.routing, id));
-    let token = check.token(&core.token_key, token, request.metadata());
+    let token = check.token(&core.token_key, token, request.metadata().as_ref());
     check.finish()?;
     let key = RowRef { view: W::VIEW, log: log.expect("checked"), key: id };
     let log = core.reader.log(key.log).map_err(|_| W::VIEW.not_found(id))?.clone();

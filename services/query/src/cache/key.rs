@@ -1,5 +1,6 @@
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher, Hash};
 
+use compact_str::CompactString;
 use moka::Equivalent;
 use souk_event_sourcing::LogId;
 use souk_read_store::PointView;
@@ -38,7 +39,8 @@ impl View {
 pub(crate) struct RowKey {
     pub view: View,
     pub log: LogId,
-    pub key: Box<str>,
+    /// Beside the rest as long as it is short: a look-up compares it, and would have to fetch it from elsewhere.
+    pub key: CompactString,
 }
 
 /// A borrowed [`RowKey`]: looking a row up allocates nothing. Hashes as the owned one.

@@ -30,6 +30,7 @@ mod restore_tests;
 
 #[cfg(test)]
 pub(crate) use entry::CachedRow;
+pub(crate) use entry::Entry;
 pub(crate) use freshness::{Horizon, Mark, Standing};
 pub(crate) use key::{RowRef, View};
 pub(crate) use log::Log;

@@ -70,7 +70,8 @@ async fn the_cache_answers_without_the_store_and_the_store_without_the_feed() {
     }
     let away = catalog.get_product(get("p-404")).await.unwrap_err();
     assert_eq!(reason(&away), (Code::Unavailable, "STORE_UNAVAILABLE".into()));
-    wait("it is not ready", || async { !service.health.is_ready() }).await;
+    wait("it is impaired", || async { !service.health.impairments().is_empty() }).await;
+    assert!(service.health.is_ready(), "what is cached is answered");
     servers.postgres.start_again().await.unwrap();
     service.ready().await;
     let missing = catalog.get_product(get("p-404")).await.unwrap_err();

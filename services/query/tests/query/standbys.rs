@@ -151,14 +151,17 @@ async fn without_a_feed_standbys_answer_as_long_as_they_are_recent() {
     world.stack.nats.kill9().await.unwrap();
     // The feed proves nothing any more, what is looked at in the primary does.
     let began = Instant::now();
-    let mut by_standbys = 0;
+    let (mut by_primary, mut by_standbys, mut asked) = (0, 0, 0);
     while began.elapsed() < BOUND * 2 {
+        asked += 1;
         let before = world.answered_by().await;
         assert_eq!(world.price("p-1", &Token::default()).await.unwrap(), 1);
-        by_standbys += world.answered_by().await.1 - before.1;
+        let after = world.answered_by().await;
+        (by_primary, by_standbys) = (by_primary + after.0 - before.0, by_standbys + after.1 - before.1);
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    assert!(by_standbys > 50, "{by_standbys} reads by standbys");
+    // How many there are is the machine's: all others came from the cache.
+    assert!(by_standbys >= 10 && by_standbys > by_primary, "of {asked} reads {by_standbys} by standbys, {by_primary} by the primary");
 
     for standby in &world.stack.standbys {
         standby.pause_replay().await.unwrap();

@@ -98,7 +98,7 @@ impl Service {
     }
 
     pub async fn ready(&self) {
-        wait("the service is ready", || async { self.health.is_ready() }).await;
+        wait("the service is ready", || async { self.health.is_ready() && self.health.impairments().is_empty() }).await;
     }
 
     pub async fn status(&self) -> GetStatusResponse {

@@ -71,6 +71,28 @@ async fn a_copy_that_was_restored_to_before_its_first_event_gets_its_tables_agai
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn while_the_copy_cannot_be_written_the_origin_is_held_back() {
+    let world = World::start().await;
+    let few = first_events(10);
+    world.origin.holds(few.clone());
+    let replicator = world.replicator().await;
+    world.copies(&few).await;
+    let locked = world.locked().await;
+    world.origin.holds(onward(&few, 7, 19_990));
+    let mut tailed = world.origin.said().tailed;
+    wait("the origin waits", async || {
+        tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+        let before = std::mem::replace(&mut tailed, world.origin.said().tailed);
+        tailed > 10 && tailed == before
+    })
+    .await;
+    assert!(tailed < 15_000, "{tailed} events are under way to where none can be written");
+    drop(locked);
+    wait("all is copied", async || world.position().await == 20_000).await;
+    replicator.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_lying_origin_is_refused_and_seen() {
     let world = World::start().await;
     let all = first_events(40);

@@ -125,6 +125,15 @@ impl World {
     }
 
     /// Where the copy ends.
+    /// Lets nobody write the copy until it is dropped.
+    pub async fn locked(&self) -> sqlx::Transaction<'static, sqlx::Postgres> {
+        let mut transaction = sqlx::PgPool::connect(&self.postgres.url("w1")).await.unwrap().begin().await.unwrap();
+        let statement = "select from partition_head where region = $1 and partition = $2 for update";
+        let (region, partition) = (LOG.region.0 as i16, i32::from(LOG.partition.0));
+        sqlx::query(statement).bind(region).bind(partition).fetch_one(&mut *transaction).await.unwrap();
+        transaction
+    }
+
     pub async fn position(&self) -> u64 {
         self.store.head(LOG).await.unwrap().position.0
     }

@@ -57,7 +57,7 @@ impl Shop {
         let store = PostgresStore::connect(&configs, REGION, PARTITIONS).await.unwrap();
         let partitions: Vec<_> = (0..PARTITIONS).map(Partition).collect();
         let heads: Vec<_> = partitions.iter().map(|partition| (log(*partition), Position(0))).collect();
-        store.prepare(&heads, Retention { days: 7 }, UnixMillis::now()).await.unwrap();
+        store.prepare("w1", &heads, Retention { days: 7 }, UnixMillis::now()).await.unwrap();
         let taken = store.ownership("shop").take("w1", &partitions, std::time::Duration::ZERO).await.unwrap();
         let beliefs = taken.into_iter().map(|taken| (taken.log, taken.belief)).collect();
         let lane = store.lane("w1").unwrap();

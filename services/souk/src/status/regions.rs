@@ -6,6 +6,9 @@ use souk_devstack::{LinkOrder, LinkState};
 use super::{Clock, Status, table};
 use crate::{paint, system::System};
 
+/// Longest silence of a log that nothing is missing by, in seconds: a region tells where each log ends every second.
+const SILENT: f64 = 2.0;
+
 /// Several regions, and each as a copy of each other.
 #[derive(Debug, Serialize)]
 pub struct Regions {
@@ -27,7 +30,8 @@ struct Pair {
     copied: u64,
     head: u64,
     lag_events: u64,
-    /// Since when the copies are known to be behind, or since when nothing was heard of the origin.
+    /// Since when the copies are known to be behind, or since when nothing was heard of the origin. What is still on its way is
+    /// not known of: add the link's time.
     lag_seconds: f64,
     /// The way by which it copies.
     link: Option<LinkState>,
@@ -116,10 +120,15 @@ fn pair(here: &Status, origin: &Status, links: &[LinkState]) -> Pair {
         copied: copies.values().map(|(_, copied)| copied).sum(),
         head: heads.values().map(|(head, _)| head).sum(),
         lag_events,
-        lag_seconds: if lag_events == 0 { 0.0 } else { figure("lag_seconds").max(figure("silence_seconds")) },
+        lag_seconds: if lag_events == 0 { 0.0 } else { lag_seconds(figure("lag_seconds"), figure("silence_seconds")) },
         link: links.iter().find(|link| link.from == here.region && link.to == origin.region).cloned(),
         clock: here.clock.zip(origin.clock).map(|(here, there)| there.beside(here)),
     }
+}
+
+/// Since when a copy waits for what it was told of; or, while nothing is told, since when that is so.
+fn lag_seconds(told: f64, silence: f64) -> f64 {
+    if silence > SILENT { told.max(silence) } else { told }
 }
 
 impl Clock {
@@ -189,5 +198,14 @@ mod tests {
         copier.figures = [("silence_seconds.1".to_owned(), 0.9)].into();
         let found = pairs(&[eu, region("us", 2, [copier])], &[]);
         assert_eq!((found[1].lag_events, found[1].lag_seconds), (0, 0.0));
+    }
+
+    #[test]
+    fn a_second_without_a_word_on_an_idle_log_makes_no_pair_lag() {
+        let eu = region("eu", 1, [reply("command", 1, 61, 61)]);
+        let mut copier = reply("replicator", 1, 60, 60);
+        copier.figures = [("lag_seconds.1".to_owned(), 0.1), ("silence_seconds.1".to_owned(), 0.95)].into();
+        let found = pairs(&[eu, region("us", 2, [copier])], &[]);
+        assert_eq!((found[1].lag_events, found[1].lag_seconds), (1, 0.1));
     }
 }

@@ -62,7 +62,7 @@ pub(super) async fn database(postgres: &Postgres, name: &str) -> Result<String> 
     PostgresStore::migrate(&configs(&url)).await?;
     let store = PostgresStore::connect(&configs(&url), REGION, PARTITIONS).await?;
     let logs: Vec<_> = partitions().map(|partition| (LogId { region: REGION, partition }, Position(0))).collect();
-    store.prepare(&logs, RETENTION, UnixMillis::now()).await?;
+    store.prepare("w1", &logs, RETENTION, UnixMillis::now()).await?;
     store.close().await;
     Ok(url)
 }

@@ -14,7 +14,7 @@ use rand::{Rng, SeedableRng, rngs::SmallRng};
 use souk_client::{Error, Session};
 use souk_devstack::StackOptions;
 use souk_proto::{
-    orders::v1::{ListOrdersRequest, OrderState, PlaceOrderLine, PlaceOrderRequest},
+    orders::v1::{OrderState, PlaceOrderLine, PlaceOrderRequest},
     stock::v1::ReceiveStockRequest,
 };
 use souk_tests::{Acknowledged, Shop, System, patient, until};
@@ -115,11 +115,7 @@ impl Load {
         }
         let shop = Shop(system.session()?);
         for state in [OrderState::Reserving, OrderState::AwaitingPayment] {
-            until(&format!("no order left {state:?}"), PATIENCE, || async {
-                let listed = shop.0.query(ListOrdersRequest { state: state.into(), page_size: 1, ..Default::default() }).await?;
-                Ok(listed.orders.is_empty().then_some(()))
-            })
-            .await?;
+            shop.see_none_in(state, PATIENCE).await?;
         }
         self.shared.acknowledged.stand_once(&system.write_pools().await?).await?;
         system.audit_clean().await?;

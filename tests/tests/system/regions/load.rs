@@ -54,8 +54,10 @@ struct Shared {
     acknowledged: BTreeMap<&'static str, Acknowledged>,
     /// Commands that nothing was written of, said HOME_REGION_AWAY.
     away: BTreeMap<&'static str, Mutex<Vec<Uuid>>>,
-    /// How often something of their own began or ceased to ail regions, or to let their views go back: odd while it does.
+    /// How often something of their own began or ceased to ail regions: odd while it does.
     ailing: BTreeMap<&'static str, AtomicUsize>,
+    /// Regions whose logs went back: views of these are folded anew everywhere, some time after.
+    went_back: BTreeMap<&'static str, AtomicBool>,
     counts: Counts,
     stop: AtomicBool,
     /// Held by callers while they wait for an answer.
@@ -80,6 +82,7 @@ impl Load {
             shared.acknowledged.insert(region, Acknowledged::default());
             shared.away.insert(region, Mutex::default());
             shared.ailing.insert(region, AtomicUsize::default());
+            shared.went_back.insert(region, AtomicBool::new(false));
         }
         let (shared, mut random, mut callers) = (Arc::new(shared), SmallRng::seed_from_u64(seed), Vec::new());
         let clients = REGIONS.map(|region| world.client(region)).into_iter().collect::<Result<Vec<_>>>()?;
@@ -113,9 +116,10 @@ impl Load {
         self.shared.acknowledged[home].count()
     }
 
-    /// Runs something while nobody waits for an answer, and forgets the commands of `home` acknowledged after the first `kept`.
+    /// Restores the logs of `home` while nobody waits for an answer, and forgets its commands acknowledged after the first `kept`.
     pub async fn lose<T>(&self, home: &str, kept: usize, restore: impl Future<Output = Result<T>>) -> Result<T> {
         let _quiet = self.shared.road.write().await;
+        self.shared.went_back[home].store(true, Ordering::SeqCst);
         let restored = restore.await?;
         self.shared.acknowledged[home].forget_after(kept);
         Ok(restored)
@@ -259,13 +263,15 @@ impl Caller {
     }
 
     /// Reads of entities of all regions from here, never interrupted by what becomes of the others, and never going backwards.
+    /// Only what went back may be gone until it is folded anew.
     async fn read_here(mut self) -> Result<()> {
         let shared = self.shared.clone();
         let (session, mut seen) = (self.session(self.here, NEVER_INTERRUPTED), BTreeMap::new());
         while !self.stopped() {
             let _road = shared.road.read().await;
             let (calm, began) = (self.calm(), Instant::now());
-            let product_id = product(REGIONS[self.random.random_range(0..REGIONS.len())], self.random.random_range(0..PRODUCTS));
+            let home = REGIONS[self.random.random_range(0..REGIONS.len())];
+            let product_id = product(home, self.random.random_range(0..PRODUCTS));
             match Shop(session.clone()).stock(&product_id).await {
                 Ok(stock) => {
                     let least = seen.insert(product_id.clone(), stock.version).unwrap_or_default();
@@ -274,7 +280,7 @@ impl Caller {
                 }
                 // The session has forgotten what it had seen of a log that went back.
                 Err(error) if error.reason() == "LOG_RESTORED" => seen.clear(),
-                Err(error) if calm.is_some() && self.calm() == calm => {
+                Err(error) if calm.is_some() && self.calm() == calm && !shared.went_back[home].load(Ordering::SeqCst) => {
                     anyhow::bail!("{}: a read of {product_id} was interrupted for {:?}: {error}", self.region, began.elapsed())
                 }
                 Err(error) => self.undecided(error)?,
@@ -289,7 +295,7 @@ impl Caller {
     fn undecided(&self, error: Error) -> Result<()> {
         let refused = error.code() == Code::ResourceExhausted;
         ensure!(
-            refused || error.outcome_is_unknown() || error.reason() == "LOG_RESTORED" || self.shared.any_ailing(),
+            refused || error.outcome_is_unknown() || error.reason() == "LOG_RESTORED" || self.shared.is_troubled(),
             "{}: {error}",
             self.region
         );
@@ -299,8 +305,10 @@ impl Caller {
 }
 
 impl Shared {
-    fn any_ailing(&self) -> bool {
-        self.ailing.values().any(|turns| ails(turns.load(Ordering::SeqCst)))
+    /// Whether what is said of some region may be untrue for now.
+    fn is_troubled(&self) -> bool {
+        let went_back = self.went_back.values().any(|went_back| went_back.load(Ordering::SeqCst));
+        went_back || self.ailing.values().any(|turns| ails(turns.load(Ordering::SeqCst)))
     }
 }
 

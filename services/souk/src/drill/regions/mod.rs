@@ -16,7 +16,7 @@ use souk_devstack::Regions;
 use tokio::{process::Command, time::sleep};
 
 use crate::paint::{bold, dim, green, say, thousands, yellow};
-use traffic::{Traffic, open_shops, travel};
+use traffic::{Pace, Traffic, open_shops, travel};
 
 const NAMES: [&str; 3] = ["eu", "us", "ap"];
 /// The region that is cut off, and the one that joins.
@@ -135,18 +135,13 @@ impl Drill {
 
     /// One region cut off from all others: what it reads and writes of its own goes on, and in the end all have everything again.
     async fn cut_off(&self, traffic: &Traffic, cut: Duration) -> Result<()> {
-        let before = traffic.rates(WHILE).await?;
+        let before = traffic.paces(WHILE).await;
         say(format_args!("\n{}", yellow(format!("{AWAY} is cut off for {} s", cut.as_secs()))));
         self.regions.links().cut_off(AWAY).await;
-        let during = traffic.rates(cut).await?;
-        for (region, before, during) in before.iter().zip(&during).map(|(before, during)| (before.region, before, during)) {
-            say(format_args!(
-                "  {region}: {} reads/s of all regions' views, {:.2} of what it was; {} commands/s at home, {:.2} of what it was",
-                thousands(during.reads as u64),
-                during.reads / before.reads,
-                thousands(during.writes as u64),
-                during.writes / before.writes,
-            ));
+        let during = traffic.paces(cut).await;
+        for (before, during) in before.iter().zip(&during) {
+            say(format_args!("  {}: reads of all regions' views {}", before.region, change(&before.reads, &during.reads)));
+            say(format_args!("      commands at home {}", change(&before.writes, &during.writes)));
         }
         let behind: u64 =
             self.pairs().await?.iter().filter(|pair| pair.region == AWAY || pair.of == AWAY).map(|pair| pair.lag_events).sum();
@@ -224,6 +219,16 @@ fn souk(run_file: &Path, args: &[&str]) -> Result<Command> {
     let mut command = Command::new(std::env::current_exe().context("cannot find this program")?);
     command.args(args).env("SOUK_RUN_FILE", run_file).env_remove("SOUK_REGION").stdin(Stdio::null());
     Ok(command)
+}
+
+fn change(before: &Pace, during: &Pace) -> String {
+    format!(
+        "{:.1}/s, {:.2} of what it was; p99 {}, before {}",
+        during.per_second,
+        during.per_second / before.per_second,
+        shown(during.p99),
+        shown(before.p99)
+    )
 }
 
 fn shown(time: Duration) -> String {

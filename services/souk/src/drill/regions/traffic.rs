@@ -1,7 +1,8 @@
 use std::{
+    mem::take,
     sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -13,12 +14,19 @@ use souk_proto::{
     common::v1::Money,
     stock::v1::{GetAvailabilityRequest, ReceiveStockRequest},
 };
-use tokio::{task::JoinSet, time::sleep};
+use tokio::{
+    task::JoinSet,
+    time::{interval, sleep},
+};
 
 /// Of each region.
 pub(super) const PRODUCTS: u32 = 16;
-/// Callers of each kind in each region: as many as leave the machine room to breathe.
+/// Callers of each kind in each region.
 const CALLERS: usize = 2;
+/// Callers call when it is time to, however long the call before took: a rate that the machine can carry is the same before and
+/// during a cut, unless the cut takes something away. Those who wait for an answer would call more often with less to copy.
+const READ_EVERY: Duration = Duration::from_millis(20);
+const WRITE_EVERY: Duration = Duration::from_millis(50);
 const PAUSE: Duration = Duration::from_millis(10);
 /// A local call that takes longer was interrupted.
 const NEVER_INTERRUPTED: Duration = Duration::from_secs(5);
@@ -59,6 +67,11 @@ pub(super) async fn look(session: &Session, region: &str, number: u32) -> Result
 pub(super) struct Times(Vec<Duration>);
 
 impl Times {
+    fn of(mut times: Vec<Duration>) -> Self {
+        times.sort_unstable();
+        Self(times)
+    }
+
     /// The time that this share of them took at most.
     pub fn at(&self, share: f64) -> Duration {
         let index = (self.0.len() as f64 * share) as usize;
@@ -97,8 +110,7 @@ pub(super) async fn travel(clients: &[(&'static str, Souk)], time: Duration) -> 
     while let Some(seen) = travellers.join_next().await {
         times.extend(seen??);
     }
-    times.sort_unstable();
-    Ok(Times(times))
+    Ok(Times::of(times))
 }
 
 /// Callers who write at home and read everything, in each region.
@@ -112,18 +124,29 @@ pub(super) struct Traffic {
 /// What was done in one region.
 struct Region {
     name: &'static str,
-    reads: AtomicUsize,
-    writes: AtomicUsize,
-    longest: Mutex<Duration>,
+    reads: Calls,
+    writes: Calls,
     /// All that was written.
     writer: Session,
 }
 
-/// Calls of a region per second.
-pub(super) struct Rates {
+/// How long calls took, from when it was time for them.
+#[derive(Default)]
+struct Calls {
+    since_looked: Mutex<Vec<Duration>>,
+    longest: Mutex<Duration>,
+}
+
+/// Calls of one kind in one region over some time.
+pub(super) struct Pace {
+    pub per_second: f64,
+    pub p99: Duration,
+}
+
+pub(super) struct Paces {
     pub region: &'static str,
-    pub reads: f64,
-    pub writes: f64,
+    pub reads: Pace,
+    pub writes: Pace,
 }
 
 impl Traffic {
@@ -132,8 +155,7 @@ impl Traffic {
         let names: Arc<[_]> = clients.iter().map(|(name, _)| *name).collect();
         for (name, souk) in clients {
             let writer = souk.session().caller("souk-drill").deadline(NEVER_INTERRUPTED);
-            let region = Region { name, reads: AtomicUsize::new(0), writes: AtomicUsize::new(0), longest: Mutex::default(), writer };
-            let region = Arc::new(region);
+            let region = Arc::new(Region { name, reads: Calls::default(), writes: Calls::default(), writer });
             for caller in 0..CALLERS {
                 callers.spawn(region.clone().write(stop.clone(), caller));
                 let reader = souk.session().caller("souk-drill").deadline(NEVER_INTERRUPTED);
@@ -153,24 +175,17 @@ impl Traffic {
         self.regions.iter().map(|region| region.writer.token()).collect()
     }
 
-    /// Calls per second over some time.
-    ///
-    /// # Errors
-    /// When a caller has got an error meanwhile.
-    pub async fn rates(&self, time: Duration) -> Result<Vec<Rates>> {
-        let counts = || self.regions.iter().map(|region| [&region.reads, &region.writes].map(|count| count.load(Ordering::Relaxed)));
-        let (began, before): (_, Vec<_>) = (Instant::now(), counts().collect());
+    /// What callers do and wait over some time.
+    pub async fn paces(&self, time: Duration) -> Vec<Paces> {
+        for region in &self.regions {
+            region.reads.look(time);
+            region.writes.look(time);
+        }
         sleep(time).await;
-        let seconds = began.elapsed().as_secs_f64();
-        let rate = |now: usize, before: usize| (now - before) as f64 / seconds;
-        let rates = self.regions.iter().zip(counts()).zip(before);
-        Ok(rates
-            .map(|((region, [reads, writes]), before)| Rates {
-                region: region.name,
-                reads: rate(reads, before[0]),
-                writes: rate(writes, before[1]),
-            })
-            .collect())
+        self.regions
+            .iter()
+            .map(|region| Paces { region: region.name, reads: region.reads.look(time), writes: region.writes.look(time) })
+            .collect()
     }
 
     /// Lets the callers go, and says what they saw.
@@ -182,7 +197,8 @@ impl Traffic {
         while let Some(caller) = self.callers.join_next().await {
             caller??;
         }
-        let longest = self.regions.iter().map(|region| *region.longest.lock().unwrap_or_else(PoisonError::into_inner)).max();
+        let calls = self.regions.iter().flat_map(|region| [&region.reads, &region.writes]);
+        let longest = calls.map(|calls| *lock(&calls.longest)).max();
         Ok(format!(
             "  no caller got an error; the longest wait for a local call was {:.0} ms",
             longest.unwrap_or_default().as_secs_f64() * 1e3
@@ -192,38 +208,47 @@ impl Traffic {
 
 impl Region {
     async fn write(self: Arc<Self>, stop: Arc<AtomicBool>, caller: usize) -> Result<()> {
-        let mut number = caller as u32;
+        let (mut number, mut due) = (caller as u32, interval(WRITE_EVERY));
         while !stop.load(Ordering::Relaxed) {
-            let began = Instant::now();
+            let due = due.tick().await;
             receive(&self.writer, &product(self.name, number % PRODUCTS)).await.with_context(|| format!("a command in {}", self.name))?;
-            self.waited(began.elapsed());
-            self.writes.fetch_add(1, Ordering::Relaxed);
+            self.writes.took(due.elapsed());
             number += 1;
-            sleep(PAUSE).await;
         }
         Ok(())
     }
 
     /// Looks at products of all regions; none may get older.
     async fn read(self: Arc<Self>, stop: Arc<AtomicBool>, reader: Session, names: Arc<[&'static str]>) -> Result<()> {
-        let mut seen = std::collections::HashMap::new();
+        let (mut seen, mut due) = (std::collections::HashMap::new(), interval(READ_EVERY));
         for number in 0.. {
             if stop.load(Ordering::Relaxed) {
                 break;
             }
-            let (began, home) = (Instant::now(), names[number as usize % names.len()]);
+            let (due, home) = (due.tick().await, names[number as usize % names.len()]);
             let version = look(&reader, home, number % PRODUCTS).await.with_context(|| format!("a read in {}", self.name))?;
-            self.waited(began.elapsed());
+            self.reads.took(due.elapsed());
             let before = seen.insert((home, number % PRODUCTS), version).unwrap_or_default();
             ensure!(version >= before, "{}: {home}.p-{} went from version {before} back to {version}", self.name, number % PRODUCTS);
-            self.reads.fetch_add(1, Ordering::Relaxed);
-            sleep(PAUSE).await;
         }
         Ok(())
     }
+}
 
-    fn waited(&self, time: Duration) {
-        let mut longest = self.longest.lock().unwrap_or_else(PoisonError::into_inner);
+impl Calls {
+    fn took(&self, time: Duration) {
+        lock(&self.since_looked).push(time);
+        let mut longest = lock(&self.longest);
         *longest = time.max(*longest);
     }
+
+    /// What was done since this was asked last, `time` ago.
+    fn look(&self, time: Duration) -> Pace {
+        let times = Times::of(take(&mut *lock(&self.since_looked)));
+        Pace { per_second: times.count() as f64 / time.as_secs_f64(), p99: times.at(0.99) }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
