@@ -89,7 +89,7 @@ impl Shop {
         .await
     }
 
-    /// Waits until no order is shown in a state. What was shown before may be taken back meanwhile: it is asked for again then.
+    /// Waits until no order is shown in a state. What was shown before may be taken back meanwhile, and shown by nobody until it is: it is asked for again then.
     ///
     /// # Errors
     /// When some stay in it; with which.
@@ -98,7 +98,7 @@ impl Shop {
         let none = until(&what, patience, || async {
             let orders = match self.0.query(ListOrdersRequest { state: state.into(), page_size: 10, ..Default::default() }).await {
                 Ok(listed) => listed.orders,
-                Err(error) if error.reason() == "LOG_RESTORED" => return Ok(None),
+                Err(error) if matches!(error.reason(), "LOG_RESTORED" | "VIEW_REBUILDING") => return Ok(None),
                 Err(error) => return Err(error.into()),
             };
             let none = orders.is_empty().then_some(());

@@ -263,7 +263,7 @@ impl Caller {
     }
 
     /// Reads of entities of all regions from here, never interrupted by what becomes of the others, and never going backwards.
-    /// Only what went back may be gone until it is folded anew.
+    /// Only what went back may be without an answer until it is folded anew, and is never said not to be there.
     async fn read_here(mut self) -> Result<()> {
         let shared = self.shared.clone();
         let (session, mut seen) = (self.session(self.here, NEVER_INTERRUPTED), BTreeMap::new());
@@ -283,6 +283,7 @@ impl Caller {
                 Err(error) if calm.is_some() && self.calm() == calm && !shared.went_back[home].load(Ordering::SeqCst) => {
                     anyhow::bail!("{}: a read of {product_id} was interrupted for {:?}: {error}", self.region, began.elapsed())
                 }
+                Err(error) if error.code() == Code::NotFound => anyhow::bail!("{}: {product_id}: {error}", self.region),
                 Err(error) => self.undecided(error)?,
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
