@@ -292,7 +292,8 @@ impl Copier {
     }
 
     async fn prepare_days(&self, position: Position) -> Result<(), StoreError> {
-        let database = self.store.database_of(self.log.partition).expect("only logs placed here are copied");
+        let database = self.store.database_of(self.log.partition);
+        let database = database.ok_or_else(|| StoreError::Setup(format!("log {} is not placed here", self.log)))?;
         self.store.prepare(database, &[(self.log, position)], self.retention, UnixMillis::now()).await
     }
 

@@ -31,6 +31,9 @@ const GOOD_CALLS_PER_SECOND: f64 = 100.0;
 const LONGEST: Duration = Duration::from_millis(250);
 const FIRST_REQUEST: Duration = Duration::from_secs(3);
 const PATIENCE: Duration = Duration::from_secs(2);
+/// A peer that says nothing for so long, the last of it without answering a ping, is hung up on.
+const SILENCE: Duration = Duration::from_secs(6);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(2);
 const GET_PRODUCT: &str = "/souk.catalog.v1.QueryService/GetProduct";
 const BATCH_GET: &str = "/souk.catalog.v1.QueryService/BatchGetProducts";
 const HEALTH: &str = "/grpc.health.v1.Health/Check";
@@ -48,8 +51,8 @@ impl Fort {
             options.set("grpc.first_request_timeout", format!("{} s", FIRST_REQUEST.as_secs()));
             options.set("grpc.reply_patience", format!("{} s", PATIENCE.as_secs()));
             options.set("grpc.default_deadline", "4s");
-            options.set("grpc.keepalive_interval", "4s");
-            options.set("grpc.keepalive_timeout", "2s");
+            options.set("grpc.keepalive_interval", format!("{} s", (SILENCE - KEEPALIVE_TIMEOUT).as_secs()));
+            options.set("grpc.keepalive_timeout", format!("{} s", KEEPALIVE_TIMEOUT.as_secs()));
         })
         .await?;
         let address = system.stack.endpoint("query").trim_start_matches("http://").to_owned();
@@ -289,18 +292,23 @@ async fn slow_readers(address: String, request: Vec<u8>) -> Result<Vec<Said>> {
     Ok(all)
 }
 
-/// Connections that have made one call and then fall silent.
+/// Connections that have made one call and then fall silent. None is dropped before its time, and most are there at once, however
+/// long it takes to open them.
 async fn idle(address: String, count: usize) -> Result<Vec<RawHttp2>> {
     let open = |_| {
         let address = address.clone();
         async move {
             let mut raw = RawHttp2::open(&address, 65_535).await?;
+            let last_heard = Instant::now();
             raw.call(1, HEALTH, &[]).await?;
-            anyhow::Ok(raw)
+            anyhow::Ok((raw, last_heard))
         }
     };
     let idle = stream::iter(0..count).map(open).buffer_unordered(64).try_collect::<Vec<_>>().await?;
-    ensure!(idle.len() == count && idle.iter().all(|raw| !raw.is_closed()));
+    let (dropped, open): (Vec<_>, Vec<_>) = idle.iter().partition(|(raw, _)| raw.is_closed());
+    println!("{} of {count} idle connections open at once", open.len());
+    ensure!(dropped.iter().all(|(_, last_heard)| last_heard.elapsed() >= SILENCE), "a silent connection was dropped before its time");
+    ensure!(idle.len() == count && open.len() > count / 2, "{} of {count} idle connections are there at once", open.len());
     sleep(Duration::from_secs(1)).await;
-    Ok(idle)
+    Ok(idle.into_iter().map(|(raw, _)| raw).collect())
 }

@@ -257,6 +257,12 @@ async fn orders_go_on(system: &System, past: &Past) -> Result<()> {
             Ok(seen.is_err_and(|error| error.reason() == "ORDER_NOT_FOUND").then_some(()))
         })
         .await?;
+        // Or the token of what is shown would name what is lost.
+        until("the lost payment is gone from the views", PATIENCE, || async {
+            let seen = reader(system, query)?.query(GetOrderRequest { order_id: past.order_to_pay.clone(), ..Default::default() }).await?;
+            Ok((seen.order.unwrap_or_default().state() == OrderState::AwaitingPayment).then_some(()))
+        })
+        .await?;
     }
     let again = shop.0.command(order.clone()).await?;
     ensure!(again.order_id == *placed, "the repeated order has another id");

@@ -71,12 +71,14 @@ impl Owner {
 
     /// Beats on all databases at once. One that does not answer must not make this replica look dead on the others.
     async fn heartbeats(&self) -> Vec<(String, Result<(), StoreError>)> {
-        let beats = self.store.databases().map(async |database| {
-            let ownership = self.store.ownership(&self.replica);
-            let beaten = timeout(self.heartbeat_patience, ownership.heartbeat(database, &self.addresses, false)).await;
-            (database.to_owned(), beaten.unwrap_or_else(|_| Err(StoreError::Unavailable("no answer to a heartbeat".into()))))
-        });
+        let beats = self.store.databases().map(async |database| (database.to_owned(), self.heartbeat(database, false).await));
         futures::future::join_all(beats).await
+    }
+
+    async fn heartbeat(&self, database: &str, leaving: bool) -> Result<(), StoreError> {
+        let ownership = self.store.ownership(&self.replica);
+        let beaten = timeout(self.heartbeat_patience, ownership.heartbeat(database, &self.addresses, leaving)).await;
+        beaten.unwrap_or_else(|_| Err(StoreError::Unavailable("no answer to a heartbeat".into())))
     }
 
     async fn look_after(&mut self, database: &str, suspects: &[String]) -> Result<(), StoreError> {
@@ -111,10 +113,8 @@ impl Owner {
         let databases: Vec<String> = self.store.databases().map(str::to_owned).collect();
         let handing_over = async {
             for database in databases {
-                match timeout(self.heartbeat_patience, self.leave_database(&database)).await {
-                    Ok(Ok(())) => {}
-                    Ok(Err(error)) => warn!(database, %error, "logs could not be handed over; their leases expire"),
-                    Err(_) => warn!(database, "logs were not handed over in time; their leases expire"),
+                if let Err(error) = self.leave_database(&database).await {
+                    warn!(database, %error, "logs could not be handed over; their leases expire");
                 }
             }
         };
@@ -126,7 +126,7 @@ impl Owner {
     async fn leave_database(&mut self, database: &str) -> Result<(), StoreError> {
         let (store, name) = (self.store.clone(), self.replica.clone());
         let ownership = store.ownership(&name);
-        ownership.heartbeat(database, &self.addresses, true).await?;
+        self.heartbeat(database, true).await?;
         let survey = ownership.survey(database).await?;
         let live: Vec<_> = self.live(database, &survey, &[]).into_iter().filter(|replica| replica.id != self.replica).collect();
         let held = self.logs_of(database).into_iter().filter(|log| self.held.contains(*log));
