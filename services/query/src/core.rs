@@ -28,7 +28,7 @@ pub(crate) struct Core {
 pub(crate) struct Freshness {
     /// Everything up to these positions is in it.
     pub positions: Vec<LogPosition>,
-    /// When these logs were last heard of, the least of them.
+    /// When this was last known to be what the views are, the least of these logs.
     pub heard: UnixMillis,
     pub stale_since: Option<UnixMillis>,
 }
@@ -94,13 +94,14 @@ impl Core {
     }
 
     /// How far a replica must be to answer with a list of the logs in `scope`: as far as the token, and no longer behind than
-    /// an answer may be old.
+    /// an answer may be old; while the primary is away, no longer behind what was last seen. A replica that has crashed itself
+    /// may answer out of the past until it has replayed what it knew.
     pub fn demand(&self, scope: Scope, token: &Token) -> Demand {
         let (now, least) = (Instant::now(), |log: &Log| mark_of(token, log.id).unwrap_or_default());
         let logs = || self.reader.cache().logs().filter(|log| scope.contains(log.id));
         Demand {
             fresh: logs().map(|log| log.recent(least(log), now)).collect(),
-            least: Some(logs().map(|log| log.position(least(log))).collect()),
+            least: Some(logs().map(|log| log.last_seen(least(log))).collect()),
         }
     }
 
@@ -108,8 +109,9 @@ impl Core {
     pub fn freshness_of(&self, as_of: &[AsOf], stale_since: Option<UnixMillis>) -> Freshness {
         let begun = || as_of.iter().filter(|as_of| as_of.position.position.0 > 0);
         let heard = begun().map(|as_of| {
-            let horizon = self.reader.log(as_of.position.log).map(|log| log.horizon().time);
-            horizon.unwrap_or_default().max(as_of.written)
+            let contained = Mark { epoch: as_of.position.epoch, position: as_of.position.position };
+            let known = self.reader.log(as_of.position.log).map(|log| log.current_until(contained));
+            known.unwrap_or_default().max(as_of.written)
         });
         Freshness {
             heard: heard.min().unwrap_or_else(UnixMillis::now),

@@ -342,7 +342,7 @@ async fn a_database_restored_from_a_backup_takes_streams_views_caches_and_tokens
     let everything = (0..PRODUCTS).map(product).collect();
     let past = trade(&mut system, everything, async |system| system.stack.postgres.back_up(&backup).await).await?;
     let before = places(&system).await?;
-    let onlookers = Onlookers::start(&system, &past.received)?;
+    let onlookers = Onlookers::start(&system, &past.received).await?;
     system.stack.postgres.kill9().await?;
     system.stack.postgres.restore(&backup)?;
     system.stack.postgres.start_again().await?;
@@ -365,7 +365,7 @@ async fn a_standby_that_lagged_when_it_was_promoted_is_a_log_that_went_back() ->
     })
     .await?;
     let before = places(&system).await?;
-    let onlookers = Onlookers::start(&system, &past.received)?;
+    let onlookers = Onlookers::start(&system, &past.received).await?;
     let lost = Instant::now();
     system.stack.postgres.kill9().await?;
     system.stack.standbys[0].server.start_again().await?;

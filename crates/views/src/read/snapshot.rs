@@ -87,7 +87,10 @@ where
     try_join_all(holding.map(|(database, logs)| async move {
         let read = |server| async {
             let snapshot = in_snapshot(server, &logs, query).await;
-            snapshot.map_err(|source| ReadStoreError::Orm { database: database.name().to_owned(), source })
+            let snapshot = snapshot.map_err(|source| ReadStoreError::Orm { database: database.name().to_owned(), source })?;
+            // Nothing can be said of the rows of a log without a checkpoint; a standby that replays its past may lack them all.
+            let missing = logs.iter().find(|log| !snapshot.1.iter().any(|as_of| as_of.position.log == **log));
+            missing.map_or(Ok(snapshot), |log| Err(ReadStoreError::NotPlaced(*log)))
         };
         database.read(demand, read).await
     }))

@@ -92,6 +92,23 @@ impl Log {
         Some(self.position(least.max(seen)))
     }
 
+    /// What a snapshot must contain, beside `least`, to answer while nobody can tell what is newest: where the views were last
+    /// seen, less what an answer may be old.
+    pub fn last_seen(&self, least: Mark) -> LogPosition {
+        let seen = self.sightings.lock().unwrap_or_else(PoisonError::into_inner).last(self.bound);
+        self.position(least.max(seen.unwrap_or_default()))
+    }
+
+    /// Until when a snapshot that contains the log up to `contained` is known to be what the views are.
+    pub fn current_until(&self, contained: Mark) -> UnixMillis {
+        let horizon = self.horizon();
+        if contained >= horizon.feed {
+            return horizon.time;
+        }
+        let held = self.sightings.lock().unwrap_or_else(PoisonError::into_inner).held(contained);
+        held.map(|at| UnixMillis::now().plus_ms(-(at.elapsed().as_millis() as i64))).unwrap_or_default()
+    }
+
     /// What replies say of an answer's freshness. Until the log is heard of again all answers from the cache say the same, so
     /// that it is made, and signed, once.
     pub fn stamped(&self, contained: Mark, heard: UnixMillis, make: impl FnOnce() -> Bytes) -> Bytes {

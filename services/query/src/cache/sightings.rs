@@ -34,6 +34,16 @@ impl Sightings {
         let recent = |sighting: &Sighting| now.saturating_duration_since(sighting.at) < bound;
         self.older.filter(recent).or(self.newer.filter(recent)).map(|sighting| sighting.mark)
     }
+
+    /// What a snapshot must contain to have been no older than `bound` when the views were last seen anew, however long ago.
+    pub fn last(&self, bound: Duration) -> Option<Mark> {
+        self.newer.and_then(|newer| self.within(bound, newer.at))
+    }
+
+    /// When a snapshot that contains `contained` was certainly no older than the views.
+    pub fn held(&self, contained: Mark) -> Option<Instant> {
+        [self.newer, self.older].into_iter().flatten().find(|sighting| contained >= sighting.mark).map(|sighting| sighting.at)
+    }
 }
 
 #[cfg(test)]
@@ -64,6 +74,18 @@ mod tests {
         let end = begin + step * 99;
         assert!(sightings.within(BOUND, end + BOUND / 2).is_some());
         assert_eq!(sightings.within(BOUND, end + BOUND), None);
+        let last = sightings.last(BOUND).unwrap();
+        assert!((mark(1, 79)..=mark(1, 90)).contains(&last), "{last:?}");
+        assert_eq!(sightings.held(last), Some(begin + step * last.position.0 as u32));
+        assert_eq!((sightings.held(mark(1, 1)), sightings.held(mark(2, 1))), (None, Some(begin + step * 90)));
+    }
+
+    #[test]
+    fn after_a_silence_what_was_seen_before_it_says_little() {
+        let (begin, mut sightings) = (Instant::now(), Sightings::default());
+        sightings.see(mark(1, 1), begin, BOUND);
+        sightings.see(mark(1, 2), begin + BOUND * 2, BOUND);
+        assert_eq!(sightings.last(BOUND), Some(mark(1, 2)));
     }
 
     #[test]

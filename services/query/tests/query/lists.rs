@@ -73,7 +73,16 @@ async fn products_are_listed_in_one_order_over_all_databases() {
 
     page_tokens_are_bound_to_their_filter(channel, &base).await;
     lists_wait_for_their_token(&mut shop, channel).await;
+    rows_of_a_log_without_a_checkpoint_are_not_listed(&servers, channel).await;
     service.stop().await;
+}
+
+/// A standby that replays its past may be at a moment when there was none.
+async fn rows_of_a_log_without_a_checkpoint_are_not_listed(servers: &Servers, channel: &Channel) {
+    let mut database = servers.postgres.connect("r1").await.unwrap();
+    sqlx::query("delete from read_checkpoint").execute(&mut database).await.unwrap();
+    let refused = CatalogClient::new(channel.clone()).list_products(ListProductsRequest::default()).await.map(drop).unwrap_err();
+    assert_eq!(refused.code(), Code::Internal, "{refused}");
 }
 
 async fn lists_wait_for_their_token(shop: &mut Shop, channel: &Channel) {

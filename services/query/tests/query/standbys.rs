@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use souk_devstack::Stack;
 use souk_event_sourcing::{Token, UnixMillis};
 use souk_proto::catalog::v1::{
-    GetProductRequest, GetProductResponse, ListProductsRequest, PriceSet, ProductCreated, ProductDetails,
+    GetProductRequest, GetProductResponse, ListProductsRequest, ListProductsResponse, PriceSet, ProductCreated, ProductDetails,
     query_service_client::QueryServiceClient,
 };
 use souk_read_store::{DatabaseConfig, ReadStore};
@@ -76,8 +76,12 @@ impl World {
     }
 
     async fn listed(&self, token: &Token) -> usize {
+        self.list(token).await.unwrap().products.len()
+    }
+
+    async fn list(&self, token: &Token) -> Result<ListProductsResponse, Status> {
         let request = ListProductsRequest { token: text(token), ..Default::default() };
-        self.catalog.clone().list_products(within(Duration::from_secs(10), request)).await.unwrap().into_inner().products.len()
+        Ok(self.catalog.clone().list_products(within(Duration::from_secs(10), request)).await?.into_inner())
     }
 
     /// Reads answered by the primary, and by both standbys.
@@ -238,5 +242,44 @@ async fn while_the_primary_is_away_standbys_answer_and_say_how_old_that_is() {
     assert_eq!(reason(&refused), (Code::Unavailable, "STORE_UNAVAILABLE".into()));
     world.stack.standbys[0].server.kill9().await.unwrap();
     assert_eq!(world.price("p-2", &token).await.unwrap(), 5, "the other one answers");
+    world.stop().await;
+}
+
+/// A standby that is far behind when the primary dies, or that has crashed itself and replays what it knew, knows nothing of
+/// rows that others were shown.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_list_is_not_answered_out_of_the_past_while_the_primary_is_away() {
+    let mut world = World::start().await;
+    world.shop.heard_by(&world.service).await;
+    for standby in &world.stack.standbys {
+        standby.pause_replay().await.unwrap();
+    }
+    let details = ProductDetails { title: "Ball".into(), ..Default::default() };
+    let created = ProductCreated { details: Some(details), price: Some(eur(1)) };
+    world.shop.record("p-new", "product-p-new", "ProductCreated", created);
+    world.shop.project_silently().await;
+    let announcing = world.shop.keep_announcing();
+    let shown = Instant::now();
+    while shown.elapsed() < BOUND * 2 {
+        let listed = world.listed(&Token::default()).await;
+        assert!(listed == PRODUCTS + 1 || shown.elapsed() < BOUND + Duration::from_millis(200), "{listed} products");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    announcing.abort();
+    world.stack.postgres.kill9().await.unwrap();
+    let died = Instant::now();
+    while died.elapsed() < BOUND * 2 {
+        let refused = world.list(&Token::default()).await.map(|page| page.products.len()).unwrap_err();
+        assert_eq!(refused.code(), Code::Unavailable, "{refused}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    // One of them has received the log's end, and replays it now.
+    world.stack.standbys[0].resume_replay().await.unwrap();
+    let resumed = Instant::now();
+    while world.list(&Token::default()).await.is_err() {
+        assert!(resumed.elapsed() < Duration::from_secs(20), "a standby that has everything does not answer");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(world.listed(&Token::default()).await, PRODUCTS + 1);
     world.stop().await;
 }

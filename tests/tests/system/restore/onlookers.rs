@@ -6,6 +6,8 @@ use souk_proto::{catalog::v1::ListProductsRequest, stock::v1::GetAvailabilityReq
 use souk_tests::System;
 use tokio::{sync::watch, task::JoinHandle};
 
+/// How old an answer may be (`query.unproven_after`).
+const BOUND: Duration = Duration::from_secs(3);
 /// Shorter than the client waits before it asks again.
 const PATIENCE: Duration = Duration::from_millis(200);
 
@@ -24,8 +26,9 @@ struct Looks {
 }
 
 impl Onlookers {
-    /// Units received that each product is shown with at least.
-    pub fn start(system: &System, least: &BTreeMap<String, i64>) -> Result<Self> {
+    /// Begins once whatever old answer is allowed shows each product with these units received at least.
+    pub async fn start(system: &System, least: &BTreeMap<String, i64>) -> Result<Self> {
+        tokio::time::sleep(BOUND).await;
         let (stop, _) = watch::channel(false);
         let look = |query| {
             let souk = system.client_of(1, query)?;
