@@ -4,6 +4,9 @@ pub enum StoreError {
     /// The database cannot be reached or gave up on us; nothing is known to have been written.
     #[error("write store unavailable: {0}")]
     Unavailable(String),
+    /// The database has no room on its disk for what the statement writes, and wrote nothing (SQLSTATE 53100).
+    #[error("the write store's disk is full: {0}")]
+    Full(String),
     /// The connection was lost while a statement was under way: it may or may not have been carried out.
     #[error("outcome unknown: {0}")]
     Unknown(String),
@@ -21,7 +24,7 @@ pub enum StoreError {
 impl StoreError {
     /// Whether the same call may succeed later.
     pub const fn retryable(&self) -> bool {
-        matches!(self, Self::Unavailable(_) | Self::Unknown(_))
+        matches!(self, Self::Unavailable(_) | Self::Full(_) | Self::Unknown(_))
     }
 }
 
@@ -30,6 +33,9 @@ impl From<sqlx::Error> for StoreError {
         match &error {
             sqlx::Error::Database(refusal) => {
                 let sqlstate = refusal.code().unwrap_or_default().into_owned();
+                if sqlstate == "53100" {
+                    return Self::Full(refusal.message().to_owned());
+                }
                 match sqlstate.get(..2) {
                     Some("22" | "23" | "54") => Self::Data { sqlstate, message: refusal.message().to_owned() },
                     Some("42" | "0A") => Self::Setup(format!("{sqlstate}: {}", refusal.message())),

@@ -53,7 +53,7 @@ impl PostgresLane {
 
     /// Forgets the connection after an error that may have left it unusable.
     fn settle<T>(&mut self, result: Result<T, StoreError>) -> Result<T, StoreError> {
-        if result.as_ref().is_err_and(StoreError::retryable) {
+        if matches!(result, Err(StoreError::Unavailable(_) | StoreError::Unknown(_))) {
             self.connection = None;
         }
         result

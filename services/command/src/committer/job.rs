@@ -108,6 +108,9 @@ pub enum CommandError {
     /// Not carried out, or not known to be: repeat under the same id.
     #[error("write store unavailable")]
     Unavailable,
+    /// Not carried out: the database has no room on its disk.
+    #[error("the write store's disk is full")]
+    StoreFull,
     /// The database refused the data of this one command.
     #[error("the command's data cannot be stored: {0}")]
     Unstorable(String),

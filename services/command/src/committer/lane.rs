@@ -178,6 +178,11 @@ impl<M: Model, L: Lane> Committer<M, L> {
                     plans.into_iter().for_each(|plan| plan.give_back(&mut queue));
                     return self.isolate(queue, &sqlstate, message).await;
                 }
+                Err(StoreError::Full(message)) => {
+                    warn!(message, "the write store's disk is full");
+                    plans.into_iter().for_each(|plan| plan.give_back(&mut queue));
+                    return answer_all(queue, &CommandError::StoreFull);
+                }
                 Err(error) => {
                     warn!(%error, "append failed; its outcome is asked for");
                     plans.into_iter().for_each(|plan| plan.give_back(&mut queue));
