@@ -1,3 +1,5 @@
+use sqlx::postgres::{PgDatabaseError, PgSeverity};
+
 /// What can go wrong at a write store.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -33,7 +35,9 @@ impl From<sqlx::Error> for StoreError {
         match &error {
             sqlx::Error::Database(refusal) => {
                 let sqlstate = refusal.code().unwrap_or_default().into_owned();
-                if sqlstate == "53100" {
+                // A server that has no room for its log panics, with the same code; what had been logged by then it makes good.
+                let severity = refusal.try_downcast_ref::<PgDatabaseError>().map(PgDatabaseError::severity);
+                if sqlstate == "53100" && severity == Some(PgSeverity::Error) {
                     return Self::Full(refusal.message().to_owned());
                 }
                 match sqlstate.get(..2) {

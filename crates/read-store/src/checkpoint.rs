@@ -22,14 +22,21 @@ pub struct Checkpoint {
     pub revision: u32,
     /// Number of events set aside up to `position`.
     pub parked: u32,
-    /// When events set aside were last replayed or dropped, which changes rows but moves no position; 0 before the first
-    /// time, and never the same twice.
+    /// When events set aside were last replayed or dropped, which changes rows but moves no position, or all rows deleted, which
+    /// brings positions back; 0 before the first time, and never the same twice.
     pub repaired: UnixMillis,
     /// When it was written.
     pub written: UnixMillis,
     /// The rows were deleted to be made anew, and the log has not been read yet to where it ended then: what they say, and
     /// what they lack, is of the past.
     pub rebuilding: bool,
+}
+
+impl Checkpoint {
+    /// [`Self::repaired`] when rows are mended or deleted at `now`.
+    pub fn repaired_at(&self, now: UnixMillis) -> UnixMillis {
+        now.max(UnixMillis(self.repaired.0 + 1))
+    }
 }
 
 impl ReadStore {

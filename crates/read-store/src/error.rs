@@ -51,12 +51,12 @@ impl ReadStoreError {
                 matches!(error, sea_orm::RuntimeErr::SqlxError(source) if passing(source))
             }
             Self::Orm { .. } => false,
-            Self::NotInstalled(_) => true,
+            // A place is given before the checkpoint, and a standby learns of both later.
+            Self::NotInstalled(_) | Self::NotPlaced(_) => true,
             Self::ForeignDatabase { .. }
             | Self::PartitionCount { .. }
             | Self::WrongRegion { .. }
             | Self::UnknownDatabase(_)
-            | Self::NotPlaced(_)
             | Self::BadConfiguration
             | Self::Corrupt { .. } => false,
         }

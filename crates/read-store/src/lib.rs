@@ -45,6 +45,6 @@ pub use parked::{Parked, ParkedEntity, ParkedEvent, ParkedQuery};
 pub use point::{AsOf, PointView, RowRead, ViewRow};
 pub use port::{Advance, Batch, Page, ViewStore, Written};
 pub use postgres::PostgresViews;
-pub use server::{Demand, Server, Snapshot};
+pub use server::{Demand, Least, Server, Snapshot};
 pub use store::{Access, Database, DatabaseConfig, ReadStore};
 pub use table::{Column, Kind, Row, RowKey, Table, Value};

@@ -166,7 +166,7 @@ impl ViewStore for MemoryViews {
             (stored.revision, stored.parked, stored.written) = (batch.revision, parked, batch.now);
             stored.rebuilding &= !advance.whole;
             if batch.released.iter().any(|(of, _)| *of == log) {
-                stored.repaired = batch.now.max(UnixMillis(stored.repaired.0 + 1));
+                stored.repaired = stored.repaired_at(batch.now);
             }
             written.moved.push(*stored);
         }
@@ -177,7 +177,7 @@ impl ViewStore for MemoryViews {
         let mut tables = self.lock();
         match tables.checkpoints.get_mut(&log) {
             Some(stored) if stored.fence == fence => {
-                *stored = Checkpoint { repaired: stored.repaired, rebuilding: true, ..start(log, fence, now) };
+                *stored = Checkpoint { repaired: stored.repaired_at(now), rebuilding: true, ..start(log, fence, now) };
             }
             _ => return Ok(false),
         }

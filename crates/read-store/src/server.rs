@@ -11,50 +11,61 @@ use std::{
 };
 
 use sea_orm::{DatabaseConnection, SqlxPostgresConnector};
-use souk_event_sourcing::LogPosition;
+use souk_event_sourcing::{LogPosition, UnixMillis};
 use sqlx::PgPool;
 
 use crate::{AsOf, RowRead};
 
-/// How far the snapshot of a replica must reach to answer a reader, log by log. Epochs count before positions.
+/// How far the snapshot of a replica must reach to answer a reader, log by log.
 ///
 /// The default is that no replica will do.
 #[derive(Debug, Clone, Default)]
 pub struct Demand {
     /// A replica that contains this is as good as the primary; `None`: none is.
-    pub fresh: Option<Arc<[LogPosition]>>,
+    pub fresh: Option<Arc<[Least]>>,
     /// A replica that contains this answers while the primary is away; `None`: none does.
-    pub least: Option<Arc<[LogPosition]>>,
+    pub least: Option<Arc<[Least]>>,
+}
+
+/// How far a snapshot must reach in one log, at least.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Least {
+    /// The epoch counts before the position.
+    pub position: LogPosition,
+    /// Rows from before they were last mended or deleted will not do, whatever their position; see [`crate::Checkpoint`].
+    pub repaired: UnixMillis,
 }
 
 /// What was read in one snapshot.
 pub trait Snapshot {
-    /// Whether it contains what is demanded of the logs it is about.
-    fn reaches(&self, demanded: &[LogPosition]) -> bool;
+    /// Whether it contains what is demanded of the logs it is about, and is of views that are whole: who else is asked may know
+    /// that they are by now.
+    fn reaches(&self, demanded: &[Least]) -> bool;
 }
 
 impl Snapshot for AsOf {
-    fn reaches(&self, demanded: &[LogPosition]) -> bool {
+    fn reaches(&self, demanded: &[Least]) -> bool {
         let reached = (self.position.epoch, self.position.position);
-        demanded.iter().filter(|least| least.log == self.position.log).all(|least| reached >= (least.epoch, least.position))
+        let reaches = |Least { position, repaired }: &Least| reached >= (position.epoch, position.position) && self.repaired >= *repaired;
+        !self.rebuilding && demanded.iter().filter(|least| least.position.log == self.position.log).all(reaches)
     }
 }
 
 impl Snapshot for RowRead {
-    fn reaches(&self, demanded: &[LogPosition]) -> bool {
+    fn reaches(&self, demanded: &[Least]) -> bool {
         self.as_of.reaches(demanded)
     }
 }
 
 impl Snapshot for Vec<RowRead> {
-    fn reaches(&self, demanded: &[LogPosition]) -> bool {
+    fn reaches(&self, demanded: &[Least]) -> bool {
         self.iter().all(|read| read.reaches(demanded))
     }
 }
 
 /// Rows of a list, and what the snapshot contains of each log.
 impl<M> Snapshot for (Vec<M>, Vec<AsOf>) {
-    fn reaches(&self, demanded: &[LogPosition]) -> bool {
+    fn reaches(&self, demanded: &[Least]) -> bool {
         self.1.iter().all(|as_of| as_of.reaches(demanded))
     }
 }
@@ -130,7 +141,7 @@ impl Server {
     /// What `read` brings of this replica, if it comes in time and contains what is demanded.
     pub(crate) async fn ask<T: Snapshot, E: Display>(
         &self,
-        demanded: &[LogPosition],
+        demanded: &[Least],
         read: impl Future<Output = Result<T, E>>,
     ) -> Option<T> {
         match tokio::time::timeout(REPLICA_LIMIT, read).await {
@@ -188,9 +199,13 @@ mod tests {
         LogPosition { log, epoch: Epoch(epoch), position: Position(position) }
     }
 
+    fn least(position: LogPosition) -> Least {
+        Least { position, repaired: UnixMillis(5) }
+    }
+
     #[test]
     fn a_snapshot_is_held_against_what_is_demanded_of_its_own_log() {
-        let as_of = AsOf { position: at(3, 7, 10), written: UnixMillis(0), revision: 1, repaired: UnixMillis(0), rebuilding: false };
+        let as_of = AsOf { position: at(3, 7, 10), written: UnixMillis(0), revision: 1, repaired: UnixMillis(5), rebuilding: false };
         for (demanded, reached) in [
             (vec![], true),
             (vec![at(3, 7, 10)], true),
@@ -200,8 +215,12 @@ mod tests {
             (vec![at(4, 9, 99)], true),
             (vec![at(3, 7, 9), at(3, 7, 11)], false),
         ] {
+            let demanded: Vec<_> = demanded.into_iter().map(least).collect();
             assert_eq!(as_of.reaches(&demanded), reached, "{demanded:?}");
             assert_eq!((Vec::<()>::new(), vec![as_of]).reaches(&demanded), reached);
+            assert!(!AsOf { rebuilding: true, ..as_of }.reaches(&demanded), "views that are not whole answer nobody");
+            let repaired_since: Vec<_> = demanded.iter().map(|least| Least { repaired: UnixMillis(6), ..*least }).collect();
+            assert_eq!(as_of.reaches(&repaired_since), demanded.iter().all(|least| least.position.log != as_of.position.log));
         }
     }
 }

@@ -145,7 +145,8 @@ pub(crate) fn rewind(tables: &[&'static Table]) -> String {
     }
     sql.push_str(", parked as (delete from parked_event p using fence f where p.region = f.region and p.partition = f.partition)");
     sql.push_str(
-        " update read_checkpoint c set epoch = 0, position = 0, hash = $4::bytea, revision = 0, parked = 0, updated_ms = $5::bigint, rebuilding = true \
+        " update read_checkpoint c set epoch = 0, position = 0, hash = $4::bytea, revision = 0, parked = 0, updated_ms = $5::bigint, \
+         repaired_ms = greatest(c.repaired_ms + 1, $5::bigint), rebuilding = true \
          from fence f where c.region = f.region and c.partition = f.partition returning c.partition",
     );
     sql

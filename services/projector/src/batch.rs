@@ -50,9 +50,9 @@ impl Shard {
         let began = tokio::time::Instant::now();
         for arrival in self.arrived(first) {
             match arrival.what {
-                What::Whole => {
+                What::Whole(position) => {
                     if let Some(progress) = self.logs.get_mut(&arrival.log) {
-                        progress.whole = Some(arrival.generation);
+                        progress.whole = Some(position);
                     }
                 }
                 What::Event(event, permit) => {
@@ -63,10 +63,16 @@ impl Shard {
             }
         }
         events.retain(|event| !diverged.contains(&event.log));
+        // Their readers have ended: should anything fail before their turn comes, they are read anew.
+        self.unsynced.extend(&diverged);
         let culprits = if events.is_empty() { Vec::new() } else { self.write_or_split(&events).await? };
         self.pace.wrote(began, permits.len());
         drop(permits);
+        let known: BTreeSet<_> = culprits.iter().map(|culprit| culprit.log).filter(|log| self.unsynced.insert(*log)).collect();
         for Culprit { log, position, reason, mendable } in culprits {
+            if known.contains(&log) {
+                self.unsynced.remove(&log);
+            }
             self.stand_still(log, position, reason, mendable).await?;
         }
         for log in diverged {
@@ -241,7 +247,7 @@ impl Arrival {
     pub(crate) fn bytes(&self) -> usize {
         match &self.what {
             What::Event(event, _) => event.payload.len(),
-            What::Whole | What::Diverged => 0,
+            What::Whole(_) | What::Diverged => 0,
         }
     }
 }

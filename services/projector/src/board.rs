@@ -158,9 +158,15 @@ impl Entry {
         }
     }
 
-    /// Since it moved or got something to do, whichever was later.
+    /// Since it moved or got something to do, whichever was later; views that are folded anew have something to do until they
+    /// are whole.
     fn stalled_seconds(&self) -> f64 {
-        self.behind.map_or(0.0, |(_, since)| since.max(self.moved).elapsed().as_secs_f64())
+        let since = match self.behind {
+            Some((_, since)) => since.max(self.moved),
+            None if self.rebuilding => self.moved,
+            None => return 0.0,
+        };
+        since.elapsed().as_secs_f64()
     }
 
     fn lag_seconds(&self) -> f64 {
@@ -202,13 +208,14 @@ mod tests {
         let heads = Heads::new([log]);
         let board = Board::new(heads.clone());
         let announce = |position| heads.announce(&HeadAnnouncement { region: 1, partition: 3, position, ..Default::default() });
-        let note = |position, halted| {
-            let (parked, repaired, written, rebuilding) = (3, UnixMillis(0), UnixMillis(0), false);
+        let rebuilt = |position, halted, rebuilding| {
+            let (parked, repaired, written) = (3, UnixMillis(0), UnixMillis(0));
             let (fence, epoch, hash) = (Fence(1), Epoch(1), LogHash::EMPTY);
             let position = Position(position);
             let checkpoint = Checkpoint { log, fence, epoch, position, hash, revision: 1, parked, repaired, written, rebuilding };
             board.note("r0", &checkpoint, halted);
         };
+        let note = |position, halted| rebuilt(position, halted, false);
         let lag = |board: &Board| board.partitions()[0].lag_seconds;
         note(4, false);
         assert_eq!((board.partitions()[0].head, lag(&board)), (4, 0.0));
@@ -228,5 +235,9 @@ mod tests {
         assert!(lag(&board) > 0.0, "a log that is not noted any more lags all the same");
         note(30, true);
         assert_eq!((board.partitions()[0].head, lag(&board), board.partitions()[0].parked, board.halted()), (30, 0.0, 3, 1));
+        let stalled = || board.lock()[&log].stalled_seconds();
+        assert_eq!(stalled(), 0.0);
+        rebuilt(30, false, true);
+        assert!(stalled() > 0.0, "at the head it knows of, and yet not whole");
     }
 }

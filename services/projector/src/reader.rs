@@ -30,8 +30,8 @@ pub(crate) struct Arrival {
 pub(crate) enum What {
     /// The event after the last one this reader sent, proven by its hash. The permit bounds the bytes under way.
     Event(Box<RecordedEvent>, OwnedSemaphorePermit),
-    /// What was sent so far reaches to where the log ended when this reader began, which was to make its views anew.
-    Whole,
+    /// The views, which are made anew, are whole from this position on: the log ended there when their making began.
+    Whole(Position),
     /// The log, where it is true, is another one than the reader followed (law 13). The reader has ended.
     Diverged,
 }
@@ -130,7 +130,7 @@ impl Reader {
             Err(error) => return Err(self.unanswered(&error)),
         };
         self.read_truth(head).await?;
-        self.deliver(What::Whole).await?;
+        self.deliver(What::Whole(head.min(self.tail.position))).await?;
         self.read_truth(Position(u64::MAX)).await?;
         self.rebuilding = false;
         Ok(())

@@ -76,6 +76,7 @@ impl Shard {
             hash: LogHash::EMPTY,
             revision: 0,
             parked: 0,
+            repaired: before.repaired_at(written),
             written,
             rebuilding: true,
             ..before
@@ -94,8 +95,8 @@ impl Shard {
     /// When the database does not answer; these logs are read anew then.
     pub(crate) async fn end_rebuilds(&mut self) -> Result<(), ReadStoreError> {
         let done = |(log, progress): (&LogId, &Progress)| {
-            let whole = progress.whole == Some(progress.generation) && !self.unsynced.contains(log);
-            progress.checkpoint.filter(|checkpoint| whole && checkpoint.rebuilding)
+            let whole = progress.whole.filter(|_| !self.unsynced.contains(log))?;
+            progress.checkpoint.filter(|checkpoint| checkpoint.rebuilding && checkpoint.position >= whole)
         };
         let done: Vec<_> = self.logs.iter().filter_map(done).collect();
         if done.is_empty() {

@@ -98,8 +98,8 @@ pub(crate) struct Progress {
     pub moved: Option<Instant>,
     /// Where rows were found astray and the log was folded anew; a second time at the same place it halts instead.
     pub mended_at: Option<Position>,
-    /// Number of the reader that has sent all there was when it began to make the views anew.
-    pub whole: Option<u64>,
+    /// Where the views are whole again that are made anew, once the reader knows.
+    pub whole: Option<Position>,
 }
 
 /// Whose a log is.
@@ -255,6 +255,7 @@ impl Shard {
         let Some(progress) = self.logs.get_mut(&log) else { return };
         progress.stop_reading();
         progress.generation += 1;
+        progress.whole = None;
         progress.held = Held::Us(checkpoint.fence);
         progress.checkpoint = Some(checkpoint);
         progress.moved = Some(Instant::now());

@@ -131,6 +131,8 @@ pub(crate) async fn hang(hangs: &AtomicUsize) {
 pub(crate) struct Truth {
     logs: Mutex<HashMap<LogId, Vec<RecordedEvent>>>,
     pub down: AtomicBool,
+    /// The end that is told once, as if what comes behind it had been written since.
+    pub said: Mutex<Option<Position>>,
 }
 
 impl Truth {
@@ -154,7 +156,7 @@ impl LogReader for Truth {
             return Err(LogError::BeyondEnd(from));
         }
         // Pages are small, so that there are several.
-        let head = Position(events.len() as u64);
+        let head = self.said.lock().unwrap().take().unwrap_or(Position(events.len() as u64));
         Ok(LogPage { events: events.into_iter().skip(from.0 as usize - 1).take(limit.min(5) as usize).collect(), head })
     }
 }

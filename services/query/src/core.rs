@@ -96,7 +96,7 @@ impl Core {
     /// How far a replica must be to answer with a list of the logs in `scope`: as far as the token, and no longer behind than
     /// an answer may be old; while the primary is away, no longer behind what was last seen. A replica that has crashed itself
     /// may answer out of the past until it has replayed what it knew.
-    pub fn demand(&self, scope: Scope, token: &Token) -> Demand {
+    fn demand(&self, scope: Scope, token: &Token) -> Demand {
         let (now, least) = (Instant::now(), |log: &Log| mark_of(token, log.id).unwrap_or_default());
         let logs = || self.reader.cache().logs().filter(|log| scope.contains(log.id));
         Demand {

@@ -84,12 +84,14 @@ struct Oldest {
     stale_since: Option<i64>,
 }
 
-/// Since when some order stands still because an event of it could not be applied: sums over orders lack what follows.
-pub async fn orders_stale_since(store: &ReadStore, demand: Demand) -> Result<Option<UnixMillis>, ReadStoreError> {
+/// Since when orders stand still because an event of theirs could not be applied, the first of each database: sums over orders
+/// lack what follows.
+pub async fn orders_stale_since(store: &ReadStore, demand: Demand) -> Result<Page<UnixMillis>, ReadStoreError> {
     let query = Entity::find()
         .select_only()
         .column_as(Expr::expr(Func::min(Expr::col(Column::StaleSince))), "stale_since")
         .filter(Column::StaleSince.is_not_null());
     let parts = in_snapshots::<Oldest>(store, &demand, Scope::All, &query.into_query()).await?;
-    Ok(parts.into_iter().flat_map(|(rows, _)| rows).filter_map(|row| row.stale_since).min().map(UnixMillis))
+    let page = Page::merge(parts, usize::MAX, |row| row.stale_since);
+    Ok(Page { rows: page.rows.into_iter().filter_map(|row| row.stale_since).map(UnixMillis).collect(), more: false, as_of: page.as_of })
 }

@@ -108,7 +108,7 @@ pub enum CommandError {
     /// Not carried out, or not known to be: repeat under the same id.
     #[error("write store unavailable")]
     Unavailable,
-    /// Not carried out: the database has no room on its disk.
+    /// Not carried out by this attempt: the database has no room on its disk.
     #[error("the write store's disk is full")]
     StoreFull,
     /// The database refused the data of this one command.

@@ -178,7 +178,7 @@ impl<M: Model, L: Lane> Committer<M, L> {
                     plans.into_iter().for_each(|plan| plan.give_back(&mut queue));
                     return self.isolate(queue, &sqlstate, message).await;
                 }
-                Err(StoreError::Full(message)) => {
+                Err(StoreError::Full(message)) if lost_connections == 0 => {
                     warn!(message, "the write store's disk is full");
                     plans.into_iter().for_each(|plan| plan.give_back(&mut queue));
                     return answer_all(queue, &CommandError::StoreFull);

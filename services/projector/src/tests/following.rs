@@ -219,6 +219,26 @@ async fn views_of_a_log_that_was_restored_are_whole_where_it_ends_now() {
     running.stop().await;
 }
 
+/// One of many logs that went back at once meets a broken connection: none of the others is forgotten, though all are idle.
+#[tokio::test]
+async fn logs_that_go_back_together_are_all_folded_anew_whatever_breaks() {
+    let world = World::new(8, Messy::tidy(), vec![]);
+    let old: Vec<_> = (0..8).map(|partition| filled(Writer::new(log(partition)), 12).events).collect();
+    old.iter().for_each(|events| world.publish(events));
+    let running = world.start();
+    for events in &old {
+        world.reach(events).await;
+    }
+    world.store.broken_rewinds.store(3, Ordering::Relaxed);
+    old.iter().for_each(|events| world.publish(&events[..7]));
+    let back = |events: &Vec<RecordedEvent>| events[..7].to_vec();
+    for events in old.iter().map(back) {
+        world.reach(&events).await;
+    }
+    assert_eq!(world.store.broken_rewinds.load(Ordering::Relaxed), 0);
+    running.stop().await;
+}
+
 /// A poison event on the way holds the log up: what is there of it is not shown as if it were all.
 #[tokio::test]
 async fn views_that_stand_still_on_the_way_are_not_whole() {
@@ -237,6 +257,23 @@ async fn views_that_stand_still_on_the_way_are_not_whole() {
     assert!(stands.rebuilding && stands.position == Position(9), "{stands:?}");
     running.stop().await;
     assert!(world.checkpoint(log(0)).await.rebuilding);
+}
+
+/// The same behind the place where the log ended when its views were emptied: they are whole there.
+#[tokio::test]
+async fn views_that_stand_still_behind_the_place_where_they_are_whole_are_read() {
+    let mut world = World::new(1, Messy::tidy(), vec![]);
+    world.config.parked_events_max = 0;
+    let mut writer = filled(Writer::new(log(0)), 4);
+    writer.push("stock-q", &format!("{UNKNOWN}Thing"), Vec::new());
+    world.publish(&writer.events);
+    *world.truth.said.lock().unwrap() = Some(Position(4));
+    let mine = world.store.inner.claim(&[log(0)], "other", Duration::ZERO, UnixMillis(0)).await.unwrap()[0];
+    assert!(world.store.inner.rewind(log(0), mine.fence, UnixMillis(0)).await.unwrap());
+    let running = world.start();
+    wait(|| async { running.board.halted() == 1 }).await;
+    wait(|| async { !world.checkpoint(log(0)).await.rebuilding }).await;
+    running.stop().await;
 }
 
 #[tokio::test]

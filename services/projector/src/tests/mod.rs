@@ -76,6 +76,7 @@ impl World {
                 refuses: Mutex::default(),
                 learned: AtomicBool::new(false),
                 hangs: AtomicUsize::new(0),
+                broken_rewinds: AtomicUsize::new(0),
             }),
             feed: MemoryBus::default(),
             heads: Heads::new(logs.clone()),
@@ -173,6 +174,8 @@ struct Flaky {
     learned: AtomicBool,
     /// How many writes to come never return.
     hangs: AtomicUsize,
+    /// How many rewinds to come break the connection.
+    broken_rewinds: AtomicUsize,
 }
 
 impl Flaky {
@@ -249,6 +252,9 @@ impl ViewStore for Flaky {
     }
 
     async fn rewind(&self, log: LogId, fence: Fence, now: UnixMillis) -> Result<bool, ReadStoreError> {
+        if self.broken_rewinds.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok() {
+            return Self::broken();
+        }
         self.inner.rewind(log, fence, now).await
     }
 

@@ -12,7 +12,6 @@ use souk_views::{
 use tonic::Request;
 
 use crate::{
-    cache::ReadError,
     check::Check,
     core::Core,
     page::{Binding, CursorReader, CursorWriter, InvalidPageToken},
@@ -49,7 +48,8 @@ pub(super) async fn summarize(core: &Core, request: Request<GetSalesSummaryReque
     let until = core.patience(Deadline::of(&request));
     let query = |demand| summarize_sales(&core.store, &filter, after.as_ref(), limit, demand);
     let page = core.listed(Scope::All, &token, until, query).await?;
-    let stale_since = orders_stale_since(&core.store, core.demand(Scope::All, &token)).await.map_err(ReadError::from)?;
+    let stale = core.listed(Scope::All, &token, until, |demand| orders_stale_since(&core.store, demand)).await?;
+    let stale_since = stale.rows.into_iter().min();
     let next_page_token = match page.rows.last() {
         Some(last) if page.more => binding.encode(&core.token_key, &write_cursor((from, to), &last.key)),
         _ => String::new(),

@@ -6,6 +6,7 @@ use std::{
 use bytes::Bytes;
 use souk_event_sourcing::{Epoch, LogId, LogPosition, Position, UnixMillis};
 use souk_proto::log::v1::EpochStart;
+use souk_read_store::Least;
 use tokio::sync::{Mutex, watch};
 
 use super::{
@@ -87,22 +88,22 @@ impl Log {
     }
 
     /// What a snapshot must contain, beside `least`, to be no older than an answer may be; `None` when nobody can tell.
-    pub fn recent(&self, least: Mark, now: Instant) -> Option<LogPosition> {
+    pub fn recent(&self, least: Mark, now: Instant) -> Option<Least> {
         let seen = self.sightings.lock().unwrap_or_else(PoisonError::into_inner).within(self.bound, now)?;
-        Some(self.position(least.max(seen)))
+        Some(self.at_least(least.max(seen)))
     }
 
     /// What a snapshot must contain, beside `least`, to answer while nobody can tell what is newest: where the views were last
     /// seen, less what an answer may be old.
-    pub fn last_seen(&self, least: Mark) -> LogPosition {
+    pub fn last_seen(&self, least: Mark) -> Least {
         let seen = self.sightings.lock().unwrap_or_else(PoisonError::into_inner).last(self.bound);
-        self.position(least.max(seen.unwrap_or_default()))
+        self.at_least(least.max(seen.unwrap_or_default()))
     }
 
     /// Until when a snapshot that contains the log up to `contained` is known to be what the views are.
     pub fn current_until(&self, contained: Mark) -> UnixMillis {
         let horizon = self.horizon();
-        if contained >= horizon.feed {
+        if contained >= horizon.feed && !horizon.making.rebuilding {
             return horizon.time;
         }
         let held = self.sightings.lock().unwrap_or_else(PoisonError::into_inner).held(contained);
@@ -121,8 +122,10 @@ impl Log {
         said
     }
 
-    pub fn position(&self, mark: Mark) -> LogPosition {
-        LogPosition { log: self.id, epoch: mark.epoch, position: mark.position }
+    /// What a snapshot must contain to reach `mark`, with rows no older than those known of.
+    pub fn at_least(&self, mark: Mark) -> Least {
+        let position = LogPosition { log: self.id, epoch: mark.epoch, position: mark.position };
+        Least { position, repaired: self.horizon().making.repaired }
     }
 }
 

@@ -169,7 +169,7 @@ impl Reader {
         self.counts.load();
         async move {
             let (history, began) = (log.horizon().history, Instant::now());
-            let demand = Demand { fresh: log.recent(least, began).map(|fresh| [fresh].into()), least: Some([log.position(least)].into()) };
+            let demand = Demand { fresh: log.recent(least, began).map(|fresh| [fresh].into()), least: Some([log.at_least(least)].into()) };
             let read = timeout(LOAD_LIMIT, source.read_row(key.view, key.log, &key.key, &demand)).await;
             let entry = Arc::new(Entry::read(read.map_err(|_| ReadError::Slow)??, history, began));
             cache.admit(&log, key, &entry).await;
@@ -183,7 +183,7 @@ impl Reader {
         let began = Instant::now();
         let demand = Demand {
             fresh: missed.iter().map(|(index, least)| logs[*index].recent(*least, began)).collect(),
-            least: Some(missed.iter().map(|(index, least)| logs[*index].position(*least)).collect()),
+            least: Some(missed.iter().map(|(index, least)| logs[*index].at_least(*least)).collect()),
         };
         let histories: Vec<_> = missed.iter().map(|(index, _)| logs[*index].horizon().history).collect();
         let asked: Vec<_> = missed.iter().map(|(index, _)| (keys[*index].log, keys[*index].key)).collect();

@@ -82,7 +82,7 @@ async fn rows_of_a_log_without_a_checkpoint_are_not_listed(servers: &Servers, ch
     let mut database = servers.postgres.connect("r1").await.unwrap();
     sqlx::query("delete from read_checkpoint").execute(&mut database).await.unwrap();
     let refused = CatalogClient::new(channel.clone()).list_products(ListProductsRequest::default()).await.map(drop).unwrap_err();
-    assert_eq!(refused.code(), Code::Internal, "{refused}");
+    assert_eq!(reason(&refused), (Code::Unavailable, "STORE_UNAVAILABLE".into()));
 }
 
 async fn lists_wait_for_their_token(shop: &mut Shop, channel: &Channel) {
