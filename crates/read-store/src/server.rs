@@ -139,11 +139,7 @@ impl Server {
     }
 
     /// What `read` brings of this replica, if it comes in time and contains what is demanded.
-    pub(crate) async fn ask<T: Snapshot, E: Display>(
-        &self,
-        demanded: &[Least],
-        read: impl Future<Output = Result<T, E>>,
-    ) -> Option<T> {
+    pub(crate) async fn ask<T: Snapshot, E: Display>(&self, demanded: &[Least], read: impl Future<Output = Result<T, E>>) -> Option<T> {
         match tokio::time::timeout(REPLICA_LIMIT, read).await {
             Ok(Ok(answer)) if answer.reaches(demanded) => {
                 self.answered();

@@ -226,14 +226,14 @@ async fn without_room_on_its_disk_an_append_wrote_nothing_and_the_next_one_may()
     let mut connection = world.sql().await;
     let full = "create function full_disk() returns trigger language plpgsql as $$ begin \
                 raise exception 'could not extend file' using errcode = 'disk_full'; end $$; \
-                create trigger full_disk before insert on ledger for each row execute function full_disk()";
+                create trigger full_disk before update on partition_head for each row execute function full_disk()";
     sqlx::raw_sql(full).execute(&mut connection).await.expect(full);
     let mut lane = world.lane();
     let part = Part::of(log, belief).ask(&stream(), request()).build();
     let refused = lane.append(std::slice::from_ref(&part)).await;
     assert!(matches!(refused, Err(StoreError::Full(_))), "{refused:?}");
     assert_eq!(lane.heads(&[log]).await.expect("heads"), [(log, belief)]);
-    let room = "drop trigger full_disk on ledger";
+    let room = "drop trigger full_disk on partition_head";
     sqlx::raw_sql(room).execute(&mut connection).await.expect(room);
     assert_eq!(lane.append(&[part]).await.expect("append"), [BatchOutcome::Done]);
 }

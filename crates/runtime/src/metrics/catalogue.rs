@@ -89,7 +89,10 @@ pub const CATALOGUE: &[Metric] = &[
     // Projector
     gauge("souk_projection_lag_events", "Events not projected yet, by database, region and partition"),
     gauge("souk_projection_lag_seconds", "For how long a head is known that is not reached, by database, region and partition"),
-    gauge("souk_projection_stalled_seconds", "For how long a log that lags, or is folded anew, has not moved, by database, region and partition"),
+    gauge(
+        "souk_projection_stalled_seconds",
+        "For how long a log that lags, or is folded anew, has not moved, by database, region and partition",
+    ),
     gauge("souk_projection_position", "Position projected, by database, region and partition; 0 where another replica projects"),
     gauge("souk_projection_halted", "1 for a log that stands still at an event, by database, region and partition"),
     gauge("souk_projector_partitions", "Logs held, by database"),

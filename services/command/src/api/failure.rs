@@ -37,7 +37,11 @@ pub(super) fn failure(error: CommandError) -> Failure {
         CommandError::Unavailable => {
             Failure::unavailable("STORE_UNAVAILABLE", "the write store does not answer; repeat under the same request id", RETRY_AFTER)
         }
-        CommandError::StoreFull => Failure::unavailable("STORE_FULL", "the write store's disk is full, this attempt wrote nothing; repeat under the same request id", RETRY_AFTER),
+        CommandError::StoreFull => Failure::unavailable(
+            "STORE_FULL",
+            "the write store's disk is full, this attempt wrote nothing; repeat under the same request id",
+            RETRY_AFTER,
+        ),
         CommandError::Unstorable(sqlstate) => {
             Failure::invalid("UNSTORABLE", "the command's data cannot be stored").with("sqlstate", sqlstate)
         }
