@@ -122,6 +122,10 @@ impl MemoryLog {
         End { epoch: self.head.epoch, position: self.head.position, hash: self.head.hash }
     }
 
+    fn ends_at(&self, seen: End) -> bool {
+        (self.head.position, self.head.hash) == (seen.position, seen.hash)
+    }
+
     fn replicate(&mut self, batch: &ReplicaBatch) -> Result<Replicated, StoreError> {
         let end = self.end();
         let from = match batch.fit(end)? {
@@ -156,6 +160,7 @@ impl MemoryLog {
         }
         self.versions.extend(self.events.iter().map(|event| (event.stream.clone(), event.version)));
         self.epochs = epochs.iter().filter(|start| start.first <= fork.next()).copied().collect();
+        self.proven = self.proven.filter(|proven| *proven < fork);
         self.head.epoch = self.epochs.iter().map(|start| start.epoch).max().unwrap_or_default();
         self.head.position = fork;
         self.head.hash = self.events.last().map_or(LogHash::EMPTY, |event| event.hash);
@@ -228,24 +233,32 @@ impl Copies for MemoryStore {
         self.logs().entry(batch.log).or_default().replicate(batch)
     }
 
+    async fn borrow(&self, batch: &ReplicaBatch) -> Result<Replicated, StoreError> {
+        let mut logs = self.logs();
+        let copy = logs.entry(batch.log).or_default();
+        let before = copy.end();
+        let done = copy.replicate(batch)?;
+        if copy.end() != before {
+            copy.proven.get_or_insert(before.position);
+        }
+        Ok(done)
+    }
+
     async fn rewind(&self, log: LogId, fork: Position, seen: End, epochs: &[EpochStart]) -> Result<bool, StoreError> {
         let mut logs = self.logs();
         let copy = logs.entry(log).or_default();
-        let ends_there = (copy.end().position, copy.end().hash) == (seen.position, seen.hash);
+        let ends_there = copy.ends_at(seen);
         if ends_there {
             copy.rewind(fork, epochs);
         }
         Ok(ends_there)
     }
 
-    async fn doubt(&self, log: LogId, proven: Position) -> Result<(), StoreError> {
-        self.logs().entry(log).or_default().proven.get_or_insert(proven);
-        Ok(())
-    }
-
-    async fn prove(&self, log: LogId) -> Result<(), StoreError> {
-        self.logs().entry(log).or_default().proven = None;
-        Ok(())
+    async fn prove(&self, log: LogId, seen: End) -> Result<bool, StoreError> {
+        let mut logs = self.logs();
+        let copy = logs.entry(log).or_default();
+        let ends_there = copy.ends_at(seen);
+        Ok(copy.proven.take_if(|_| ends_there).is_some())
     }
 
     async fn unproven(&self, log: LogId) -> Result<Option<Position>, StoreError> {

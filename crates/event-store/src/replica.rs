@@ -62,15 +62,19 @@ pub trait Copies: EventLog {
     /// `Corrupt` when the batch itself has a hole or breaks the chain, `Setup` for a log of this region.
     async fn replicate(&self, batch: &ReplicaBatch) -> Result<Replicated, StoreError>;
 
+    /// Adds what a third region has of the log, for which its origin does not vouch: together with the events the copy is marked as
+    /// proven up to where it ended. A mark that is there stays.
+    ///
+    /// # Errors
+    /// As [`Copies::replicate`].
+    async fn borrow(&self, batch: &ReplicaBatch) -> Result<Replicated, StoreError>;
+
     /// Takes back what lies behind `fork`, if the copy still ends at `seen`; says whether it did (law 13). Its epochs are then
-    /// those of `epochs` that begin no later than right behind the fork.
+    /// those of `epochs` that begin no later than right behind the fork. A mark at the fork or behind it goes, too.
     async fn rewind(&self, log: LogId, fork: Position, seen: End, epochs: &[EpochStart]) -> Result<bool, StoreError>;
 
-    /// Marks what lies behind `proven` as not vouched for by the origin. A mark that is there stays.
-    async fn doubt(&self, log: LogId, proven: Position) -> Result<(), StoreError>;
-
-    /// Takes the mark away: the origin has the same.
-    async fn prove(&self, log: LogId) -> Result<(), StoreError>;
+    /// Takes the mark away, if the copy still ends at `seen`: the origin has the same. Says whether it did.
+    async fn prove(&self, log: LogId, seen: End) -> Result<bool, StoreError>;
 
     /// The last position the origin vouches for, if there is a mark.
     async fn unproven(&self, log: LogId) -> Result<Option<Position>, StoreError>;

@@ -18,7 +18,7 @@ impl Copier {
     ///
     /// The running hash proves that it continues the copy, and no epoch that is over is taken up again; where the origin said
     /// that its log ends, it has to have that hash. What lies behind that nobody can vouch for but the origin, so the copy is
-    /// marked before it takes any of it: once the origin is back its word holds, under whatever epoch.
+    /// marked together with it: once the origin is back its word holds, under whatever epoch.
     /// Says whether there was any.
     pub async fn borrow(&mut self) -> Result<bool, Trouble> {
         let mut end = End::from(&self.store.head(self.log).await?);
@@ -45,10 +45,9 @@ impl Copier {
             return Err(Trouble::Refused(lender, "the origin told of another event at the end of its log".into()));
         }
         self.prepare(last).await?;
-        self.store.doubt(self.log, end.position).await?;
         let epochs = epochs_of(end, &events);
         let batch = ReplicaBatch { log: self.log, events, ledger: Vec::new(), epochs };
-        let now = match self.store.replicate(&batch).await.map_err(|error| refusal(lender, error))? {
+        let now = match self.store.borrow(&batch).await.map_err(|error| refusal(lender, error))? {
             Replicated::Done(now) => now,
             Replicated::Hole(at) | Replicated::Forked(at) if at != end => return Err(Trouble::Changed),
             _ => return Err(Trouble::Refused(lender, "it does not continue the copy".into())),

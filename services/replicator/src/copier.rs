@@ -172,7 +172,9 @@ impl Copier {
                 end = self.write(end, events, std::mem::take(&mut ledger), &head).await?;
             }
             if unproven.is_some() && heard >= end.position {
-                self.store.prove(self.log).await?;
+                if !self.store.prove(self.log, end).await? {
+                    return Err(Trouble::Changed);
+                }
                 self.lenders.settle(true);
                 unproven = None;
                 self.board.unproven(self.log, unproven);
@@ -239,13 +241,10 @@ impl Copier {
         counter!("souk_replicator_rewinds_total").increment(1);
         self.relaying.stop().await;
         self.keep_lost(fork, head).await?;
+        // What is left of what was lent comes once more, with its rows of the ledger.
         let rewound = self.store.rewind(log, fork, end, &head.epochs).await?;
-        // What was lent may have been true until then.
+        // It may have been true until then.
         self.lenders.settle(back);
-        // Else what is left of it comes once more, with its rows of the ledger.
-        if rewound && proven.is_some_and(|proven| fork <= proven) {
-            self.store.prove(log).await?;
-        }
         info!(%log, %fork, rewound, "the copy ends at the fork");
         Ok(Trouble::Changed)
     }

@@ -158,14 +158,37 @@ pub async fn what_a_ledger_lacked_of_known_events_is_added<A: Adapter>(adapter: 
 /// When the adapter breaks this law.
 pub async fn a_copy_remembers_up_to_where_its_origin_vouches<A: Adapter>(adapter: &A) {
     let (log, copy) = (foreign(5), adapter.log());
-    assert_eq!(copy.unproven(log).await.expect("read"), None);
-    for position in [5, 9, 3] {
-        copy.doubt(log, Position(position)).await.expect("marked");
-        assert_eq!(copy.unproven(log).await.expect("read"), Some(Position(5)));
+    let unproven = async || copy.unproven(log).await.expect("read").map(|position| position.0);
+    let all = history(log, beginning(7), 12);
+    replicate(copy, &cut(&all, 0..5)).await;
+    let borrow = async |from, to| copy.borrow(&ReplicaBatch { ledger: vec![], ..cut(&all, from..to) }).await.expect("borrowed");
+    borrow(2, 5).await;
+    assert_eq!(unproven().await, None, "nothing new was lent");
+    assert_eq!(borrow(8, 9).await, Replicated::Hole(end_of(&cut(&all, 0..5))));
+    assert_eq!(unproven().await, None, "nothing was lent");
+    for (from, to) in [(4, 7), (7, 10)] {
+        assert_eq!(borrow(from, to).await, Replicated::Done(end_of(&cut(&all, 0..to))));
+        assert_eq!(unproven().await, Some(5), "the mark stays where it was made first");
     }
+    replicate(copy, &cut(&all, 5..11)).await;
+    assert_eq!(unproven().await, Some(5), "it is taken away by nothing but the origin's word");
     assert_eq!(copy.unproven(foreign(4)).await.expect("read"), None);
-    copy.prove(log).await.expect("taken away");
-    assert_eq!(copy.unproven(log).await.expect("read"), None);
-    copy.doubt(log, Position(0)).await.expect("marked");
-    assert_eq!(copy.unproven(log).await.expect("read"), Some(Position(0)));
+    assert!(!copy.prove(log, end_of(&cut(&all, 0..10))).await.expect("left"), "it does not end there");
+    assert_eq!(unproven().await, Some(5));
+    let end = end_of(&cut(&all, 0..11));
+    assert!(copy.prove(log, end).await.expect("taken away"));
+    assert!(!copy.prove(log, end).await.expect("left"), "there is none");
+    assert_eq!(unproven().await, None);
+    borrow(11, 12).await;
+    assert_eq!(unproven().await, Some(11));
+    for (end, fork, left) in [(12, 8, None), (12, 10, Some(8)), (10, 8, None)] {
+        let seen = end_of(&cut(&all, 0..end));
+        assert!(copy.rewind(log, Position(fork), seen, &all.epochs).await.expect("rewound"));
+        assert_eq!(unproven().await, left, "back to {fork}");
+        if fork == 8 {
+            borrow(8, 12).await;
+            assert_eq!(unproven().await, Some(8));
+        }
+    }
+    assert_eq!(copy.read(log, Position(1), 100).await.expect("read"), all.events);
 }

@@ -18,27 +18,11 @@ const REPLICATE: &str = include_str!("replicate.sql");
 #[async_trait::async_trait]
 impl Copies for PostgresStore {
     async fn replicate(&self, batch: &ReplicaBatch) -> Result<Replicated, StoreError> {
-        let pool = self.copies(batch.log)?;
-        let mut end = End::from(&self.head(batch.log).await?);
-        loop {
-            let from = match batch.fit(end)? {
-                Fit::From(from) => from,
-                Fit::Hole => return Ok(Replicated::Hole(end)),
-                Fit::Forked => return Ok(Replicated::Forked(end)),
-            };
-            let after = batch.end(from, end);
-            if after == end && batch.ledger.is_empty() {
-                return Ok(Replicated::Done(end));
-            }
-            if end.position == Position(0) {
-                seed(pool, batch.log).await?;
-            }
-            if write(pool, batch, from, end, after).await? {
-                return Ok(Replicated::Done(after));
-            }
-            // Somebody else writes this copy, too.
-            end = End::from(&self.head(batch.log).await?);
-        }
+        self.add(batch, false).await
+    }
+
+    async fn borrow(&self, batch: &ReplicaBatch) -> Result<Replicated, StoreError> {
+        self.add(batch, true).await
     }
 
     async fn rewind(&self, log: LogId, fork: Position, seen: End, epochs: &[EpochStart]) -> Result<bool, StoreError> {
@@ -65,6 +49,7 @@ impl Copies for PostgresStore {
             "delete from stream_head where region = $1 and partition = $2 and version = 0 and $3::bigint >= 0",
             "delete from event where region = $1 and partition = $2 and position > $3",
             "delete from epoch_start where region = $1 and partition = $2 and $3::bigint >= 0",
+            "delete from copy_unproven where region = $1 and partition = $2 and proven_position >= $3",
             "update partition_head set batch = batch + 1, position = $3, hash = coalesce((select e.hash from event e \
                where e.region = $1 and e.partition = $2 and e.position = $3), decode(repeat('00', 16), 'hex')) \
              where region = $1 and partition = $2",
@@ -90,23 +75,18 @@ impl Copies for PostgresStore {
         Ok(true)
     }
 
-    async fn doubt(&self, log: LogId, proven: Position) -> Result<(), StoreError> {
-        sqlx::query("insert into copy_unproven (region, partition, proven_position) values ($1, $2, $3) on conflict do nothing")
-            .bind(log.region.0 as i16)
-            .bind(i32::from(log.partition.0))
-            .bind(proven.0 as i64)
-            .execute(self.copies(log)?)
-            .await?;
-        Ok(())
-    }
-
-    async fn prove(&self, log: LogId) -> Result<(), StoreError> {
-        sqlx::query("delete from copy_unproven where region = $1 and partition = $2")
-            .bind(log.region.0 as i16)
-            .bind(i32::from(log.partition.0))
-            .execute(self.copies(log)?)
-            .await?;
-        Ok(())
+    async fn prove(&self, log: LogId, seen: End) -> Result<bool, StoreError> {
+        let proven = sqlx::query(
+            "delete from copy_unproven u using partition_head h where u.region = $1 and u.partition = $2 \
+             and h.region = $1 and h.partition = $2 and h.position = $3 and h.hash = $4",
+        )
+        .bind(log.region.0 as i16)
+        .bind(i32::from(log.partition.0))
+        .bind(seen.position.0 as i64)
+        .bind(seen.hash.0.as_slice())
+        .execute(self.copies(log)?)
+        .await?;
+        Ok(proven.rows_affected() == 1)
     }
 
     async fn unproven(&self, log: LogId) -> Result<Option<Position>, StoreError> {
@@ -197,6 +177,30 @@ impl PostgresStore {
         Ok(())
     }
 
+    async fn add(&self, batch: &ReplicaBatch, lent: bool) -> Result<Replicated, StoreError> {
+        let pool = self.copies(batch.log)?;
+        let mut end = End::from(&self.head(batch.log).await?);
+        loop {
+            let from = match batch.fit(end)? {
+                Fit::From(from) => from,
+                Fit::Hole => return Ok(Replicated::Hole(end)),
+                Fit::Forked => return Ok(Replicated::Forked(end)),
+            };
+            let after = batch.end(from, end);
+            if after == end && batch.ledger.is_empty() {
+                return Ok(Replicated::Done(end));
+            }
+            if end.position == Position(0) {
+                seed(pool, batch.log).await?;
+            }
+            if write(pool, batch, from, end, after, lent).await? {
+                return Ok(Replicated::Done(after));
+            }
+            // Somebody else writes this copy, too.
+            end = End::from(&self.head(batch.log).await?);
+        }
+    }
+
     fn copies(&self, log: LogId) -> Result<&PgPool, StoreError> {
         if log.region == self.region() {
             return Err(StoreError::Setup(format!("log {log} is this region's own: nobody else writes it")));
@@ -216,7 +220,7 @@ async fn seed(pool: &PgPool, log: LogId) -> Result<(), StoreError> {
 }
 
 /// Writes the events from `from` on in one statement, unless the copy does not end at `end` any more.
-async fn write(pool: &PgPool, batch: &ReplicaBatch, from: usize, end: End, after: End) -> Result<bool, StoreError> {
+async fn write(pool: &PgPool, batch: &ReplicaBatch, from: usize, end: End, after: End, lent: bool) -> Result<bool, StoreError> {
     let events = &batch.events[from..];
     let epochs: Vec<_> = batch.epochs.iter().filter(|start| start.first <= after.position.next()).collect();
     let streams: BTreeMap<&StreamId, u64> = events.iter().map(|event| (&event.stream, event.version.0)).collect();
@@ -247,7 +251,8 @@ async fn write(pool: &PgPool, batch: &ReplicaBatch, from: usize, end: End, after
         .bind(column!(batch.ledger, row => row.fingerprint.as_ref()))
         .bind(column!(batch.ledger, row => row.reply.as_ref()))
         .bind(column!(batch.ledger, row => row.actor.as_str()))
-        .bind(column!(batch.ledger, row => row.recorded.0));
+        .bind(column!(batch.ledger, row => row.recorded.0))
+        .bind(lent);
     Ok(query.fetch_one(pool).await?.try_get::<i64, _>(0)? == 1)
 }
 

@@ -2,6 +2,7 @@
 -- epochs $8, $9: epoch, first position; $10: now
 -- streams $11, $12: stream, version; events $13..$29: the columns of event behind partition
 -- ledger $30..$38: bucket, stream, request_id, method, command, fingerprint, reply, actor, recorded_ms
+-- lent $39: whether the origin does not vouch for the events; the mark goes in with them, or a restored database could have one only
 with fence as materialized (
   select h.epoch from partition_head h
   where h.region = $1 and h.partition = $2 and h.position = $3 and h.hash = $4 for no key update of h),
@@ -24,6 +25,10 @@ events as (
     $21::uuid[], $22::uuid[], $23::uuid[], $24::uuid[], $25::text[], $26::bigint[], $27::text[], $28::bigint[], $29::uuid[])
     i(position, epoch, hash, stream, version, type, schema_version, payload, event_id, request_id, causation_id, correlation_id,
       actor, hlc, traceparent, home_epoch, key_id)),
+doubt as (
+  insert into copy_unproven (region, partition, proven_position)
+  select $1, $2, $3 from fence where $39
+  on conflict do nothing),
 remembered as (
   insert into ledger (region, partition, bucket, stream, request_id, method, command, fingerprint, reply, actor, recorded_ms)
   select $1, $2, i.*
