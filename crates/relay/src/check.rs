@@ -138,12 +138,12 @@ pub(super) async fn check<S: OwnedLog, P: LogPublisher, F>(
     Ok(Copied { incarnation, ..at(store, log, first, Position(first.0 - 1)).await? })
 }
 
-/// Whether the stream still is what the relay left behind, walked from where it was `proven` last. Asks the database only
-/// when the stream was shortened.
+/// Whether the stream still is what the relay left behind, walked from the first position whose answer it `missed`, if there is
+/// one. Asks the database only when the stream was shortened.
 pub(super) async fn unchanged<S: EventLog, P: LogPublisher, F>(
     relays: &Relays<S, P, F>,
     log: LogId,
-    proven: Copied,
+    missed: Option<Position>,
     copied: Copied,
 ) -> Result<bool, Trouble> {
     let publisher = &*relays.publisher;
@@ -154,7 +154,7 @@ pub(super) async fn unchanged<S: EventLog, P: LogPublisher, F>(
     if state.first != copied.first && truncated(&*relays.store, log, state).await? {
         return Ok(false);
     }
-    Ok(ends_as(publisher, log, Walk::onward(log, state, proven, copied)).await?)
+    Ok(ends_as(publisher, log, Walk::since(log, state, missed, copied)).await?)
 }
 
 /// Compares stream and log; a flaw is named.
@@ -200,23 +200,23 @@ pub(super) struct Walk {
     log: LogId,
     from: Position,
     last: Position,
-    /// Running hashes that the walk must meet: at its end, and where the stream was proven before.
-    known: [(Position, LogHash); 2],
+    /// Running hash that the walk must meet at its end.
+    hash: LogHash,
     before: Option<LogHash>,
 }
 
 impl Walk {
     /// Along the end of a stream of which nothing is known.
     pub fn along(log: LogId, copied: Copied) -> Self {
-        let end = (copied.last, copied.hash);
         let from = Position(copied.first.0.max((copied.last.0 + 1).saturating_sub(PROVEN_END)));
-        Self { log, from, last: copied.last, known: [end, end], before: None }
+        Self { log, from, last: copied.last, hash: copied.hash, before: None }
     }
 
-    /// The same, but not over again what was proven before.
-    pub fn onward(log: LogId, state: StreamState, proven: Copied, copied: Copied) -> Self {
-        let all = Self::along(log, Copied { first: state.first, ..copied });
-        Self { from: all.from.max(proven.last), known: [(proven.last, proven.hash), all.known[1]], ..all }
+    /// Along what the relay published itself. Every answer it heard says what stands at that position, so that only those it
+    /// `missed` leave anything to be seen, and the end, should the stream be another's.
+    pub fn since(log: LogId, state: StreamState, missed: Option<Position>, copied: Copied) -> Self {
+        let from = missed.unwrap_or(copied.last).max(state.first);
+        Self { log, from, last: copied.last, hash: copied.hash, before: None }
     }
 
     /// The positions to look at, in order.
@@ -227,7 +227,7 @@ impl Walk {
     /// Whether the event at a position is the log's, as far as the one before it and what is known tell.
     pub fn step(&mut self, at: Position, event: &RecordedEvent) -> bool {
         let chained = self.before.is_none_or(|hash| event.continues(Position(at.0 - 1), hash));
-        let known = self.known.iter().all(|(position, hash)| *position != at || *hash == event.hash);
+        let known = at != self.last || self.hash == event.hash;
         self.before = Some(event.hash);
         event.log == self.log && event.position == at && chained && known
     }

@@ -41,7 +41,7 @@ enum Mutant {
     None,
     /// The last hash is taken to prove all before it.
     EndNotWalked,
-    /// Later looks at the stream see its last event and no more.
+    /// Later looks at the stream see its last event and no more, whatever was missed.
     OnlyTheLastSeenAgain,
     /// Another stream that ends alike is taken for the same.
     IncarnationNotSeen,
@@ -79,7 +79,7 @@ enum Relay {
     Makes(Position),
     Copies {
         copied: Copied,
-        proven: Copied,
+        missed: Option<Position>,
         next: Position,
         flights: Vec<Flight>,
     },
@@ -174,18 +174,18 @@ impl Relays {
     }
 
     /// What [`super::check::unchanged`] finds.
-    fn unchanged(&self, stream: Option<&Stream>, proven: Copied, copied: Copied) -> bool {
+    fn unchanged(&self, stream: Option<&Stream>, missed: Option<Position>, copied: Copied) -> bool {
         let Some(stream) = stream else { return false };
         let state = stream.state();
-        let proven = match self.mutant {
+        let missed = match self.mutant {
             Mutant::NeverCheckedAgain => return true,
-            Mutant::OnlyTheLastSeenAgain => copied,
-            _ => proven,
+            Mutant::OnlyTheLastSeenAgain => None,
+            _ => missed,
         };
         let incarnation = if self.mutant == Mutant::IncarnationNotSeen { copied.incarnation } else { state.incarnation };
         let state = StreamState { incarnation, ..state };
         let gone_early = state.first != copied.first && before_its_time(state, UnixMillis(0));
-        as_left(state, copied) && !gone_early && walked(Walk::onward(log(1), state, proven, copied), stream)
+        as_left(state, copied) && !gone_early && walked(Walk::since(log(1), state, missed, copied), stream)
     }
 
     fn go(&self, state: &mut State, relay: usize) -> Option<()> {
@@ -196,7 +196,7 @@ impl Relays {
             Relay::Starts => match &state.stream {
                 None => Relay::Makes(first),
                 Some(stream) => match self.judge(state.head, stream) {
-                    Some(copied) => Relay::Copies { copied, proven: copied, next: copied.last.next(), flights: Vec::new() },
+                    Some(copied) => Relay::Copies { copied, missed: None, next: copied.last.next(), flights: Vec::new() },
                     None => Relay::Doubts,
                 },
             },
@@ -213,7 +213,7 @@ impl Relays {
                 let stream = state.stream.get_or_insert_with(|| Stream::new(state.made, *first));
                 if stream.begin == *first {
                     let copied = copied(stream.incarnation, *first, Position(first.0 - 1));
-                    Relay::Copies { copied, proven: copied, next: *first, flights: Vec::new() }
+                    Relay::Copies { copied, missed: None, next: *first, flights: Vec::new() }
                 } else {
                     Relay::Starts
                 }
@@ -233,7 +233,7 @@ impl Relays {
 
     /// What [`super::pump`] makes of an answer, or of none.
     fn land(state: &mut State, relay: usize, flight: usize, heard: bool) -> Option<()> {
-        let Relay::Copies { copied: so_far, flights, .. } = &mut state.relays[relay] else { return None };
+        let Relay::Copies { copied: so_far, missed, flights, .. } = &mut state.relays[relay] else { return None };
         let Flight { position, stored } = flights.remove(flight);
         if heard && stored {
             // It stands for those before it whose own answer is lost; a refusal of one of them still counts.
@@ -242,14 +242,16 @@ impl Relays {
             }
         } else if heard || position > so_far.last {
             state.relays[relay] = Relay::Starts;
+        } else {
+            *missed = Some(missed.map_or(position, |first| first.min(position)));
         }
         Some(())
     }
 
     fn recheck(&self, state: &mut State, relay: usize) -> Option<()> {
-        let Relay::Copies { copied, proven, .. } = &mut state.relays[relay] else { return None };
-        if self.unchanged(state.stream.as_ref(), *proven, *copied) {
-            *proven = *copied;
+        let Relay::Copies { copied, missed, .. } = &mut state.relays[relay] else { return None };
+        if self.unchanged(state.stream.as_ref(), *missed, *copied) {
+            *missed = None;
         } else {
             state.relays[relay] = Relay::Starts;
         }
@@ -323,12 +325,13 @@ impl Model for Relays {
         for (number, relay) in state.relays.iter().enumerate() {
             match relay {
                 Relay::Gone => {}
-                Relay::Copies { next, flights, .. } => {
+                Relay::Copies { copied, next, flights, .. } => {
                     if *next <= state.head && flights.len() < WINDOW {
                         steps.push(Step::Send(number));
                     }
                     steps.extend((0..flights.len()).flat_map(|flight| [Step::Land(number, flight), Step::Lose(number, flight)]));
-                    if flights.is_empty() {
+                    // Others have answered for those that are not heard of yet.
+                    if flights.iter().all(|flight| flight.position <= copied.last) {
                         steps.push(Step::Recheck(number));
                     }
                 }

@@ -160,8 +160,8 @@ type Landing = BoxFuture<'static, (Position, Result<(), PublishError>)>;
 struct Copying<'a, S, P, F> {
     pump: &'a Pump<S, P, F>,
     copied: Copied,
-    /// As it was when the stream was last looked at.
-    proven: Copied,
+    /// The first position whose answer was lost since the stream was looked at; others stood for it.
+    missed: Option<Position>,
     next: Position,
     /// In order of position.
     flights: VecDeque<Flight>,
@@ -179,7 +179,7 @@ impl<'a, S: OwnedLog + 'static, P: LogPublisher + 'static, F: Feed + 'static> Co
         Self {
             pump,
             copied,
-            proven: copied,
+            missed: None,
             next: copied.last.next(),
             flights: VecDeque::new(),
             flying_bytes: 0,
@@ -207,10 +207,10 @@ impl<'a, S: OwnedLog + 'static, P: LogPublisher + 'static, F: Feed + 'static> Co
                 () = pump.ring.pushed(), if !behind => {}
                 () = sleep_until(self.check_due), if self.flights.is_empty() => {
                     self.check_due = Instant::now() + pump.relays.tuning.check_every;
-                    if !unchanged(&pump.relays, pump.log, self.proven, self.copied).await? {
+                    if !unchanged(&pump.relays, pump.log, self.missed, self.copied).await? {
                         return Ok(());
                     }
-                    self.proven = self.copied;
+                    self.missed = None;
                 }
             }
         }
@@ -232,11 +232,15 @@ impl<'a, S: OwnedLog + 'static, P: LogPublisher + 'static, F: Feed + 'static> Co
         Ok(())
     }
 
-    /// An acknowledgement of one event stands for all before it whose own was lost. It does not stand for one that was
-    /// refused: then the stream has something else at that position.
+    /// An acknowledgement of one event stands for all before it whose own was lost, until the stream was looked at. It does not
+    /// stand for one that was refused: then the stream has something else at that position.
     fn landed(&mut self, position: Position, outcome: Result<(), PublishError>) -> Result<(), Trouble> {
         match outcome {
-            Err(PublishError::Unavailable(_)) if position <= self.copied.last => return Ok(()),
+            Err(PublishError::Unavailable(_)) if position <= self.copied.last => {
+                self.missed = Some(self.missed.map_or(position, |first| first.min(position)));
+                self.check_due = Instant::now();
+                return Ok(());
+            }
             outcome => outcome?,
         }
         while let Some(flight) = self.flights.pop_front_if(|flight| flight.event.position <= position) {
