@@ -72,7 +72,17 @@ impl Stage {
         progress(&format!("creating {products} products"));
         stage.create(1, products).await?;
         stage.caught_up().await?;
+        stage.settle().await?;
         Ok(stage)
+    }
+
+    /// Has everything written down that filling left in memory. The kernel would write hundreds of megabytes at once half a minute
+    /// later, and everybody's commits would wait for them, which no load of its own ever does to a system.
+    async fn settle(&self) -> Result<()> {
+        let mut connection = self.system.stack.postgres.connect("postgres").await?;
+        sqlx::raw_sql("checkpoint").execute(&mut connection).await?;
+        tokio::task::spawn_blocking(nix::unistd::sync).await?;
+        Ok(())
     }
 
     /// Gives the server the stock of WAL files that one has which has run for some time. A new server makes each file when it is

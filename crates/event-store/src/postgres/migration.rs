@@ -15,7 +15,7 @@ pub(super) struct Migrator;
 #[async_trait::async_trait]
 impl MigratorTrait for Migrator {
     fn migrations() -> Vec<Box<dyn MigrationTrait>> {
-        vec![Box::new(Log), Box::new(Restored), Box::new(Children), Box::new(Regions), Box::new(Unproven)]
+        vec![Box::new(Log), Box::new(Restored), Box::new(Children), Box::new(Regions), Box::new(Unproven), Box::new(Checks)]
     }
 
     fn migration_table_name() -> DynIden {
@@ -95,6 +95,21 @@ impl MigrationName for Unproven {
 impl MigrationTrait for Unproven {
     async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
         manager.get_connection().execute_unprepared(include_str!("migration/m0005_unproven.sql")).await.map(drop)
+    }
+}
+
+struct Checks;
+
+impl MigrationName for Checks {
+    fn name(&self) -> &str {
+        "m0006_checks"
+    }
+}
+
+#[async_trait::async_trait]
+impl MigrationTrait for Checks {
+    async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        manager.get_connection().execute_unprepared(include_str!("migration/m0006_checks.sql")).await.map(drop)
     }
 }
 

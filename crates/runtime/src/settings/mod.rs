@@ -315,7 +315,7 @@ section! {
         /// Least time from one append of a lane to the next while commands come in faster than one at a time, but too slowly to
         /// share appends by themselves: those that arrive in between share one. A lonely command is appended at once.
         #[serde(with = "humantime_serde")]
-        batch_interval: Duration = ms(2),
+        batch_interval: Duration = ms(5),
         /// Attempts to append a command that met a stale version before it is ABORTED.
         append_retries: u32 = 8,
         /// Entities held in memory per process.
@@ -384,7 +384,7 @@ section! {
         /// Least time from one transaction of a read database to the next while events come in faster than one at a time: what
         /// arrives in between shares one. A lonely event is written at once, and a backlog without a pause.
         #[serde(with = "humantime_serde")]
-        batch_interval: Duration = ms(5),
+        batch_interval: Duration = ms(10),
         /// Rows kept in memory between batches.
         row_cache_entries: u64 = 100_000,
         /// Events set aside per partition at most, because they or an earlier one of their entity could not be applied; a

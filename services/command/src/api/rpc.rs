@@ -280,16 +280,17 @@ fn parse<R: CommandRpc>(gateway: &Gateway, caller: &str, message: &R) -> Result<
     Ok(Parsed { request_id, etag, draft, log })
 }
 
+/// Most commands need nothing, so what needs room while it looks up is boxed.
 async fn look_up(gateway: &Gateway, needs: &Needs) -> Result<Command, CommandError> {
     match needs {
         Needs::Nothing(command) => Ok(command.clone()),
-        Needs::Products(products, build) => Ok(build(lookups::products(gateway, products.iter().cloned()).await?)),
+        Needs::Products(products, build) => Ok(build(Box::pin(lookups::products(gateway, products.iter().cloned())).await?)),
         Needs::Cart(customer, build) => {
             let seen = gateway.read(gateway.log(customer.key())?, vec![customer.cart_stream()]).await?;
             let lines = seen.entities[0].0.as_cart().map(|cart| cart.lines.clone()).unwrap_or_default();
-            Ok(build(lookups::products(gateway, lines.into_iter().map(|line| line.product)).await?))
+            Ok(build(Box::pin(lookups::products(gateway, lines.into_iter().map(|line| line.product))).await?))
         }
-        Needs::Order(order, build) => Ok(build(lookups::order_needs_stock(gateway, *order).await?)),
+        Needs::Order(order, build) => Ok(build(Box::pin(lookups::order_needs_stock(gateway, *order)).await?)),
     }
 }
 

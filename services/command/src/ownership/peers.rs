@@ -76,10 +76,11 @@ impl Peers {
         request.metadata_mut().insert(FORWARDED, hop.mark());
         request.set_timeout(patience);
         let mut grpc = Grpc::new(self.channel(to)?);
-        let sent = async {
+        // Boxed: it is large, every command has room for it, and hardly any makes it.
+        let sent = Box::pin(async move {
             grpc.ready().await.map_err(|error| Status::from_error(error.into()))?;
             grpc.unary(request, path, ProstCodec::<M, R>::default()).await
-        };
+        });
         tokio::time::timeout(patience, sent).await.unwrap_or_else(|_| Err(Status::deadline_exceeded("the owner did not answer in time")))
     }
 
