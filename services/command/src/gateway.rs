@@ -224,7 +224,7 @@ impl Gateway {
     /// # Errors
     /// As [`CommandError`] says.
     pub async fn read_copy(&self, log: LogId, stream: StreamId) -> Result<Option<(Entity, Version)>, CommandError> {
-        let stored = self.0.copies.load(log, std::slice::from_ref(&stream), Commerce::FOLD_VERSION).await;
+        let stored = Box::pin(self.0.copies.load(log, std::slice::from_ref(&stream), Commerce::FOLD_VERSION)).await;
         let stored = stored.map_err(|error| {
             tracing::warn!(%log, %error, "a copy cannot be read");
             CommandError::Unavailable

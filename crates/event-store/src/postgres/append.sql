@@ -3,6 +3,7 @@
 -- ledger $12..$21: partition, bucket, stream, request_id, method, command, fingerprint, reply, actor, recorded_ms
 -- streams $22..$25: partition, stream, expected, new version                 (one row per stream touched)
 -- events $26..$43: the columns of event behind region
+-- kept $44, $45: the first and the last bucket of the repeats: others are left out of the plan when it starts, not only row by row
 --
 -- The owner says what it believes of each partition; `fence` yields those where that holds, locked in order. A partition
 -- with a repeated request or a stale stream is left out whole; every write joins `good`. A partition that comes back
@@ -18,6 +19,7 @@ dup as materialized (
   cross join lateral (
     select fingerprint, reply from ledger l
     where l.region = $1 and l.partition = i.partition and l.bucket = i.bucket and l.request_id = i.request_id and l.stream = i.stream
+      and l.bucket between $44 and $45
     limit 1) l),
 stale as materialized (
   select i.ord, i.partition, coalesce(h.version, 0) as version

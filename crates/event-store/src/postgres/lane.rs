@@ -195,7 +195,9 @@ async fn send(
         .bind(column!(streams, stream => stream.expected.0 as i64))
         .bind(column!(streams, stream => stream.new.0 as i64));
     let query = query.bind(partitions!(events));
-    let query = row::bind_events(query, events().map(|(_, event)| &**event));
+    let query = row::bind_events(query, events().map(|(_, event)| &**event))
+        .bind(repeats.bucket.iter().min().copied().unwrap_or_default())
+        .bind(repeats.bucket.iter().max().copied().unwrap_or_default());
     Ok(query.fetch_all(connection).await?)
 }
 

@@ -34,6 +34,18 @@ async fn a_text_the_database_refuses_writes_nothing_and_can_be_left_out() {
     assert_eq!(lane.append(&[culprit]).await.expect("append"), [BatchOutcome::Done]);
 }
 
+/// Every append would parse it for each child that it writes to.
+#[tokio::test]
+async fn children_keep_no_check_once_they_are_attached() {
+    let world = World::new().await;
+    let children = "select count(*) from pg_inherits where inhrelid::regclass::text ~ '^(event_r[0-9]+_p[0-9]+_|ledger_)[0-9]+$'";
+    assert!(world.count(children).await > 10);
+    assert_eq!(
+        world.count("select count(*) from pg_constraint where contype = 'c' and conrelid::regclass::text ~ '^(event|ledger)'").await,
+        0
+    );
+}
+
 /// Pretends that a log has grown to where it has no child to write to.
 async fn outgrow(world: &World, log: LogId, belief: Belief) -> Belief {
     let position = (0..3).fold(belief.position, |position, _| PostgresStore::next_upkeep(position));

@@ -7,6 +7,8 @@
 //! - `lookups`: facts from other owners, and for them
 //! - `event_log`, `topology`, `admin`: the internal port; `ends`: where logs end, for all tails at once
 
+#![warn(clippy::large_futures)]
+
 mod admin;
 mod cart;
 mod catalog;
