@@ -16,14 +16,13 @@ use crate::{
 pub struct PostgresViews {
     database: Database,
     tables: &'static [&'static Table],
-    write: Arc<str>,
     rewind: Arc<str>,
 }
 
 impl PostgresViews {
     /// Writes `tables`, and no others, in `database`.
     pub fn new(database: Database, tables: &'static [&'static Table]) -> Self {
-        Self { database, tables, write: sql::write(tables).into(), rewind: sql::rewind(tables).into() }
+        Self { database, tables, rewind: sql::rewind(tables).into() }
     }
 
     pub fn database(&self) -> &Database {
@@ -36,9 +35,20 @@ impl PostgresViews {
         rows.iter().map(decode).collect::<Result<_, _>>().map_err(|error| self.failed(error))
     }
 
+    /// The tables that a batch has rows for, if they are few; else all, so that there are not too many statements to be kept prepared.
+    fn written_by(&self, batch: &Batch) -> Vec<&'static Table> {
+        const FEW: usize = 2;
+        let with_rows: Vec<_> = self.tables.iter().copied().filter(|table| !rows_of(batch, table).is_empty()).collect();
+        if with_rows.len() <= FEW { with_rows } else { self.tables.to_vec() }
+    }
+
     fn failed(&self, error: sqlx::Error) -> ReadStoreError {
         ReadStoreError::database(self.database.name())(error)
     }
+}
+
+fn rows_of<'a>(batch: &'a Batch, table: &Table) -> &'a [Row] {
+    batch.rows.get(table.name).map_or(&[], Vec::as_slice)
 }
 
 fn regions(logs: impl Iterator<Item = LogId>) -> Vec<i16> {
@@ -106,8 +116,9 @@ impl ViewStore for PostgresViews {
         if batch.advances.is_empty() {
             return Ok(Written::default());
         }
-        let advances = &batch.advances;
-        let mut query = sqlx::query(AssertSqlSafe(self.write.clone()))
+        let (advances, tables) = (&batch.advances, self.written_by(batch));
+        let parks = !batch.parked.is_empty() || !batch.released.is_empty();
+        let mut query = sqlx::query(AssertSqlSafe(sql::write(&tables, parks)))
             .bind(regions(advances.iter().map(|advance| advance.log)))
             .bind(partitions(advances.iter().map(|advance| advance.log)))
             .bind(advances.iter().map(|advance| advance.fence.0 as i64).collect::<Vec<_>>())
@@ -116,20 +127,23 @@ impl ViewStore for PostgresViews {
             .bind(advances.iter().map(|advance| advance.epoch.0 as i64).collect::<Vec<_>>())
             .bind(advances.iter().map(|advance| advance.position.0 as i64).collect::<Vec<_>>())
             .bind(advances.iter().map(|advance| advance.hash.0.to_vec()).collect::<Vec<_>>())
+            .bind(advances.iter().map(|advance| advance.whole).collect::<Vec<_>>())
             .bind(batch.revision as i32)
-            .bind(batch.now.0)
-            .bind(regions(batch.released.iter().map(|(log, _)| *log)))
-            .bind(partitions(batch.released.iter().map(|(log, _)| *log)))
-            .bind(batch.released.iter().map(|(_, stream)| stream.as_str()).collect::<Vec<_>>())
-            .bind(regions(batch.parked.iter().map(|event| event.log)))
-            .bind(partitions(batch.parked.iter().map(|event| event.log)))
-            .bind(batch.parked.iter().map(|event| event.position.0 as i64).collect::<Vec<_>>())
-            .bind(batch.parked.iter().map(|event| event.stream.as_str()).collect::<Vec<_>>())
-            .bind(batch.parked.iter().map(|event| event.envelope.to_vec()).collect::<Vec<_>>())
-            .bind(batch.parked.iter().map(|event| event.reason.as_str()).collect::<Vec<_>>())
-            .bind(advances.iter().map(|advance| advance.whole).collect::<Vec<_>>());
-        for table in self.tables {
-            query = sql::bind_rows(query, table, batch.rows.get(table.name).map_or(&[], Vec::as_slice));
+            .bind(batch.now.0);
+        if parks {
+            query = query
+                .bind(regions(batch.released.iter().map(|(log, _)| *log)))
+                .bind(partitions(batch.released.iter().map(|(log, _)| *log)))
+                .bind(batch.released.iter().map(|(_, stream)| stream.as_str()).collect::<Vec<_>>())
+                .bind(regions(batch.parked.iter().map(|event| event.log)))
+                .bind(partitions(batch.parked.iter().map(|event| event.log)))
+                .bind(batch.parked.iter().map(|event| event.position.0 as i64).collect::<Vec<_>>())
+                .bind(batch.parked.iter().map(|event| event.stream.as_str()).collect::<Vec<_>>())
+                .bind(batch.parked.iter().map(|event| event.envelope.to_vec()).collect::<Vec<_>>())
+                .bind(batch.parked.iter().map(|event| event.reason.as_str()).collect::<Vec<_>>());
+        }
+        for table in tables {
+            query = sql::bind_rows(query, table, rows_of(batch, table));
         }
         let rows = query.fetch_all(self.database.pool()).await.map_err(|error| self.failed(error))?;
         let moved = self.decode_checkpoints(&rows)?;

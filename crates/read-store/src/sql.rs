@@ -61,33 +61,48 @@ fn unnest<'a>(columns: impl Iterator<Item = &'a Column> + Clone, next: &mut usiz
 /// The whole write of a batch as one statement, hence one implicit transaction that no client can leave open. It has the
 /// shape of the append: `fence` locks, in order, the checkpoints that are as the projector believes (its own term, epoch and
 /// position), and every write joins it. A log whose checkpoint is another one keeps its rows untouched.
-pub(crate) fn write(tables: &[&'static Table]) -> String {
-    let mut next = 21;
+///
+/// It names only the tables that get rows, and events set aside only if it `parks` or releases some: a statement's start opens
+/// whatever it names.
+pub(crate) fn write(tables: &[&'static Table], parks: bool) -> String {
     let mut sql = "with fence as materialized (\
         select c.region, c.partition, i.new_epoch, i.new_position, i.new_hash, i.new_whole \
-        from unnest($1::smallint[], $2::int[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bytea[], $20::bool[]) \
+        from unnest($1::smallint[], $2::int[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bytea[], $9::bool[]) \
         i(region, partition, fence, epoch, position, new_epoch, new_position, new_hash, new_whole) \
         join read_checkpoint c on c.region = i.region and c.partition = i.partition \
         and c.fence = i.fence and c.epoch = i.epoch and c.position = i.position \
-        order by c.region, c.partition for no key update of c), \
-        released as (delete from parked_event p using unnest($11::smallint[], $12::int[], $13::text[]) i(region, partition, stream) \
-        join fence f on f.region = i.region and f.partition = i.partition \
-        where p.region = i.region and p.partition = i.partition and p.stream = i.stream returning p.region, p.partition), \
-        parked as (insert into parked_event (region, partition, position, stream, envelope, reason, parked_ms) \
-        select f.region, f.partition, i.position, i.stream, i.envelope, i.reason, $10::bigint \
-        from unnest($14::smallint[], $15::int[], $16::bigint[], $17::text[], $18::bytea[], $19::text[]) \
-        i(region, partition, position, stream, envelope, reason) \
-        join fence f on f.region = i.region and f.partition = i.partition returning region, partition), \
-        moved as (update read_checkpoint c \
-        set epoch = f.new_epoch, position = f.new_position, hash = f.new_hash, revision = $9::int, updated_ms = $10::bigint, \
-        rebuilding = c.rebuilding and not f.new_whole, \
-        parked = c.parked + (select count(*)::int from parked p where p.region = f.region and p.partition = f.partition) \
-        - (select count(*)::int from released r where r.region = f.region and r.partition = f.partition), \
-        repaired_ms = case when exists (select 1 from released r where r.region = f.region and r.partition = f.partition) \
-        then greatest(c.repaired_ms + 1, $10::bigint) else c.repaired_ms end \
-        from fence f where c.region = f.region and c.partition = f.partition \
-        returning c.region, c.partition, c.fence, c.epoch, c.position, c.hash, c.revision, c.parked, c.repaired_ms, c.updated_ms, c.rebuilding)"
+        order by c.region, c.partition for no key update of c), "
         .to_owned();
+    if parks {
+        sql.push_str(
+            "released as (delete from parked_event p using unnest($12::smallint[], $13::int[], $14::text[]) i(region, partition, stream) \
+            join fence f on f.region = i.region and f.partition = i.partition \
+            where p.region = i.region and p.partition = i.partition and p.stream = i.stream returning p.region, p.partition), \
+            parked as (insert into parked_event (region, partition, position, stream, envelope, reason, parked_ms) \
+            select f.region, f.partition, i.position, i.stream, i.envelope, i.reason, $11::bigint \
+            from unnest($15::smallint[], $16::int[], $17::bigint[], $18::text[], $19::bytea[], $20::text[]) \
+            i(region, partition, position, stream, envelope, reason) \
+            join fence f on f.region = i.region and f.partition = i.partition returning region, partition), ",
+        );
+    }
+    sql.push_str(
+        "moved as (update read_checkpoint c \
+        set epoch = f.new_epoch, position = f.new_position, hash = f.new_hash, revision = $10::int, updated_ms = $11::bigint, \
+        rebuilding = c.rebuilding and not f.new_whole",
+    );
+    if parks {
+        sql.push_str(
+            ", parked = c.parked + (select count(*)::int from parked p where p.region = f.region and p.partition = f.partition) \
+            - (select count(*)::int from released r where r.region = f.region and r.partition = f.partition), \
+            repaired_ms = case when exists (select 1 from released r where r.region = f.region and r.partition = f.partition) \
+            then greatest(c.repaired_ms + 1, $11::bigint) else c.repaired_ms end",
+        );
+    }
+    sql.push_str(
+        " from fence f where c.region = f.region and c.partition = f.partition \
+        returning c.region, c.partition, c.fence, c.epoch, c.position, c.hash, c.revision, c.parked, c.repaired_ms, c.updated_ms, c.rebuilding)",
+    );
+    let mut next = if parks { 21 } else { 12 };
     for (index, table) in tables.iter().enumerate() {
         sql.push_str(&format!(", w{index} as ({})", upsert(table, &mut next)));
     }
@@ -98,7 +113,7 @@ pub(crate) fn write(tables: &[&'static Table]) -> String {
 fn upsert(table: &Table, next: &mut usize) -> String {
     let written = table.columns.iter().filter(|column| column.kind == Kind::WrittenMs);
     let mut values: Vec<_> = table.bound().map(|column| format!("i.{}{}", column.name, column.cast())).collect();
-    values.extend(written.clone().map(|_| "$10::bigint".to_owned()));
+    values.extend(written.clone().map(|_| "$11::bigint".to_owned()));
     let set: Vec<_> = [&POSITION, &REVISION]
         .into_iter()
         .chain(table.value_columns())
