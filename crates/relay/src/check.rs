@@ -1,4 +1,4 @@
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use futures::{StreamExt, stream};
 use metrics::counter;
@@ -81,6 +81,15 @@ pub(super) struct Memory {
     /// The incarnation last made or found to be a copy. Nobody else makes streams of this log: another one in its place is
     /// foreign, however alike their ends are.
     incarnation: Option<u64>,
+    /// Positions that were published and whose answer was not heard, or was lost, since the stream was found to be a copy there.
+    pub unheard: BTreeSet<Position>,
+}
+
+impl Memory {
+    /// The stream was found to be a copy up to there.
+    fn proven(&mut self, last: Position) {
+        self.unheard = self.unheard.split_off(&last.next());
+    }
 }
 
 /// Looks at the stream of a log, makes its settings as they should be, and makes it anew unless it is a copy of the
@@ -101,11 +110,13 @@ pub(super) async fn check<S: OwnedLog, P: LogPublisher, F>(
     }
     if let Some(state) = state {
         let replaced = memory.incarnation.is_some_and(|known| known != state.incarnation);
-        let compared = if replaced { Err("replaced") } else { compare(relays, log, head.position, state).await? };
+        let compared =
+            if replaced { Err("replaced") } else { compare(relays, log, head.position, state, memory.unheard.first().copied()).await? };
         let flaw = match compared {
             Ok(copied) => match settled(publisher, log, state).await? {
                 true => {
                     memory.incarnation = Some(copied.incarnation);
+                    memory.proven(copied.last);
                     return Ok(copied);
                 }
                 false => "foreign",
@@ -130,7 +141,7 @@ pub(super) async fn check<S: OwnedLog, P: LogPublisher, F>(
     }
     let first = Position(head.position.0.saturating_sub(relays.tuning.refill) + 1);
     // If this fails half way, the next check finds a stream of its own making.
-    memory.incarnation = None;
+    (memory.incarnation, memory.unheard) = (None, BTreeSet::new());
     publisher.create(log, first).await?;
     info!(%log, %first, head = %head.position, "the stream is made");
     let incarnation = publisher.state(log).await?.ok_or(PublishError::NoStream)?.incarnation;
@@ -138,12 +149,12 @@ pub(super) async fn check<S: OwnedLog, P: LogPublisher, F>(
     Ok(Copied { incarnation, ..at(store, log, first, Position(first.0 - 1)).await? })
 }
 
-/// Whether the stream still is what the relay left behind, walked from the first position whose answer it `missed`, if there is
+/// Whether the stream still is what the relay left behind, walked from the first position whose answer was not heard, if there is
 /// one. Asks the database only when the stream was shortened.
 pub(super) async fn unchanged<S: EventLog, P: LogPublisher, F>(
     relays: &Relays<S, P, F>,
     log: LogId,
-    missed: Option<Position>,
+    memory: &mut Memory,
     copied: Copied,
 ) -> Result<bool, Trouble> {
     let publisher = &*relays.publisher;
@@ -154,7 +165,12 @@ pub(super) async fn unchanged<S: EventLog, P: LogPublisher, F>(
     if state.first != copied.first && truncated(&*relays.store, log, state).await? {
         return Ok(false);
     }
-    Ok(ends_as(publisher, log, Walk::since(log, state, missed, copied)).await?)
+    let walk = Walk::since(log, state, memory.unheard.first().copied(), copied);
+    let unchanged = ends_as(publisher, log, walk).await?;
+    if unchanged {
+        memory.proven(copied.last);
+    }
+    Ok(unchanged)
 }
 
 /// Compares stream and log; a flaw is named.
@@ -163,13 +179,14 @@ async fn compare<S: EventLog, P: LogPublisher, F>(
     log: LogId,
     head: Position,
     state: StreamState,
+    unheard: Option<Position>,
 ) -> Result<Result<Copied, &'static str>, Trouble> {
     let (store, publisher) = (&*relays.store, &*relays.publisher);
     if let Some(flaw) = misfit(state, head, relays.tuning.refill) {
         return Ok(Err(flaw));
     }
     let copied = Copied { incarnation: state.incarnation, ..at(store, log, state.first, state.last).await? };
-    if !ends_as(publisher, log, Walk::along(log, copied)).await? {
+    if !ends_as(publisher, log, Walk::along(log, copied, unheard)).await? {
         return Ok(Err("different"));
     }
     Ok(if truncated(store, log, state).await? { Err("truncated") } else { Ok(copied) })
@@ -206,16 +223,17 @@ pub(super) struct Walk {
 }
 
 impl Walk {
-    /// Along the end of a stream of which nothing is known.
-    pub fn along(log: LogId, copied: Copied) -> Self {
-        let from = Position(copied.first.0.max((copied.last.0 + 1).saturating_sub(PROVEN_END)));
+    /// Along the end of a stream, from further back if there is a position whose answer was not heard.
+    pub fn along(log: LogId, copied: Copied, unheard: Option<Position>) -> Self {
+        let end = Position((copied.last.0 + 1).saturating_sub(PROVEN_END));
+        let from = unheard.map_or(end, |unheard| unheard.min(end)).max(copied.first);
         Self { log, from, last: copied.last, hash: copied.hash, before: None }
     }
 
-    /// Along what the relay published itself. Every answer it heard says what stands at that position, so that only those it
-    /// `missed` leave anything to be seen, and the end, should the stream be another's.
-    pub fn since(log: LogId, state: StreamState, missed: Option<Position>, copied: Copied) -> Self {
-        let from = missed.unwrap_or(copied.last).max(state.first);
+    /// Along what the relay published itself. Every answer that was heard says what stands at that position, so that only
+    /// those that were not leave anything to be seen, and the end, should the stream be another's.
+    pub fn since(log: LogId, state: StreamState, unheard: Option<Position>, copied: Copied) -> Self {
+        let from = unheard.unwrap_or(copied.last).max(state.first);
         Self { log, from, last: copied.last, hash: copied.hash, before: None }
     }
 

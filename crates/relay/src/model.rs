@@ -167,8 +167,8 @@ impl Relays {
             return None;
         }
         let copied = copied(state.incarnation, state.first, state.last);
-        let only_last = Walk::along(log(1), Copied { first: copied.last.max(copied.first), ..copied });
-        let walk = if self.mutant == Mutant::EndNotWalked { only_last } else { Walk::along(log(1), copied) };
+        let only_last = Walk::along(log(1), Copied { first: copied.last.max(copied.first), ..copied }, None);
+        let walk = if self.mutant == Mutant::EndNotWalked { only_last } else { Walk::along(log(1), copied, None) };
         let gone_early = state.first.0 > 1 && before_its_time(state, UnixMillis(0));
         (walked(walk, stream) && !gone_early).then_some(copied)
     }

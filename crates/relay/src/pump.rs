@@ -58,7 +58,7 @@ impl<S: OwnedLog + 'static, P: LogPublisher + 'static, F: Feed + 'static> Pump<S
             let farewell = async {
                 let copied = check(&self.relays, self.log, self.epoch, &mut memory).await?;
                 let goal = self.ring.head().position;
-                Copying::new(&self, copied).run(Some(goal)).await
+                Copying::new(&self, copied, &mut memory).run(Some(goal)).await
             };
             if let Ok(Err(trouble)) = timeout(FAREWELL, farewell).await {
                 debug!(log = %self.log, error = %trouble, "the relay stops with events unpublished");
@@ -74,7 +74,7 @@ impl<S: OwnedLog + 'static, P: LogPublisher + 'static, F: Feed + 'static> Pump<S
         loop {
             let trouble = match check(&self.relays, self.log, self.epoch, memory).await {
                 Ok(copied) => {
-                    let mut copying = Copying::new(self, copied);
+                    let mut copying = Copying::new(self, copied, memory);
                     let outcome = copying.run(None).await;
                     if copying.copied.last > copied.last || outcome.is_ok() {
                         backoff = FIRST_BACKOFF;
@@ -160,8 +160,7 @@ type Landing = BoxFuture<'static, (Position, Result<(), PublishError>)>;
 struct Copying<'a, S, P, F> {
     pump: &'a Pump<S, P, F>,
     copied: Copied,
-    /// The first position whose answer was lost since the stream was looked at; others stood for it.
-    missed: Option<Position>,
+    memory: &'a mut Memory,
     next: Position,
     /// In order of position.
     flights: VecDeque<Flight>,
@@ -173,13 +172,13 @@ struct Copying<'a, S, P, F> {
 }
 
 impl<'a, S: OwnedLog + 'static, P: LogPublisher + 'static, F: Feed + 'static> Copying<'a, S, P, F> {
-    fn new(pump: &'a Pump<S, P, F>, copied: Copied) -> Self {
+    fn new(pump: &'a Pump<S, P, F>, copied: Copied, memory: &'a mut Memory) -> Self {
         pump.progress.acknowledge(copied.last, copied.committed);
         pump.ring.release(copied.last);
         Self {
             pump,
             copied,
-            missed: None,
+            memory,
             next: copied.last.next(),
             flights: VecDeque::new(),
             flying_bytes: 0,
@@ -207,10 +206,9 @@ impl<'a, S: OwnedLog + 'static, P: LogPublisher + 'static, F: Feed + 'static> Co
                 () = pump.ring.pushed(), if !behind => {}
                 () = sleep_until(self.check_due), if self.flights.is_empty() => {
                     self.check_due = Instant::now() + pump.relays.tuning.check_every;
-                    if !unchanged(&pump.relays, pump.log, self.missed, self.copied).await? {
+                    if !unchanged(&pump.relays, pump.log, self.memory, self.copied).await? {
                         return Ok(());
                     }
-                    self.missed = None;
                 }
             }
         }
@@ -225,6 +223,7 @@ impl<'a, S: OwnedLog + 'static, P: LogPublisher + 'static, F: Feed + 'static> Co
         let span = publish_span(&event);
         let ack = self.pump.relays.publisher.publish(&event).instrument(span.clone()).await?;
         let position = event.position;
+        self.memory.unheard.insert(position);
         self.acks.push(ack.map(move |outcome| (position, outcome)).boxed());
         self.flying_bytes += event.payload.len();
         self.flights.push_back(Flight { event, sent: Instant::now(), _span: span, _permit: permit });
@@ -237,12 +236,13 @@ impl<'a, S: OwnedLog + 'static, P: LogPublisher + 'static, F: Feed + 'static> Co
     fn landed(&mut self, position: Position, outcome: Result<(), PublishError>) -> Result<(), Trouble> {
         match outcome {
             Err(PublishError::Unavailable(_)) if position <= self.copied.last => {
-                self.missed = Some(self.missed.map_or(position, |first| first.min(position)));
+                self.memory.unheard.insert(position);
                 self.check_due = Instant::now();
                 return Ok(());
             }
             outcome => outcome?,
         }
+        self.memory.unheard.remove(&position);
         while let Some(flight) = self.flights.pop_front_if(|flight| flight.event.position <= position) {
             histogram!("souk_relay_publish_seconds").record(flight.sent.elapsed());
             self.flying_bytes -= flight.event.payload.len();

@@ -77,8 +77,10 @@ impl Copies for PostgresStore {
 
     async fn prove(&self, log: LogId, seen: End) -> Result<bool, StoreError> {
         let proven = sqlx::query(
-            "delete from copy_unproven u using partition_head h where u.region = $1 and u.partition = $2 \
-             and h.region = $1 and h.partition = $2 and h.position = $3 and h.hash = $4",
+            // Whoever lends right now writes the head first: it is waited for, and then the copy does not end there any more.
+            "with head as materialized (select from partition_head \
+             where region = $1 and partition = $2 and position = $3 and hash = $4 for no key update) \
+             delete from copy_unproven using head where region = $1 and partition = $2",
         )
         .bind(log.region.0 as i16)
         .bind(i32::from(log.partition.0))

@@ -1,5 +1,6 @@
 -- A child's check lets it be attached without a scan and is of no use afterwards: every append would read it from the catalogue, parse it
 -- and hold it against its rows, for each child it writes to. What a child may hold, the bounds of the partition say.
+-- Children that are there already keep theirs: taking it away would hold up the appends to them.
 
 create or replace function souk_add_event_child(r int, p int, low bigint, high bigint) returns void language plpgsql as $$
 declare
@@ -41,22 +42,4 @@ begin
     execute format('alter table ledger attach partition %I for values in (%s)', child, b);
   end if;
   execute format('alter table %I drop constraint if exists %I', child, bounds);
-end $$;
-
--- Those that are there already. A child that is read for long keeps its check, rather than that the appends wait behind us for its lock.
-do $$
-declare
-  of_child record;
-begin
-  perform set_config('lock_timeout', '500ms', true);
-  for of_child in
-    select c.conrelid::regclass as child, c.conname from pg_constraint c join pg_inherits i on i.inhrelid = c.conrelid
-    where c.contype = 'c' and (c.conrelid::regclass::text like 'event\_r%' or c.conrelid::regclass::text like 'ledger\_%')
-  loop
-    begin
-      execute format('alter table %s drop constraint %I', of_child.child, of_child.conname);
-    exception when lock_not_available then
-      raise notice '% keeps its check', of_child.child;
-    end;
-  end loop;
 end $$;
