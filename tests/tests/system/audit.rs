@@ -1,9 +1,13 @@
+use std::{pin::pin, time::Duration};
+
 use anyhow::{Context, Result, ensure};
 use async_nats::jetstream;
+use futures::{StreamExt, TryStreamExt, stream};
 use serde_json::{Value, json};
 use souk_proto::{orders::v1::OrderState, stock::v1::ReceiveStockRequest};
 use souk_tests::{Shop, System, until};
 use sqlx::PgPool;
+use tokio::time::timeout;
 
 /// Damage, and the kind of difference the audit must name.
 const DAMAGE_OF_THE_LOG: &[(&str, &str, &str)] = &[
@@ -92,6 +96,33 @@ async fn the_audit_finds_every_kind_of_damage() -> Result<()> {
         expect(&system, "view").await.context(*what)?;
     }
     Ok(())
+}
+
+/// Whatever interrupts an audit on its way is no difference.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_audit_goes_on_where_nats_broke_off() -> Result<()> {
+    const EVENTS: u64 = 3000;
+    const TROUBLE: usize = 50;
+    let (system, network) = System::start_over_network(|_| {}).await?;
+    let shop = &Shop(system.session()?);
+    shop.sell("p-1", 100, 1).await?;
+    let receive = |_| shop.0.command(ReceiveStockRequest { product_id: "p-1".into(), quantity: 1, ..Default::default() });
+    stream::iter(0..EVENTS).map(receive).buffer_unordered(64).try_for_each(|_| async { Ok(()) }).await?;
+    system.audit_clean().await?;
+
+    let mut audit = pin!(system.audit_clean());
+    for resets in 0..TROUBLE {
+        match timeout(Duration::from_millis(100), &mut audit).await {
+            Err(_) => network.nats.reset_all(),
+            Ok(clean) => {
+                let checked = &clean?["checked"];
+                ensure!(resets > 3, "{resets} interruptions prove nothing");
+                ensure!(checked["messages"] == checked["events"], "{checked:#}");
+                return Ok(());
+            }
+        }
+    }
+    audit.await.map(drop)
 }
 
 /// What bounds an audit's memory: only the end of each log is looked at, and of short logs all.

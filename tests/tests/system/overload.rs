@@ -76,9 +76,9 @@ fn told(load: &str, outcome: &Outcome, capacity: f64) {
 #[tokio::test(flavor = "multi_thread")]
 async fn twice_the_commands_leave_the_capacity_to_those_let_in() -> Result<()> {
     const PRODUCTS: u64 = 16;
-    // Two commands a statement: the lane is what saturates, not the two cores that the callers share with the servers.
+    // A statement a command: the lane is what saturates, not the two cores that the callers share with the servers.
     let system = system(|options| {
-        options.set("command.batch_commands", 2);
+        options.set("command.batch_commands", 1);
     })
     .await?;
     let shop = Shop(system.session()?);

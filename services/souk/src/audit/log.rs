@@ -1,23 +1,15 @@
-use std::{collections::HashMap, time::Duration};
+use std::collections::HashMap;
 
 use anyhow::Result;
 use futures::StreamExt;
 use prost::Message;
-use souk_bus::{BusError, EventSource};
-use souk_bus_publisher::LogPublisher;
-use souk_event_sourcing::{LogHash, LogId, Position, RecordedEvent, RequestId, UnixMillis, Version};
+use souk_event_sourcing::{LogHash, LogId, Position, RequestId, UnixMillis, Version};
 use souk_event_store::{EventLog, Retention};
 use souk_proto::log::v1::{StoredReply, stored_reply::Outcome};
 use sqlx::{Row, postgres::PgRow};
-use tokio::time::{Instant, sleep, timeout};
 use uuid::Uuid;
 
-use super::{Part, Sources, findings::Findings, views, walk::Walk};
-
-const PAGE: usize = 1000;
-const POLL: Duration = Duration::from_millis(100);
-/// The bus is given this long for one message that its stream is said to hold.
-const MESSAGE_PATIENCE: Duration = Duration::from_secs(10);
+use super::{PAGE, Part, Sources, findings::Findings, messages, views, walk::Walk};
 
 /// Everything that can be said of one log.
 pub(super) async fn audit(sources: &Sources, log: LogId, part: Part) -> Result<Findings> {
@@ -41,7 +33,7 @@ pub(super) async fn audit(sources: &Sources, log: LogId, part: Part) -> Result<F
     let mut walk = Walk::new(log, before, hash, views::parked(sources, log).await?);
     heads(sources, log, &mut walk, &mut found).await?;
     ledger(sources, log, &mut walk, &mut found).await?;
-    stream(sources, log, before.next(), &walk, &mut found).await?;
+    messages::audit(sources, log, before.next(), &walk, &mut found).await?;
     if walk.is_whole() {
         found.count("whole logs", 1);
         views::audit(sources, log, &mut walk, &mut found).await?;
@@ -162,75 +154,4 @@ fn reply(row: &PgRow, walk: &Walk, events: &mut HashMap<RequestId, Position>, fo
         _ => found.differ(walk.log, "ledger", format!("{request}: its reply cannot be read")),
     }
     Ok(())
-}
-
-/// The JetStream stream, as far as it and the walk reach back, message by message.
-async fn stream(sources: &Sources, log: LogId, first: Position, walk: &Walk, found: &mut Findings) -> Result<()> {
-    let deadline = Instant::now() + sources.settle;
-    let state = loop {
-        let state = sources.publisher.state(log).await?;
-        if state.is_some_and(|state| state.last >= walk.position && state.settled) || Instant::now() >= deadline {
-            break state;
-        }
-        sleep(POLL).await;
-    };
-    let Some(state) = state else {
-        found.differ(log, "stream", "JetStream has no stream of this log");
-        return Ok(());
-    };
-    if state.last < walk.position {
-        found.differ(log, "stream", format!("the stream ends at {}, the log at {}", state.last, walk.position));
-    }
-    if !state.whole {
-        found.differ(log, "stream", "the stream has holes");
-    }
-    if !state.settled {
-        found.differ(log, "stream", "the stream is of another installation or is set up otherwise");
-    }
-    let end = state.last.min(walk.position);
-    let mut next = state.first.max(first);
-    if next > end {
-        return Ok(());
-    }
-    let mut messages = sources.bus.consume(log, next).await?;
-    while next <= end {
-        let stored = sources.write.read(log, next, PAGE.min((end.0 - next.0 + 1) as usize)).await?;
-        if stored.is_empty() {
-            return Ok(());
-        }
-        for event in stored {
-            let message = match timeout(MESSAGE_PATIENCE, messages.next()).await {
-                Ok(Some(message)) => message,
-                _ => {
-                    found.differ(log, "message", format!("the stream does not deliver {}", event.position));
-                    return Ok(());
-                }
-            };
-            found.count("messages", 1);
-            if !same(&message, &event, found) {
-                return Ok(());
-            }
-            next = event.position.next();
-        }
-    }
-    Ok(())
-}
-
-/// Compares a message with its event; `false` when nothing behind it can be compared.
-fn same(message: &Result<RecordedEvent, BusError>, event: &RecordedEvent, found: &mut Findings) -> bool {
-    match message {
-        Ok(message) if message == event => true,
-        Ok(message) if message.position == event.position => {
-            found.differ(event.log, "message", format!("message {} is not its event", event.position));
-            true
-        }
-        Ok(message) => {
-            found.differ(event.log, "message", format!("message {} where {} was due", message.position, event.position));
-            false
-        }
-        Err(error) => {
-            found.differ(event.log, "message", format!("message {}: {error}", event.position));
-            false
-        }
-    }
 }

@@ -3,7 +3,8 @@
 //!
 //! # Layout
 //! - `walk`: one log event by event, and what it leads to
-//! - `log`: heads, ledger and JetStream stream against the walk
+//! - `log`: heads and ledger against the walk
+//! - `messages`: the JetStream stream against the log
 //! - `views`: view rows against the fold
 //! - `regions`: copies in all regions against their origins, views of all regions against each other
 //! - `findings`: counts and differences
@@ -14,6 +15,7 @@ mod findings;
 mod forever;
 mod log;
 mod lost;
+mod messages;
 mod regions;
 mod views;
 mod walk;
@@ -39,6 +41,9 @@ use souk_runtime::Settings;
 use souk_views::TABLES;
 
 use findings::Findings;
+
+/// Events read at a time.
+const PAGE: usize = 1000;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
