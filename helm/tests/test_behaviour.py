@@ -1,5 +1,7 @@
 """What the switches do."""
 
+import tomllib
+
 import pytest
 
 from chart import OLDEST, SIZES, hook, least, name, of_kind, one, pod_spec, size
@@ -233,6 +235,11 @@ class TestAuditor:
         assert deployment(found, "audit")["spec"]["replicas"] == 1 and deployment(found, "audit")["spec"]["strategy"]["rollingUpdate"]["maxUnavailable"] == 0
         others = {named for kind, named in map(name, found) if kind in ("ScaledObject", "HorizontalPodAutoscaler", "PodDisruptionBudget")}
         assert others == {"souk-command", "souk-query", "souk-projector", "souk-saga"}
+
+    def test_it_knows_how_long_the_ledger_remembers_and_nothing_else_of_commands(self):
+        read = lambda command: tomllib.loads(one(least({"settings": {"command": command}}), "ConfigMap", "souk-settings")["data"]["audit.toml"])
+        assert read({"ledger_retention": "30days", "queue_length": 9})["command"] == {"ledger_retention": "30days"}
+        assert "command" not in read({"queue_length": 9})
 
     def test_it_runs_the_audit_with_what_the_values_say(self):
         container = self.container(every="30m", lastEvents=2000000, parallel=2, settle="1m")

@@ -121,6 +121,10 @@ impl LogPublisher for JetStreamPublisher {
 
     async fn event(&self, log: LogId, position: Position) -> Result<Option<RecordedEvent>, PublishError> {
         self.up()?;
+        // To the server, sequence 0 is a malformed request.
+        if position == Position(0) {
+            return Ok(None);
+        }
         let stream = self.jetstream.get_stream_no_info(self.settings.subjects.stream(log)).await.map_err(|error| unavailable(&error))?;
         match stream.get_raw_message(position.0).await {
             Ok(message) => Ok(Event::decode(message.payload).ok().and_then(|event| from_wire(event).ok())),

@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use souk_event_sourcing::{RequestId, UnixMillis};
 
 const DAY_MS: i64 = 86_400_000;
@@ -31,6 +33,11 @@ impl Bucket {
 }
 
 impl Retention {
+    /// In days, of which a part counts as one; at least one, at most 365.
+    pub fn of(time: Duration) -> Self {
+        Self { days: time.as_secs().div_ceil(86_400).clamp(1, 365) as u16 }
+    }
+
     /// Refuses ids that might have been forgotten already, or would be remembered for too short a time.
     pub fn admit(self, id: RequestId, now: UnixMillis) -> Result<(), UntimelyRequestId> {
         match id.time() {
@@ -40,16 +47,22 @@ impl Retention {
         }
     }
 
+    /// Whether a reply that was recorded at `recorded` must still be remembered, if replies have never been kept for a shorter time.
+    pub fn holds(self, id: RequestId, recorded: UnixMillis, now: UnixMillis) -> bool {
+        id.time().unwrap_or(recorded) >= now.plus_ms(-i64::from(self.days) * DAY_MS)
+    }
+
     /// Where a command recorded at `now` is filed.
     pub fn bucket(self, id: RequestId, now: UnixMillis) -> Bucket {
         Bucket::of(id.time().unwrap_or(now))
     }
 
-    /// Where an earlier reply to `id` may stand: one bucket for a version 7 id, all kept ones for others.
+    /// Where an earlier reply to `id` may stand: one bucket for a version 7 id; for others all kept ones, and the one of the day that
+    /// has begun already where another clock is ahead of ours.
     pub fn candidates(self, id: RequestId, now: UnixMillis) -> impl Iterator<Item = Bucket> {
         let (first, last) = match id.time() {
             Some(time) => (Bucket::of(time), Bucket::of(time)),
-            None => (self.oldest(now), Bucket::of(now)),
+            None => (self.oldest(now), Bucket(Bucket::of(now).0 + 1)),
         };
         (first.0..=last.0).map(Bucket)
     }
@@ -89,8 +102,27 @@ mod tests {
             }
         }
         let random = RequestId(uuid::Uuid::from_u128(0xf47ac10b_58cc_4372_a567_0e02b2c3d479));
-        let (filed, again) = (UnixMillis(made), UnixMillis(made + 7 * DAY_MS - 1));
-        assert!(WEEK.candidates(random, again).any(|bucket| bucket == WEEK.bucket(random, filed)));
+        // The second: filed by a clock that is past midnight, looked for by one that is not.
+        for again_after in [7 * DAY_MS - 1, -1] {
+            let (filed, again) = (UnixMillis(made), UnixMillis(made + again_after));
+            assert!(WEEK.candidates(random, again).any(|bucket| bucket == WEEK.bucket(random, filed)));
+            assert!(WEEK.wanted(again).any(|bucket| bucket == WEEK.bucket(random, filed)));
+        }
+    }
+
+    #[test]
+    fn what_must_be_remembered_is_filed_where_nothing_is_dropped() {
+        let recorded = UnixMillis(20_000 * DAY_MS + 5);
+        let random = RequestId(uuid::Uuid::from_u128(0xf47ac10b_58cc_4372_a567_0e02b2c3d479));
+        for id in [random, made_at(recorded.0 - DAY_MS), made_at(recorded.0), made_at(recorded.0 + MAX_AHEAD_MS)] {
+            for later in (0..12 * DAY_MS).step_by(DAY_MS as usize / 7) {
+                let now = recorded.plus_ms(later);
+                assert!(!WEEK.holds(id, recorded, now) || WEEK.bucket(id, recorded) >= WEEK.oldest(now));
+            }
+            let kept_until = id.time().unwrap_or(recorded).plus_ms(7 * DAY_MS);
+            assert!(WEEK.holds(id, recorded, kept_until) && !WEEK.holds(id, recorded, kept_until.plus_ms(1)));
+            assert!(WEEK.admit(id, kept_until).is_ok(), "whoever may ask finds it");
+        }
     }
 
     #[test]

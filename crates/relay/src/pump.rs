@@ -71,6 +71,7 @@ impl<S: OwnedLog + 'static, P: LogPublisher + 'static, F: Feed + 'static> Pump<S
     async fn copy(&self, memory: &mut Memory) {
         let mut backoff = FIRST_BACKOFF;
         let mut in_trouble = false;
+        let mut told = String::new();
         loop {
             let trouble = match check(&self.relays, self.log, self.epoch, memory).await {
                 Ok(copied) => {
@@ -79,6 +80,7 @@ impl<S: OwnedLog + 'static, P: LogPublisher + 'static, F: Feed + 'static> Pump<S
                     if copying.copied.last > copied.last || outcome.is_ok() {
                         backoff = FIRST_BACKOFF;
                         if std::mem::take(&mut in_trouble) {
+                            told.clear();
                             info!(log = %self.log, "the relay is out of trouble");
                         }
                     }
@@ -92,11 +94,13 @@ impl<S: OwnedLog + 'static, P: LogPublisher + 'static, F: Feed + 'static> Pump<S
                 return;
             }
             counter!("souk_relay_troubles_total").increment(1);
-            // That the connection was lost is said once, by the connection.
-            if in_trouble || self.relays.publisher.reachable().now_or_never().is_none() {
-                debug!(log = %self.log, error = %trouble, "the relay waits");
+            let error = trouble.to_string();
+            // That the connection was lost is said once, by the connection; any other trouble once, until there is another.
+            if error == told || self.relays.publisher.reachable().now_or_never().is_none() {
+                debug!(log = %self.log, error, "the relay waits");
             } else {
-                warn!(log = %self.log, error = %trouble, "the relay checks its stream again");
+                warn!(log = %self.log, error, "the relay checks its stream again");
+                told = error;
             }
             in_trouble = true;
             sleep(backoff).await;

@@ -76,6 +76,17 @@ async fn a_lost_stream_is_filled_with_the_latest_events() {
 }
 
 #[tokio::test]
+async fn an_empty_stream_far_behind_is_filled_with_the_latest_events() {
+    let mut world = World::with(Tuning { refill: 100, ..TUNING }, 256).await;
+    let mut owned = world.own(history());
+    owned.copied().await;
+    world.nats.kill9().await.expect("killed");
+    owned.commit(250).await;
+    world.nats.start_again().await.expect("restarted");
+    owned.copied_from(151).await;
+}
+
+#[tokio::test]
 async fn a_killed_server_is_caught_up_with() {
     let mut world = World::new().await;
     let mut owned = world.own(history());

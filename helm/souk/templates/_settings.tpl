@@ -21,9 +21,11 @@ stand in files; the text names them.
 {{- $values := $root.Values -}}
 {{- /* Its own section and those of all: another service's is nothing to start anew for. */ -}}
 {{- $sections := pick (deepCopy $values.settings) .component "grpc" "telemetry" -}}
-{{- /* It relays copies as owners relay their logs, and keeps the ledger as long. */ -}}
-{{- if and (eq .component "replicator") $values.settings.command -}}
-{{- $shared := pick $values.settings.command "ledger_retention" "ring_capacity" "relay_window" "relay_check_interval" "head_interval" -}}
+{{- /* It relays copies as owners relay their logs, and keeps the ledger as long; the audit looks for what the ledger has to remember. */ -}}
+{{- $relaying := list "ledger_retention" "ring_capacity" "relay_window" "relay_check_interval" "head_interval" -}}
+{{- with index (dict "replicator" $relaying "audit" (list "ledger_retention")) .component -}}
+{{- $shared := dict -}}
+{{- range . }}{{ if hasKey ($values.settings.command | default dict) . }}{{ $_ := set $shared . (index $values.settings.command .) }}{{ end }}{{ end -}}
 {{- if $shared }}{{ $_ := set $sections "command" $shared }}{{ end -}}
 {{- end -}}
 {{- $installation := dict "region" $values.installation.region "region_number" $values.installation.regionNumber "partitions" $values.installation.partitions "token_key" (dict "file" "/run/souk/token-key") -}}

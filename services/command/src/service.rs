@@ -50,7 +50,7 @@ pub async fn run(process: Process, listeners: Listeners) -> anyhow::Result<()> {
     let ready = process.health.component("write store");
     let Some((store, topology)) = connect(&settings, &process.shutdown, &ready).await? else { return Ok(()) };
     let store = Arc::new(store);
-    let retention = Retention { days: settings.command.ledger_retention.as_secs().div_ceil(86_400).clamp(1, 365) as u16 };
+    let retention = Retention::of(settings.command.ledger_retention);
     let held = Held::default();
     let watchers = Arc::new(Watchers::default());
     let mut tasks = JoinSet::new();

@@ -48,7 +48,7 @@ async fn copy(process: &Process, settings: &Settings, store: &Arc<PostgresStore>
             .await
             .context("nats.url")?,
         board,
-        retention: Retention { days: settings.command.ledger_retention.as_secs().div_ceil(86_400).clamp(1, 365) as u16 },
+        retention: Retention::of(settings.command.ledger_retention),
         pauses: Pauses { first: replicator.retry_backoff, longest: replicator.retry_backoff_max },
         lease_ttl: replicator.lease_ttl,
         heartbeat_interval: replicator.heartbeat_interval,

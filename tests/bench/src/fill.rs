@@ -27,7 +27,7 @@ use uuid::{NoContext, Timestamp, Uuid};
 
 use crate::{
     rows::{Rows, view_columns},
-    sources::{description, product_id, update},
+    sources::{product_id, text, update},
 };
 
 const REGION: Region = Region(1);
@@ -40,11 +40,12 @@ const PART: usize = 1_000;
 /// Logs filled at the same time.
 const PARALLEL: usize = 2;
 
-/// Creates so many products and changes each until it has `each` events. The services must not run; the logs must be empty.
+/// Creates so many products with texts of `bytes`, and changes each until it has `each` events. The services must not run; the logs
+/// must be empty.
 ///
 /// # Errors
 /// When a database refuses something.
-pub async fn with_products(system: &System, products: u64, each: u64) -> Result<Duration> {
+pub async fn with_products(system: &System, products: u64, each: u64, bytes: usize) -> Result<Duration> {
     let began = Instant::now();
     let mut logs: BTreeMap<Partition, Vec<u64>> = BTreeMap::new();
     for number in 1..=products {
@@ -56,7 +57,7 @@ pub async fn with_products(system: &System, products: u64, each: u64) -> Result<
     stream::iter(logs)
         .map(|(partition, products)| {
             let (write, read) = (write.clone(), read.clone());
-            async move { fill_log(LogId { region: REGION, partition }, &products, each, &write, &read).await }
+            async move { fill_log(LogId { region: REGION, partition }, &products, (each, bytes), &write, &read).await }
         })
         .buffer_unordered(PARALLEL)
         .try_collect::<Vec<()>>()
@@ -72,7 +73,7 @@ pub async fn with_products(system: &System, products: u64, each: u64) -> Result<
 }
 
 /// The events of one log: every product's first, then every product's second, and so on.
-async fn fill_log(log: LogId, products: &[u64], each: u64, write: &str, read: &str) -> Result<()> {
+async fn fill_log(log: LogId, products: &[u64], (each, bytes): (u64, usize), write: &str, read: &str) -> Result<()> {
     let (mut events, mut ledger) = (PgConnection::connect(write).await?, PgConnection::connect(write).await?);
     let epoch: i64 = sqlx::query("select epoch from partition_head where region = $1 and partition = $2 and position = 0")
         .bind(log.region.0 as i16)
@@ -81,7 +82,7 @@ async fn fill_log(log: LogId, products: &[u64], each: u64, write: &str, read: &s
         .await
         .context("the log is not empty")?
         .try_get(0)?;
-    let mut maker = Maker::new(log, Epoch(epoch as u64), products.len() as u64 * each);
+    let mut maker = Maker::new(log, Epoch(epoch as u64), products.len() as u64 * each, bytes);
     let mut copied = events.copy_in_raw("copy event from stdin (format binary)").await?;
     let mut remembered = ledger.copy_in_raw("copy ledger from stdin (format binary)").await?;
     let (mut rows, mut replies) = (Rows::first(), Rows::first());
@@ -128,11 +129,13 @@ struct Maker {
     began: UnixMillis,
     /// Of the log.
     events: u64,
+    /// Of a text.
+    bytes: usize,
     views: Reference,
 }
 
 impl Maker {
-    fn new(log: LogId, epoch: Epoch, events: u64) -> Self {
+    fn new(log: LogId, epoch: Epoch, events: u64, bytes: usize) -> Self {
         let began = UnixMillis::now().plus_ms(-SPAN_MS);
         Self {
             log,
@@ -142,6 +145,7 @@ impl Maker {
             clock: HlcClock::default(),
             began,
             events,
+            bytes,
             views: Reference::default(),
         }
     }
@@ -149,7 +153,7 @@ impl Maker {
     /// The next event, and what is remembered of its command.
     fn next(&mut self, product: u64, version: Version) -> Result<(RecordedEvent, LedgerEntry)> {
         let id = ProductId::new(&product_id(product))?;
-        let text = description(product ^ version.0 << 40);
+        let text = text(product ^ version.0 << 40, self.bytes);
         let event = match version {
             Version(1) => {
                 let details = product::Details {

@@ -6,6 +6,7 @@
 //! - `loader`: load from a thread and core of its own; `sources`: what it sends
 //! - `echo`: the servers that queries are held against
 //! - `database`: what Postgres does without Souk; `rows`: rows for its binary COPY; `fill`: an installation full of events
+//! - `places`: bytes by place
 //! - `effort`: how long and how often; `pairs`: two sides by turns, their ratio, and whether it can be judged
 //! - `record`: the table and `summary.json`; `report`: `report.html`
 //! - `benches`: the benchmarks B1–B15; `growth`: tables of what things cost as the system grows
@@ -20,6 +21,7 @@ mod growth;
 mod loader;
 mod machine;
 mod pairs;
+mod places;
 mod record;
 mod report;
 mod rows;
@@ -55,7 +57,10 @@ struct Args {
 enum Instead {
     /// Measure what things cost as the system grows, and write the tables of a file
     Growth {
-        #[arg(default_value = "tests/load/README.md")]
+        /// Tables; all if none is given
+        #[arg(value_name = "TABLE")]
+        wanted: Vec<growth::Growth>,
+        #[arg(long, default_value = "tests/load/README.md")]
         file: PathBuf,
     },
     /// A server to be measured, started by the benchmarks
@@ -87,7 +92,7 @@ async fn run(args: Args) -> Result<ExitCode> {
     };
     let effort = Effort::new(size);
     match args.instead {
-        Some(Instead::Growth { file }) => growth::run(effort, &file).await.map(|()| ExitCode::SUCCESS),
+        Some(Instead::Growth { wanted, file }) => growth::run(&wanted, effort, &file).await.map(|()| ExitCode::SUCCESS),
         _ => benches::run(&args.numbers, effort, &args.into).await,
     }
 }

@@ -19,7 +19,7 @@ pub const UPDATE_PRODUCT: &str = "/souk.catalog.v1.CommandService/UpdateProduct"
 pub const RECEIVE_STOCK: &str = "/souk.stock.v1.CommandService/ReceiveStock";
 
 /// Makes a product's event, and its view, one of 1 KB.
-const DESCRIPTION: usize = 900;
+pub const DESCRIPTION: usize = 900;
 
 pub fn product_id(number: u64) -> String {
     format!("p-{number}")
@@ -27,8 +27,13 @@ pub fn product_id(number: u64) -> String {
 
 /// Text that differs from product to product and from time to time, of one length.
 pub fn description(seed: u64) -> String {
+    text(seed, DESCRIPTION)
+}
+
+/// A text of so many bytes.
+pub fn text(seed: u64, bytes: usize) -> String {
     let word = format!("{:016x} ", seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
-    word.repeat(DESCRIPTION / word.len() + 1)[..DESCRIPTION].to_owned()
+    word.repeat(bytes / word.len() + 1)[..bytes].to_owned()
 }
 
 /// Which product each call is about.
@@ -93,8 +98,14 @@ impl Source for Gets {
     }
 }
 
-fn request_id() -> String {
+/// A request id that says when it was made, as callers are advised to make them.
+pub fn timed_id() -> String {
     Uuid::now_v7().to_string()
+}
+
+/// A request id that says nothing.
+pub fn random_id() -> String {
+    Uuid::new_v4().to_string()
 }
 
 fn message(message: &impl Message) -> Bytes {
@@ -102,7 +113,7 @@ fn message(message: &impl Message) -> Bytes {
 }
 
 /// The creation of products, from a number on.
-pub fn creations(rpc: Arc<Rpc>, first: u64) -> impl Source {
+pub fn creations(rpc: Arc<Rpc>, first: u64, request_id: fn() -> String) -> impl Source {
     move |number: u64| {
         let number = first + number;
         let product = ProductDetails { title: format!("Product {number}"), description: description(number), ..Default::default() };
@@ -124,7 +135,7 @@ pub fn updates(rpc: Arc<Rpc>, keys: Keys) -> impl Source {
 /// A new text for a product.
 pub fn update(product: u64, description: String) -> UpdateProductRequest {
     UpdateProductRequest {
-        request_id: request_id(),
+        request_id: timed_id(),
         product_id: product_id(product),
         details: Some(ProductDetails { description, ..Default::default() }),
         update_mask: Some(prost_types::FieldMask { paths: vec!["description".to_owned()] }),
@@ -135,7 +146,7 @@ pub fn update(product: u64, description: String) -> UpdateProductRequest {
 /// Goods arriving for a product.
 pub fn receipts(rpc: Arc<Rpc>, product: impl Fn(u64) -> u64 + Send + Sync + 'static) -> impl Source {
     move |number: u64| {
-        let request = ReceiveStockRequest { request_id: request_id(), product_id: product_id(product(number)), quantity: 1 };
+        let request = ReceiveStockRequest { request_id: timed_id(), product_id: product_id(product(number)), quantity: 1 };
         Request::new(&rpc, message(&request))
     }
 }

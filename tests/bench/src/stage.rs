@@ -43,8 +43,8 @@ impl Part {
 
 /// Connections of the loader to each service: one carries 256 calls at a time.
 pub const CONNECTIONS: usize = 8;
-/// Callers of a closed loop that fills the command service's batches.
-pub const WRITERS: usize = 256;
+/// Callers of a closed loop that fills the next batch of the command service while one is written.
+pub const WRITERS: usize = 1024;
 /// Events of all logs, in the write databases.
 pub const WRITTEN: &str = "select coalesce(sum(position), 0)::bigint from partition_head";
 /// Events in the views, in the read databases.
@@ -101,7 +101,15 @@ impl Stage {
     /// # Errors
     /// When one is refused.
     pub async fn create(&self, first: u64, count: u64) -> Result<Report> {
-        let source = move |rpcs: Vec<Arc<Rpc>>| sources::creations(rpcs[0].clone(), first);
+        self.create_with(first, count, sources::timed_id).await
+    }
+
+    /// The same, with request ids of another kind.
+    ///
+    /// # Errors
+    /// When one is refused.
+    pub async fn create_with(&self, first: u64, count: u64, request_id: fn() -> String) -> Result<Report> {
+        let source = move |rpcs: Vec<Arc<Rpc>>| sources::creations(rpcs[0].clone(), first, request_id);
         all_ok(self.commands().run(&[(0, sources::CREATE_PRODUCT)], source, Press::Calls(WRITERS, count)).await?)
     }
 

@@ -1,7 +1,8 @@
+use bytes::Bytes;
 use souk_event_sourcing::{Epoch, LogId, Partition, Position, Region, StreamId, Version};
 use sqlx::{
-    Connection, PgConnection, Row,
-    postgres::{PgConnectOptions, PgRow},
+    Arguments, Connection, PgConnection, Row,
+    postgres::{PgArguments, PgConnectOptions, PgRow},
 };
 use uuid::Uuid;
 
@@ -167,7 +168,7 @@ async fn send(
             $rows().map(|(partition, _)| partition).collect::<Vec<_>>()
         };
     }
-    let query = sqlx::query(statement)
+    let query = sqlx::query_with(statement, arguments_for(batches, repeats))
         .bind(region.0 as i16)
         .bind(batches.iter().map(of).collect::<Vec<_>>())
         .bind(batches.iter().map(|batch| batch.belief.epoch.0 as i64).collect::<Vec<_>>())
@@ -199,6 +200,24 @@ async fn send(
         .bind(repeats.bucket.iter().min().copied().unwrap_or_default())
         .bind(repeats.bucket.iter().max().copied().unwrap_or_default());
     Ok(query.fetch_all(connection).await?)
+}
+
+/// Room for all values at once: to grow a megabyte by doubling costs more than to fill it.
+fn arguments_for(batches: &[LogBatch], repeats: &Repeats<'_>) -> PgArguments {
+    /// Of `append.sql`.
+    const VALUES: usize = 45;
+    /// What a row has beside its payloads, in all columns.
+    const ROW: usize = 512;
+    /// A row of where an earlier reply may stand.
+    const REPEAT: usize = 96;
+    let bytes = batches.iter().map(|batch| {
+        let commands = batch.ledger.iter().map(|entry| entry.command.len() + entry.reply.as_ref().map_or(0, Bytes::len) + ROW);
+        let events = batch.events.iter().map(|event| event.payload.len() + ROW);
+        commands.chain(events).sum::<usize>()
+    });
+    let mut arguments = PgArguments::default();
+    arguments.reserve(VALUES, bytes.sum::<usize>() + repeats.bucket.len() * REPEAT);
+    arguments
 }
 
 /// Sorts the rows of the statement to the parts they belong to.

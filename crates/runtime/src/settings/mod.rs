@@ -310,8 +310,8 @@ section! {
         /// Commands waiting per lane at most, however fast it is: a bound of memory.
         queue_length: usize = 4096,
         /// Bounds of one batch.
-        batch_commands: usize = 256,
-        batch_bytes: usize = MIB,
+        batch_commands: usize = 512,
+        batch_bytes: usize = 2 * MIB,
         /// Least time from one append of a lane to the next while commands come in faster than one at a time, but too slowly to
         /// share appends by themselves: those that arrive in between share one. A lonely command is appended at once.
         #[serde(with = "humantime_serde")]
@@ -340,7 +340,7 @@ section! {
         /// Longest wait of a caller while a partition changes owner.
         #[serde(with = "humantime_serde")]
         takeover_wait: Duration = seconds(5),
-        /// How long a request id is remembered.
+        /// How long a request id is remembered, in whole days, at most 365. Raised, it holds for what is recorded from then on.
         #[serde(with = "humantime_serde")]
         ledger_retention: Duration = seconds(7 * 24 * 3600),
         /// How often children of the event and ledger tables are made and dropped.

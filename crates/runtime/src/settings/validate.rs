@@ -10,6 +10,8 @@ pub(super) struct Problem {
     pub complaint: String,
 }
 
+/// A ledger has a child for each day, and a request id that tells no day is looked for in all of them.
+const LONGEST_RETENTION: Duration = Duration::from_secs(365 * 86_400);
 /// Stock holds units for at most 30 days, and a hold outlives the payment window by a day.
 const LONGEST_PAYMENT_WINDOW: Duration = Duration::from_secs(28 * 86_400);
 
@@ -166,6 +168,12 @@ fn command(settings: &Settings) -> Checked {
         "command.payment_window",
         format_args!("{}", shown(command.payment_window)),
         &format!("at most {}", shown(LONGEST_PAYMENT_WINDOW)),
+    )?;
+    want(
+        command.ledger_retention <= LONGEST_RETENTION,
+        "command.ledger_retention",
+        format_args!("{}", shown(command.ledger_retention)),
+        &format!("at most {}", shown(LONGEST_RETENTION)),
     )?;
     lease("command", command.lease_ttl, command.heartbeat_interval)
 }

@@ -4,7 +4,7 @@ use anyhow::Result;
 use futures::StreamExt;
 use prost::Message;
 use souk_event_sourcing::{LogHash, LogId, Position, RequestId, UnixMillis, Version};
-use souk_event_store::{EventLog, Retention};
+use souk_event_store::{Copies, EventLog};
 use souk_proto::log::v1::{StoredReply, stored_reply::Outcome};
 use sqlx::{Row, postgres::PgRow};
 use uuid::Uuid;
@@ -120,10 +120,12 @@ async fn ledger(sources: &Sources, log: LogId, walk: &mut Walk, found: &mut Find
             rows.iter().try_for_each(|row| reply(row, walk, &mut events, found))?;
         }
     }
-    let (retention, now) = (Retention { days: 7 }, UnixMillis::now());
-    for (request, last) in events {
-        // Ids of which the ledger may have forgotten are none of its business.
-        if retention.admit(request, now).is_ok() {
+    // What another region has lent comes without its replies, which the origin adds.
+    let unproven = if log.region == sources.region { None } else { sources.write.unproven(log).await? };
+    let now = UnixMillis::now();
+    for (request, (last, recorded)) in events {
+        let lent = unproven.is_some_and(|proven| last > proven);
+        if !lent && sources.retention.holds(request, recorded, now) {
             found.differ(log, "ledger", format!("{}: event {last} is its, but no reply is remembered", request.0));
         }
     }
@@ -131,9 +133,9 @@ async fn ledger(sources: &Sources, log: LogId, walk: &mut Walk, found: &mut Find
 }
 
 /// One remembered reply against the last event of its request, which is taken out of `events`.
-fn reply(row: &PgRow, walk: &Walk, events: &mut HashMap<RequestId, Position>, found: &mut Findings) -> Result<()> {
+fn reply(row: &PgRow, walk: &Walk, events: &mut HashMap<RequestId, (Position, UnixMillis)>, found: &mut Findings) -> Result<()> {
     let (request, reply): (Uuid, Vec<u8>) = (row.try_get("request_id")?, row.try_get("reply")?);
-    let led_to = events.remove(&RequestId(request));
+    let led_to = events.remove(&RequestId(request)).map(|(last, _)| last);
     found.count("replies", 1);
     match StoredReply::decode(reply.as_slice()).map(|reply| reply.outcome) {
         Ok(Some(Outcome::Accepted(accepted))) => match led_to {

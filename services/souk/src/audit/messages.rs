@@ -32,20 +32,24 @@ pub(super) async fn audit(sources: &Sources, log: LogId, first: Position, walk: 
     }
     let end = state.last.min(walk.position);
     let mut messages = Messages { sources, log, next: state.first.max(first), events: None };
-    while messages.next <= end {
+    'pages: while messages.next <= end {
         let stored = sources.write.read(log, messages.next, PAGE.min((end.0 - messages.next.0 + 1) as usize)).await?;
         if stored.is_empty() {
             return Ok(());
         }
         for event in stored {
-            let Some(message) = messages.next().await else {
+            let Some(message) = messages.next().await? else {
                 found.differ(log, "message", format!("the stream does not deliver {}", event.position));
                 return Ok(());
             };
+            if messages.forgot(&message, event.position).await? {
+                continue 'pages;
+            }
             found.count("messages", 1);
             if !same(&message, &event, found) {
                 return Ok(());
             }
+            messages.next = event.position.next();
         }
     }
     Ok(())
@@ -77,21 +81,37 @@ struct Messages<'a> {
 
 impl Messages<'_> {
     /// `None` when there is none, though the bus is there.
-    async fn next(&mut self) -> Option<Result<RecordedEvent, BusError>> {
+    ///
+    /// # Errors
+    /// When the bus stays away for longer than the audit is patient.
+    async fn next(&mut self) -> Result<Option<Result<RecordedEvent, BusError>>> {
         let deadline = Instant::now() + self.sources.settle;
         loop {
-            let message = timeout(MESSAGE_PATIENCE, self.read()).await.ok()?;
-            match message {
-                Err(error) if error.retryable() && Instant::now() < deadline => {
+            match timeout(MESSAGE_PATIENCE, self.read()).await {
+                Err(_) => return Ok(None),
+                Ok(Err(error)) if error.retryable() => {
+                    if Instant::now() >= deadline {
+                        return Err(error.into());
+                    }
                     self.events = None;
                     sleep(POLL).await;
                 }
-                message => {
-                    self.next = self.next.next();
-                    return Some(message);
-                }
+                Ok(message) => return Ok(Some(message)),
             }
         }
+    }
+
+    /// Whether another message came than the one due because the stream, which is bounded, has meanwhile let go of that one. Goes on
+    /// with the first one it has.
+    async fn forgot(&mut self, message: &Result<RecordedEvent, BusError>, due: Position) -> Result<bool> {
+        if message.as_ref().is_ok_and(|message| message.position > due)
+            && let Some(state) = self.sources.publisher.state(self.log).await?
+            && state.first > due
+        {
+            (self.next, self.events) = (state.first, None);
+            return Ok(true);
+        }
+        Ok(false)
     }
 
     async fn read(&mut self) -> Result<RecordedEvent, BusError> {

@@ -35,7 +35,7 @@ use souk_bus::JetStreamBus;
 use souk_bus_publisher::{JetStreamPublisher, LogPublisher, StreamLimits};
 use souk_devstack::RunFile;
 use souk_event_sourcing::{LogId, Partition, Position, Region, Topology};
-use souk_event_store::PostgresStore;
+use souk_event_store::{PostgresStore, Retention};
 use souk_read_store::{Access, Installation, PostgresViews, ReadStore};
 use souk_runtime::Settings;
 use souk_views::TABLES;
@@ -109,6 +109,7 @@ pub(crate) struct Sources {
     publisher: JetStreamPublisher,
     bus: JetStreamBus,
     read: ReadStore,
+    retention: Retention,
     settle: Duration,
     progress: Progress,
 }
@@ -260,7 +261,8 @@ impl Sources {
         let publisher = JetStreamPublisher::new(bus.client().clone(), bus.subjects().clone(), limits, write.installation());
         tokio::time::timeout(settle, publisher.reachable()).await.context("NATS does not answer")?;
         let progress = Progress { events: AtomicU64::new(0), shown };
-        Ok(Self { region, partitions, write, publisher, bus, read, settle, progress })
+        let retention = Retention::of(settings.command.ledger_retention);
+        Ok(Self { region, partitions, write, publisher, bus, read, retention, settle, progress })
     }
 
     /// All logs that are kept here: this region's own, and the copies of others'.

@@ -28,8 +28,8 @@ pub struct Walk {
     /// What stands still in the views.
     pub parked: Parked,
     entities: HashMap<StreamId, Entity>,
-    /// Where the last event of each request lies that the ledger was not asked for yet.
-    pub requests: HashMap<RequestId, Position>,
+    /// The last event of each request that the ledger was not asked for yet: where it lies, and when it was recorded.
+    pub requests: HashMap<RequestId, (Position, UnixMillis)>,
 }
 
 impl Walk {
@@ -68,7 +68,7 @@ impl Walk {
         }
         (self.position, self.hash, self.epoch) = (at, event.hash, event.epoch);
         if let Some(request) = event.request_id {
-            self.requests.insert(request, at);
+            self.requests.insert(request, (at, event.hlc.time()));
         }
         if self.whole {
             self.fold(event, found);

@@ -14,7 +14,7 @@ use crate::{
     loader::{Press, all_ok},
     pairs::median_of,
     record::{Entry, Goal, progress},
-    sources::{UPDATE_PRODUCT, updates},
+    sources::{DESCRIPTION, UPDATE_PRODUCT, updates},
     stage::{Stage, WRITERS, recommended},
 };
 
@@ -95,7 +95,7 @@ async fn fill_up(stage: &mut Stage, events: u64) -> Result<Duration> {
     for service in [Service::Query, Service::Projector, Service::Saga, Service::Command] {
         system.stop(service).await?;
     }
-    let took = fill::with_products(system, events / EACH, EACH).await?;
+    let took = fill::with_products(system, events / EACH, EACH, DESCRIPTION).await?;
     system.start_again(Service::Command).await?;
     // The streams are made anew, and filled with the latest events.
     stage.relayed().await?;

@@ -4,7 +4,9 @@
 //! - `cost`: CPU by databases, entities and connections
 //! - `time`: long streams, starting, folding views anew
 //! - `memory`: views in the cache, connections, partitions
+//! - `bounds`: bytes by place, and what is bounded however much is written
 
+mod bounds;
 mod cost;
 mod memory;
 mod time;
@@ -12,6 +14,7 @@ mod time;
 use std::{fs, path::Path};
 
 use anyhow::{Context, Result};
+use clap::ValueEnum;
 use souk_devstack::StackOptions;
 
 use crate::{effort::Effort, machine::cores, stage::Stage};
@@ -46,25 +49,65 @@ impl Table {
     }
 }
 
-/// Measures and writes the tables between the markers of a file, which is made unless it is there.
+/// What can be measured, in the order of the file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Growth {
+    Databases,
+    Entities,
+    Connections,
+    Streams,
+    Starts,
+    Rebuild,
+    Memory,
+    Bytes,
+    Bounds,
+}
+
+impl Growth {
+    async fn measure(self, effort: Effort) -> Result<Table> {
+        match self {
+            Self::Databases => cost::databases(effort).await,
+            Self::Entities => cost::entities(effort).await,
+            Self::Connections => cost::connections(effort).await,
+            Self::Streams => time::streams(effort).await,
+            Self::Starts => time::starts(effort).await,
+            Self::Rebuild => time::rebuild(effort).await,
+            Self::Memory => memory::table(effort).await,
+            Self::Bytes => bounds::bytes(effort).await,
+            Self::Bounds => bounds::table(effort).await,
+        }
+    }
+}
+
+/// Measures what `wanted` names, everything if it names nothing, and writes each table between the markers of a file as soon as it is
+/// known, in place of the one that was there. The file is made unless it is there.
 ///
 /// # Errors
 /// When something cannot be measured, an audit is not clean, or the file cannot be written.
-pub async fn run(effort: Effort, file: &Path) -> Result<()> {
-    let mut tables = vec![cost::databases(effort).await?, cost::entities(effort).await?, cost::connections(effort).await?];
-    tables.extend([time::streams(effort).await?, time::starts(effort).await?, time::rebuild(effort).await?]);
-    tables.push(memory::table(effort).await?);
-    let tables: String = tables.iter().map(Table::markdown).collect();
-    let text = format!("\nMeasured on {} cores, servers and load on the same machine.\n{tables}", cores());
-    let before = fs::read_to_string(file).unwrap_or_else(|_| format!("# Load\n\n{BEGIN}{END}"));
-    fs::write(file, replaced(&before, &text)?).with_context(|| file.display().to_string())
+pub async fn run(wanted: &[Growth], effort: Effort, file: &Path) -> Result<()> {
+    let wanted = if wanted.is_empty() { Growth::value_variants() } else { wanted };
+    for growth in wanted {
+        let table = growth.measure(effort).await?;
+        let before = fs::read_to_string(file).unwrap_or_else(|_| format!("# Load\n\n{BEGIN}{END}"));
+        fs::write(file, replaced(&before, &table)?).with_context(|| file.display().to_string())?;
+    }
+    Ok(())
 }
 
-/// The text of a file with new tables in it.
-fn replaced(file: &str, tables: &str) -> Result<String> {
+/// The text of a file with a table in it, behind the others if it is new.
+fn replaced(file: &str, table: &Table) -> Result<String> {
+    const HEAD: &str = "\n### ";
     let (head, rest) = file.split_once(BEGIN).context("no marker where the tables begin")?;
-    let (_, tail) = rest.split_once(END).context("no marker where the tables end")?;
-    Ok(format!("{head}{BEGIN}{tables}\n{END}{tail}"))
+    let (tables, tail) = rest.split_once(END).context("no marker where the tables end")?;
+    let mut tables: Vec<String> = tables.split(HEAD).skip(1).map(|table| format!("{HEAD}{table}")).collect();
+    let (new, title) = (table.markdown(), format!("{HEAD}{}\n", table.title));
+    match tables.iter_mut().find(|old| old.starts_with(&title)) {
+        Some(old) => *old = new,
+        None => tables.push(new),
+    }
+    let tables: String = tables.iter().map(|table| format!("{}\n", table.trim_end())).collect();
+    let measured = format!("\nMeasured on {} cores, servers and load on the same machine.\n", cores());
+    Ok(format!("{head}{BEGIN}{measured}{tables}\n{END}{tail}"))
 }
 
 /// A system of its own, with products that its services have created.
@@ -82,10 +125,18 @@ mod tests {
 
     #[test]
     fn only_what_lies_between_the_markers_is_replaced() {
+        let mut table = Table::new("One", &["of"]);
+        table.row(vec!["1".to_owned()]);
         let file = format!("before\n{BEGIN}old\n{END}after\n");
-        let once = replaced(&file, "\nnew\n").unwrap();
-        assert_eq!(once, format!("before\n{BEGIN}\nnew\n\n{END}after\n"));
-        assert_eq!(replaced(&once, "\nnew\n").unwrap(), once);
-        assert!(replaced("nothing", "new").is_err());
+        let once = replaced(&file, &table).unwrap();
+        let measured = format!("before\n{BEGIN}\nMeasured on {} cores, servers and load on the same machine.\n", cores());
+        assert_eq!(once, format!("{measured}\n### One\n\n| of |\n| ---: |\n| 1 |\n\n{END}after\n"));
+        assert_eq!(replaced(&once, &table).unwrap(), once);
+
+        let both = replaced(&once, &Table::new("Other", &["of"])).unwrap();
+        assert_eq!(both, format!("{measured}\n### One\n\n| of |\n| ---: |\n| 1 |\n\n### Other\n\n| of |\n| ---: |\n\n{END}after\n"));
+        table.rows[0][0] = "2".to_owned();
+        assert_eq!(replaced(&both, &table).unwrap(), both.replace("| 1 |", "| 2 |"));
+        assert!(replaced("nothing", &table).is_err());
     }
 }
