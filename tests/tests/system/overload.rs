@@ -20,13 +20,9 @@ const LEAST_GOODPUT: f64 = 0.8;
 /// Beyond the queue's limit: the batch under way, the reply, and a machine that has other work.
 const LONGEST: Duration = Duration::from_millis(500);
 
-async fn system(change: impl FnOnce(&mut StackOptions)) -> Result<System> {
-    System::start(|options| {
-        options.set("command.queue_wait", format!("{} ms", QUEUE_WAIT.as_millis()));
-        options.set("query.queue_wait", format!("{} ms", QUEUE_WAIT.as_millis()));
-        change(options);
-    })
-    .await
+fn little_patience(options: &mut StackOptions) {
+    options.set("command.queue_wait", format!("{} ms", QUEUE_WAIT.as_millis()));
+    options.set("query.queue_wait", format!("{} ms", QUEUE_WAIT.as_millis()));
 }
 
 /// Connections enough for all calls under way: one carries 256.
@@ -76,15 +72,17 @@ fn told(load: &str, outcome: &Outcome, capacity: f64) {
 #[tokio::test(flavor = "multi_thread")]
 async fn twice_the_commands_leave_the_capacity_to_those_let_in() -> Result<()> {
     const PRODUCTS: u64 = 16;
-    // A statement a command: the lane is what saturates, not the two cores that the callers share with the servers.
-    let system = system(|options| {
-        options.set("command.batch_commands", 1);
+    let (system, network) = System::start_over_network(|options| {
+        little_patience(options);
+        options.set("command.batch_commands", 8);
     })
     .await?;
     let shop = Shop(system.session()?);
     for product in 0..PRODUCTS {
         shop.sell(&format!("p-{product}"), 100, 1).await?;
     }
+    // A lane that waits for its database is what saturates, not the two cores that the callers share with the servers.
+    network.postgres.set_latency(Duration::from_millis(2));
     let channels = channels(&system, Door::Command)?;
     let receive = move |number: u64| {
         let channel = channels[number as usize % channels.len()].clone();
@@ -101,7 +99,7 @@ async fn twice_the_commands_leave_the_capacity_to_those_let_in() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn twice_the_queries_leave_the_capacity_to_those_let_in() -> Result<()> {
     const PRODUCTS: i32 = 200;
-    let system = system(|_| {}).await?;
+    let system = System::start(little_patience).await?;
     let shop = Shop(system.session()?);
     let shop = &shop;
     let selling = stream::iter(0..PRODUCTS).map(|product| async move { shop.sell(&format!("p-{product}"), 100, 0).await });
