@@ -163,18 +163,12 @@ fn command(settings: &Settings) -> Checked {
     ] {
         positive(&format!("command.{name}"), value)?;
     }
-    want(
-        command.payment_window <= LONGEST_PAYMENT_WINDOW,
-        "command.payment_window",
-        format_args!("{}", shown(command.payment_window)),
-        &format!("at most {}", shown(LONGEST_PAYMENT_WINDOW)),
-    )?;
-    want(
-        command.ledger_retention <= LONGEST_RETENTION,
-        "command.ledger_retention",
-        format_args!("{}", shown(command.ledger_retention)),
-        &format!("at most {}", shown(LONGEST_RETENTION)),
-    )?;
+    for (name, value, longest) in [
+        ("payment_window", command.payment_window, LONGEST_PAYMENT_WINDOW),
+        ("ledger_retention", command.ledger_retention, LONGEST_RETENTION),
+    ] {
+        want(value <= longest, &format!("command.{name}"), format_args!("{}", shown(value)), &format!("at most {}", shown(longest)))?;
+    }
     lease("command", command.lease_ttl, command.heartbeat_interval)
 }
 
