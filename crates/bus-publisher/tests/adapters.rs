@@ -139,6 +139,20 @@ async fn nothing_waits_for_a_server_that_is_away() {
     assert!(within(futures::StreamExt::next(&mut heads)).await.is_some());
 }
 
+/// What it missed is on the bus, and the event log is not asked for it.
+#[tokio::test]
+async fn who_asks_before_it_is_connected_is_connected_first() {
+    let world = World::new().await;
+    let events = History::of(log(1), "started").events(3);
+    world.publisher.create(log(1), Position(1)).await.expect("made");
+    publish(&world.publisher, &events).await;
+    for _ in 0..10 {
+        let bus = JetStreamBus::connect(&world.nats.url(), "souk", "started").await.expect("a good url");
+        let mut consumer = within(bus.consume(log(1), Position(1))).await.expect("consumes");
+        assert_eq!(take(&mut consumer, 3).await, events);
+    }
+}
+
 #[tokio::test]
 async fn a_wiped_store_shows_as_a_missing_stream() {
     let mut world = World::new().await;

@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use async_nats::{Client, ConnectOptions, Event, connection::State};
-use tokio::sync::watch;
+use tokio::{sync::watch, time::timeout};
 use tracing::{debug, info, warn};
 
 use crate::BusError;
@@ -9,6 +9,8 @@ use crate::BusError;
 /// Half-open connections show within twice this; the default leaves them for minutes.
 const PING_INTERVAL: Duration = Duration::from_secs(5);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long whoever asks first waits for the connection that is being made.
+const FIRST_SESSION: Duration = Duration::from_millis(500);
 /// Messages buffered per subscription before further ones are dropped.
 const SUBSCRIPTION_CAPACITY: usize = 16 * 1024;
 
@@ -56,6 +58,14 @@ impl Connection {
         let mut sessions = self.sessions.clone();
         sessions.mark_unchanged();
         sessions
+    }
+
+    /// As [`Self::up`], but a process that has just started is connected first: else all that it missed would be asked of the
+    /// event log, which is there for what the bus has not.
+    pub(crate) async fn came_up(&self) -> Result<(), BusError> {
+        let mut sessions = self.sessions.clone();
+        let _ = timeout(FIRST_SESSION, sessions.wait_for(|session| *session > 0)).await;
+        self.up()
     }
 
     /// Refuses at once while there is no server. async-nats would queue what is sent, and wait without limit for a

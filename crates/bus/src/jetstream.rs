@@ -66,6 +66,7 @@ impl JetStreamBus {
 #[async_trait::async_trait]
 impl EventSource for JetStreamBus {
     async fn consume(&self, log: LogId, from: Position) -> Result<Events, BusError> {
+        self.connection.came_up().await?;
         // Before the consumer is made, so that no session passes unseen in between.
         let sessions = self.connection.sessions();
         self.connection.up()?;

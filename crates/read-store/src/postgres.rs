@@ -1,28 +1,40 @@
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use souk_event_sourcing::{Epoch, InvalidStreamId, LogHash, LogId, Position, StreamId, UnixMillis};
-use sqlx::{AssertSqlSafe, Row as _, postgres::PgRow};
+use sqlx::{
+    AssertSqlSafe, Connection, PgConnection, Postgres, Row as _,
+    postgres::{PgArguments, PgRow},
+    query::Query,
+};
+use tokio::time::timeout;
 
 use crate::{
     Batch, Checkpoint, Database, Fence, Members, Page, Parked, ParkedEntity, ParkedEvent, ParkedQuery, ReadStoreError, Replica, Row,
     RowKey, Table, ViewStore, Written,
     checkpoint::log_id,
     sql::{self, BLAME, CLAIM, HEARTBEAT, LEAVE, MEMBERS, PARKED_ENTITIES, PARKED_EVENTS, RELEASE},
+    store::ACQUIRE_LIMIT,
 };
 
-/// [`ViewStore`] over one read database.
+/// [`ViewStore`] over one read database. Clones share the connection of the batches.
 #[derive(Debug, Clone)]
 pub struct PostgresViews {
     database: Database,
     tables: &'static [&'static Table],
     rewind: Arc<str>,
+    /// Batches follow each other on one connection, beside the pool: a pool hands its connections out in turn, and each would
+    /// have to make plans of its own and keep what they touch at hand.
+    writer: Arc<Mutex<Option<PgConnection>>>,
 }
 
 impl PostgresViews {
     /// Writes `tables`, and no others, in `database`.
     pub fn new(database: Database, tables: &'static [&'static Table]) -> Self {
-        Self { database, tables, rewind: sql::rewind(tables).into() }
+        Self { database, tables, rewind: sql::rewind(tables).into(), writer: Arc::default() }
     }
 
     pub fn database(&self) -> &Database {
@@ -40,6 +52,23 @@ impl PostgresViews {
         const FEW: usize = 2;
         let with_rows: Vec<_> = self.tables.iter().copied().filter(|table| !rows_of(batch, table).is_empty()).collect();
         if with_rows.len() <= FEW { with_rows } else { self.tables.to_vec() }
+    }
+
+    /// Runs a statement on the connection of the batches. After an error, or when the caller gives up meanwhile, another one is
+    /// opened next time.
+    async fn on_writer(&self, query: Query<'_, Postgres, PgArguments>) -> Result<Vec<PgRow>, sqlx::Error> {
+        let writer = || self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = writer().take();
+        let mut connection = match kept {
+            Some(connection) => connection,
+            None => {
+                let options = self.database.pool().connect_options();
+                timeout(ACQUIRE_LIMIT, PgConnection::connect_with(&options)).await.map_err(|_| sqlx::Error::PoolTimedOut)??
+            }
+        };
+        let rows = query.fetch_all(&mut connection).await?;
+        *writer() = Some(connection);
+        Ok(rows)
     }
 
     fn failed(&self, error: sqlx::Error) -> ReadStoreError {
@@ -118,7 +147,7 @@ impl ViewStore for PostgresViews {
         }
         let (advances, tables) = (&batch.advances, self.written_by(batch));
         let parks = !batch.parked.is_empty() || !batch.released.is_empty();
-        let mut query = sqlx::query(AssertSqlSafe(sql::write(&tables, parks)))
+        let mut query = sqlx::query_with(AssertSqlSafe(sql::write(&tables, parks)), sql::arguments_for(batch))
             .bind(regions(advances.iter().map(|advance| advance.log)))
             .bind(partitions(advances.iter().map(|advance| advance.log)))
             .bind(advances.iter().map(|advance| advance.fence.0 as i64).collect::<Vec<_>>())
@@ -145,7 +174,7 @@ impl ViewStore for PostgresViews {
         for table in tables {
             query = sql::bind_rows(query, table, rows_of(batch, table));
         }
-        let rows = query.fetch_all(self.database.pool()).await.map_err(|error| self.failed(error))?;
+        let rows = self.on_writer(query).await.map_err(|error| self.failed(error))?;
         let moved = self.decode_checkpoints(&rows)?;
         let lost = |log: &LogId| moved.iter().all(|checkpoint| checkpoint.log != *log);
         Ok(Written { lost: advances.iter().map(|advance| advance.log).filter(lost).collect(), moved })

@@ -1,13 +1,14 @@
 //! The statements over view tables, built from their description. Names come from `&'static` descriptions in our own code,
 //! values only ever from binds.
 
+use bytes::Bytes;
 use sqlx::{
-    Postgres, Row as _,
+    Arguments as _, Postgres, Row as _,
     postgres::{PgArguments, PgRow},
     query::Query,
 };
 
-use crate::{Column, Kind, ReadStoreError, Row, RowKey, Table, Value, checkpoint::log_id, table::PARKED_AT};
+use crate::{Batch, Column, Kind, ReadStoreError, Row, RowKey, Table, Value, checkpoint::log_id, table::PARKED_AT};
 
 impl Column {
     /// Type of the array its values are bound as. Numbers travel as bigint and lists as array literals, for `unnest` would
@@ -253,6 +254,17 @@ pub(crate) fn scan(table: &Table, after: bool) -> String {
     )
 }
 
+/// Room for all values of [`write`] at once: to grow a megabyte by doubling costs more than to fill it.
+pub(crate) fn arguments_for(batch: &Batch) -> PgArguments {
+    /// What a row has beside its bytes, in all columns.
+    const ROW: usize = 256;
+    let of_row = |row: &Row| ROW + row.values.iter().filter_map(Value::as_bytes).map(Bytes::len).sum::<usize>();
+    let (rows, tables) = (batch.rows.values().flatten(), batch.rows.len());
+    let mut arguments = PgArguments::default();
+    arguments.reserve(20 * (tables + 1), ROW * batch.advances.len() + rows.map(of_row).sum::<usize>());
+    arguments
+}
+
 type Prepared<'q> = Query<'q, Postgres, PgArguments>;
 
 /// Binds the logs and key columns of `keys`, one array each.
@@ -281,8 +293,8 @@ pub(crate) fn bind_rows<'q>(query: Prepared<'q>, table: &Table, rows: &[Row]) ->
 fn bind_column<'q, 'v>(query: Prepared<'q>, column: Column, values: impl Iterator<Item = &'v Value>) -> Prepared<'q> {
     match column.kind {
         Kind::Small | Kind::Int | Kind::Big | Kind::Sum => query.bind(values.map(Value::as_int).collect::<Vec<_>>()),
-        Kind::Text => query.bind(values.map(|value| value.as_text().map(str::to_owned)).collect::<Vec<_>>()),
-        Kind::Bytes => query.bind(values.map(|value| value.as_bytes().map(|bytes| bytes.to_vec())).collect::<Vec<_>>()),
+        Kind::Text => query.bind(values.map(Value::as_text).collect::<Vec<_>>()),
+        Kind::Bytes => query.bind(values.map(|value| value.as_bytes().map(Bytes::as_ref)).collect::<Vec<_>>()),
         Kind::Texts => query.bind(values.map(array_literal).collect::<Vec<_>>()),
         Kind::WrittenMs => unreachable!("value_columns leaves it out"),
     }

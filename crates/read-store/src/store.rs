@@ -279,7 +279,7 @@ async fn connect_one(config: &DatabaseConfig, access: Access) -> Result<Database
 }
 
 /// Longest wait for a connection.
-const ACQUIRE_LIMIT: Duration = Duration::from_secs(5);
+pub(crate) const ACQUIRE_LIMIT: Duration = Duration::from_secs(5);
 
 fn options(url: &str, access: Access) -> Result<PgConnectOptions, sqlx::Error> {
     let session: &[(&str, &str)] = match access {

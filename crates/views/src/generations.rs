@@ -1,7 +1,6 @@
-use std::{
-    collections::{HashMap, hash_map::Entry},
-    hash::Hash,
-};
+use std::hash::Hash;
+
+use ahash::HashMap;
 
 /// A map whose size is bounded by forgetting what was not used for a while: what is touched moves to the young generation,
 /// and when that is full it becomes the old one, whose entries are dropped. Entries are dropped only by [`Self::age`], hence
@@ -14,27 +13,27 @@ pub(crate) struct Generations<K, V> {
 
 impl<K, V> Default for Generations<K, V> {
     fn default() -> Self {
-        Self { young: HashMap::new(), old: HashMap::new() }
+        Self { young: HashMap::default(), old: HashMap::default() }
     }
 }
 
 impl<K: Clone + Eq + Hash, V> Generations<K, V> {
     /// Whether `key` is here; if so it is young from now on.
     pub(crate) fn touch(&mut self, key: &K) -> bool {
-        if let Some((key, value)) = self.old.remove_entry(key) {
-            self.young.insert(key, value);
+        if self.young.contains_key(key) {
             return true;
         }
-        self.young.contains_key(key)
+        let Some((key, value)) = self.old.remove_entry(key) else { return false };
+        self.young.insert(key, value);
+        true
     }
 
     /// The value of `key`, made by `fresh` if there is none.
     pub(crate) fn get_or_insert(&mut self, key: &K, fresh: impl FnOnce() -> Option<V>) -> Option<&mut V> {
-        self.touch(key);
-        match self.young.entry(key.clone()) {
-            Entry::Occupied(entry) => Some(entry.into_mut()),
-            Entry::Vacant(entry) => fresh().map(|value| entry.insert(value)),
+        if !self.touch(key) {
+            self.young.insert(key.clone(), fresh()?);
         }
+        self.young.get_mut(key)
     }
 
     pub(crate) fn insert(&mut self, key: K, value: V) {

@@ -56,7 +56,7 @@ impl EntityView for Product {
     }
 
     fn filters(&self) -> Vec<Value> {
-        let details = self.details.clone().unwrap_or_default();
-        vec![Value::Int(self.state.into()), Value::Text(details.category), Value::Texts(details.tags)]
+        let (category, tags) = self.details.as_ref().map(|details| (details.category.clone(), details.tags.clone())).unwrap_or_default();
+        vec![Value::Int(self.state.into()), Value::Text(category), Value::Texts(tags)]
     }
 }

@@ -111,6 +111,13 @@ impl Held {
         Ok(Self { entity: Entity::decode(category, row)?, position: row.position, parked: mark(row), changed: false })
     }
 
+    /// Has its row written with the next ones.
+    fn change(&mut self, key: EntityKey, changed: &mut Vec<EntityKey>) {
+        if !std::mem::replace(&mut self.changed, true) {
+            changed.push(key);
+        }
+    }
+
     pub(crate) fn to_row(&self, (log, stream): &EntityKey) -> Row {
         let key = RowKey { log: *log, key: vec![Value::from(stream.id())] };
         match &self.entity {
@@ -152,7 +159,7 @@ impl Rows {
             }
         }
         held.position = event.position;
-        self.change(key);
+        held.change(key, &mut self.changed);
         Ok(())
     }
 
@@ -163,7 +170,7 @@ impl Rows {
             && held.parked.is_none()
         {
             held.parked = Some(Parked { at: event.position, since });
-            self.change(key);
+            held.change(key, &mut self.changed);
         }
     }
 
@@ -173,7 +180,7 @@ impl Rows {
         if let Some(held) = held(&mut self.entities, &key)
             && held.parked.take().is_some()
         {
-            self.change(key);
+            held.change(key, &mut self.changed);
         }
     }
 
@@ -183,15 +190,7 @@ impl Rows {
         if let Some(held) = held(&mut self.entities, &key) {
             held.entity.stamp(&Moment::of(event));
             held.position = event.position;
-            self.change(key);
-        }
-    }
-
-    fn change(&mut self, key: EntityKey) {
-        if let Some(held) = self.entities.get_mut(&key)
-            && !std::mem::replace(&mut held.changed, true)
-        {
-            self.changed.push(key);
+            held.change(key, &mut self.changed);
         }
     }
 

@@ -11,6 +11,7 @@ use souk_views::{Poison, PoisonReason};
 use tracing::{Instrument, info_span};
 
 use crate::{
+    ahead::{AHEAD_FOR, Load},
     changes, parking,
     reader::{Arrival, What},
     sequence::Tail,
@@ -19,16 +20,26 @@ use crate::{
 
 /// What came of folding a batch in memory.
 #[derive(Default)]
-struct Folded {
+pub(crate) struct Folded {
     /// Per log: after the last event that was applied or set aside.
-    tails: BTreeMap<LogId, Tail>,
-    culprits: Vec<Culprit>,
-    parked: Vec<ParkedEvent>,
-    rows: BTreeMap<&'static str, Vec<Row>>,
+    pub tails: BTreeMap<LogId, Tail>,
+    pub culprits: Vec<Culprit>,
+    pub parked: Vec<ParkedEvent>,
+    pub rows: BTreeMap<&'static str, Vec<Row>>,
+}
+
+/// Events that are written together.
+#[derive(Default)]
+struct Part {
+    events: Vec<RecordedEvent>,
+    /// Why the database refused what a single event led to.
+    refused: Option<String>,
+    /// What they come to, if they were folded already.
+    folded: Option<Folded>,
 }
 
 /// A log that cannot go on, and why.
-struct Culprit {
+pub(crate) struct Culprit {
     log: LogId,
     position: Position,
     reason: String,
@@ -36,39 +47,61 @@ struct Culprit {
     mendable: bool,
 }
 
+impl Part {
+    fn of(events: Vec<RecordedEvent>) -> Self {
+        Self { events, ..Self::default() }
+    }
+}
+
 impl Shard {
-    /// Writes what has arrived in one transaction.
+    /// Writes what has arrived in one transaction; while as much again arrives, that as well.
     ///
     /// # Errors
     /// When the database does not answer; all logs concerned are read anew then.
     pub(crate) async fn project(&mut self, first: Arrival) -> Result<(), ReadStoreError> {
-        let mut events = Vec::new();
-        let mut diverged = BTreeSet::new();
-        // Permits are held until the events are written, so that the room bounds what is in memory.
-        let mut permits = Vec::new();
         self.keep_pace().await;
-        let began = tokio::time::Instant::now();
-        for arrival in self.arrived(first) {
-            match arrival.what {
-                What::Whole(position) => {
-                    if let Some(progress) = self.logs.get_mut(&arrival.log) {
-                        progress.whole = Some(position);
-                    }
-                }
-                What::Event(event, permit) => {
-                    events.push(*event);
-                    permits.push(permit);
-                }
-                What::Diverged => drop(diverged.insert(arrival.log)),
-            }
+        let (arrivals, began) = (self.arrived(first), tokio::time::Instant::now());
+        let mut next = Some(self.load(arrivals));
+        while let Some(load) = next {
+            next = self.write_load(load, began.elapsed() < AHEAD_FOR).await?;
         }
-        events.retain(|event| !diverged.contains(&event.log));
+        self.end_rebuilds().await
+    }
+
+    /// Writes a load. Gives the next one, which may be taken meanwhile if there is time for it.
+    async fn write_load(&mut self, load: Load, time_ahead: bool) -> Result<Option<Load>, ReadStoreError> {
+        let Load { events, permits, diverged, folded, .. } = load;
+        let (began, mut ahead) = (tokio::time::Instant::now(), None);
         // Their readers have ended: should anything fail before their turn comes, they are read anew.
         self.unsynced.extend(&diverged);
-        let culprits = if events.is_empty() { Vec::new() } else { self.write_or_split(&events).await? };
+        let culprits = if events.is_empty() {
+            Vec::new()
+        } else {
+            let in_numbers = events.len() > self.config.batch_events / 2;
+            let room = (time_ahead && in_numbers).then_some(&mut ahead);
+            match self.write_or_split(Part { events, refused: None, folded }, room).await {
+                Ok(culprits) => culprits,
+                Err(error) => {
+                    ahead.into_iter().for_each(|load| self.abandon(load));
+                    return Err(error);
+                }
+            }
+        };
         self.pace.wrote(began, permits.len());
         drop(permits);
         let known: BTreeSet<_> = culprits.iter().map(|culprit| culprit.log).filter(|log| self.unsynced.insert(*log)).collect();
+        let settled = self.settle(culprits, &known, diverged).await;
+        match settled {
+            Ok(()) => Ok(ahead.and_then(|load| self.still_next(load))),
+            Err(error) => {
+                ahead.into_iter().for_each(|load| self.abandon(load));
+                Err(error)
+            }
+        }
+    }
+
+    /// Has the logs stand still, or be folded anew, that cannot go on as they were.
+    async fn settle(&mut self, culprits: Vec<Culprit>, known: &BTreeSet<LogId>, diverged: BTreeSet<LogId>) -> Result<(), ReadStoreError> {
         for Culprit { log, position, reason, mendable } in culprits {
             if known.contains(&log) {
                 self.unsynced.remove(&log);
@@ -79,59 +112,81 @@ impl Shard {
             tracing::warn!(%log, "the log went back; its views are folded anew");
             self.rewind(log).await?;
         }
-        self.end_rebuilds().await
+        Ok(())
     }
 
     /// Writes a batch. If the database refuses it, writes it in ever smaller parts, so that only the culprit is set aside,
-    /// or its log stands still.
-    async fn write_or_split(&mut self, events: &[RecordedEvent]) -> Result<Vec<Culprit>, ReadStoreError> {
+    /// or its log stands still. What arrives while the whole of it is written goes `ahead`.
+    async fn write_or_split(&mut self, whole: Part, mut ahead: Option<&mut Option<Load>>) -> Result<Vec<Culprit>, ReadStoreError> {
+        let logs: BTreeSet<LogId> = whole.events.iter().map(|event| event.log).collect();
         let mut culprits: Vec<Culprit> = Vec::new();
         // The part to be written next is the last one.
-        let mut parts = vec![(events.to_vec(), None)];
-        while let Some((mut part, refused)) = parts.pop() {
-            part.retain(|event| culprits.iter().all(|culprit| culprit.log != event.log));
-            let Some(first) = part.first() else { continue };
-            let error = match self.write_batch(&part, refused.as_deref()).await {
+        let mut parts = vec![whole];
+        while let Some(mut part) = parts.pop() {
+            part.events.retain(|event| culprits.iter().all(|culprit| culprit.log != event.log));
+            let Some(first) = part.events.first() else { continue };
+            let (log, position) = (first.log, first.position);
+            let error = match self.write_batch(&mut part, ahead.take()).await {
                 Ok(more) => {
                     culprits.extend(more);
                     continue;
                 }
                 Err(error) => error,
             };
+            let Part { mut events, refused, .. } = part;
             // Nothing was written, or the outcome is unknown: memory is ahead of the store either way.
-            part.iter().for_each(|event| self.folder.forget(event.log));
+            events.iter().for_each(|event| self.folder.forget(event.log));
             if error.retryable() {
-                self.unsynced.extend(events.iter().map(|event| event.log));
+                self.unsynced.extend(logs);
                 return Err(error);
             }
-            if part.len() > 1 {
-                let rest = part.split_off(part.len() / 2);
-                parts.extend([(rest, None), (part, None)]);
+            if events.len() > 1 {
+                let rest = events.split_off(events.len() / 2);
+                parts.extend([Part::of(rest), Part::of(events)]);
             } else if error.refuses_data() && refused.is_none() {
-                parts.push((part, Some(error.to_string())));
+                parts.push(Part { refused: Some(error.to_string()), ..Part::of(events) });
             } else {
                 let mendable = matches!(error, ReadStoreError::Corrupt { .. });
-                culprits.push(Culprit { log: first.log, position: first.position, reason: error.to_string(), mendable });
+                culprits.push(Culprit { log, position, reason: error.to_string(), mendable });
             }
         }
         Ok(culprits)
     }
 
-    /// Writes a part of a batch; sets its events aside if the database `refused` what they led to.
-    async fn write_batch(&mut self, events: &[RecordedEvent], refused: Option<&str>) -> Result<Vec<Culprit>, ReadStoreError> {
-        let span = info_span!("project", database = self.database, events = events.len());
-        telemetry::set_parents(&span, events.iter().map(|event| event.traceparent.as_str()));
-        self.fold_and_write(events, refused).instrument(span).await
+    /// Writes a part of a batch; sets its events aside if the database refused what they led to.
+    async fn write_batch(&mut self, part: &mut Part, ahead: Option<&mut Option<Load>>) -> Result<Vec<Culprit>, ReadStoreError> {
+        let span = info_span!("project", database = self.database, events = part.events.len());
+        telemetry::set_parents(&span, part.events.iter().map(|event| event.traceparent.as_str()));
+        self.fold_and_write(part, ahead).instrument(span).await
     }
 
-    async fn fold_and_write(&mut self, events: &[RecordedEvent], refused: Option<&str>) -> Result<Vec<Culprit>, ReadStoreError> {
-        let started = Instant::now();
-        self.folder.prepare(&*self.store, events).await?;
-        let now = now();
-        let Folded { tails, mut culprits, parked, rows } = self.fold(events, refused, now);
+    async fn fold_and_write(&mut self, part: &mut Part, ahead: Option<&mut Option<Load>>) -> Result<Vec<Culprit>, ReadStoreError> {
+        let (started, now) = (Instant::now(), now());
+        let folded = match part.folded.take() {
+            Some(folded) => folded,
+            None => {
+                self.folder.prepare(&*self.store, &part.events).await?;
+                self.fold(&part.events, part.refused.as_deref(), now)
+            }
+        };
+        let Folded { tails, mut culprits, parked, rows } = folded;
+        let events = part.events.as_slice();
         let (advances, released) = (self.advances(&tails), Vec::new());
         let batch = Batch { advances, rows, parked, released, revision: souk_views::revision(), now };
-        let written = self.store.write(&batch).await?;
+        let store = self.store.clone();
+        let writing = std::pin::pin!(store.write(&batch));
+        // What is set aside counts before the next events do.
+        let written = match ahead.filter(|_| batch.parked.is_empty() && culprits.is_empty()) {
+            Some(ahead) => {
+                let (written, mut load) = self.fold_meanwhile(writing).await;
+                if written.is_err() {
+                    self.unfold(&mut load);
+                }
+                *ahead = Some(load);
+                written?
+            }
+            None => writing.await?,
+        };
         self.meters.commits.record(started.elapsed());
         self.meters.batches.record(events.len() as f64);
         self.meters.transactions.increment(1);

@@ -42,7 +42,7 @@ pub(crate) struct Ports {
 
 /// Projects all logs placed in one read database: one loop, one transaction at a time, over whatever has arrived.
 ///
-/// Six files: this one (the loop and what it remembers), `batch` (fold and write), `recovery` (lost checkpoints, logs that
+/// Seven files: this one (the loop and what it remembers), `batch` (fold and write), `ahead` (what is folded meanwhile), `recovery` (lost checkpoints, logs that
 /// went back, announcements), `membership` (which logs are this replica's), `parking` (what operators ask for),
 /// `watchdog` (what hangs).
 pub(crate) struct Shard {
@@ -59,7 +59,7 @@ pub(crate) struct Shard {
     pub(crate) seat: Seat,
     pub(crate) meters: Meters,
     pub(crate) pace: Pace,
-    inbox: mpsc::Receiver<Arrival>,
+    pub(crate) inbox: mpsc::Receiver<Arrival>,
     outbox: mpsc::Sender<Arrival>,
     room: Arc<Semaphore>,
     errands: mpsc::Receiver<Errand>,
@@ -244,7 +244,6 @@ impl Shard {
             bytes += arrival.bytes();
             arrivals.push(arrival);
         }
-        arrivals.retain(|arrival| self.logs.get(&arrival.log).is_some_and(|progress| progress.generation == arrival.generation));
         arrivals
     }
 

@@ -45,6 +45,8 @@ impl Part {
 pub const CONNECTIONS: usize = 8;
 /// Callers of a closed loop that fills the next batch of the command service while one is written.
 pub const WRITERS: usize = 1024;
+/// Callers of a load that only has to be there: so few that nobody waits too long when the disk stands still for a moment.
+pub const FILLERS: usize = 256;
 /// Events of all logs, in the write databases.
 pub const WRITTEN: &str = "select coalesce(sum(position), 0)::bigint from partition_head";
 /// Events in the views, in the read databases.
@@ -110,7 +112,7 @@ impl Stage {
     /// When one is refused.
     pub async fn create_with(&self, first: u64, count: u64, request_id: fn() -> String) -> Result<Report> {
         let source = move |rpcs: Vec<Arc<Rpc>>| sources::creations(rpcs[0].clone(), first, request_id);
-        all_ok(self.commands().run(&[(0, sources::CREATE_PRODUCT)], source, Press::Calls(WRITERS, count)).await?)
+        all_ok(self.commands().run(&[(0, sources::CREATE_PRODUCT)], source, Press::Calls(FILLERS, count)).await?)
     }
 
     /// A loader before the query service.

@@ -19,10 +19,12 @@ proptest! {
         lengths in prop::collection::vec(1..60usize, 1..4),
         bus in prop::collection::vec(any::<u8>(), 1..97),
         store in prop::collection::vec(any::<u8>(), 0..150),
+        slowness in 0..40usize,
         guests in prop::collection::vec((any::<bool>(), 0..20u8), 0..4),
     ) {
         run(async {
             let world = World::new(lengths.len() as u16, Messy::new(bus), store);
+            world.store.slowness.store(slowness, Ordering::Relaxed);
             let logs: Vec<_> = lengths.iter().zip(0..).map(|(length, partition)| filled(Writer::new(log(partition)), *length).events).collect();
             logs.iter().for_each(|events| world.publish(events));
             let first = world.start();
@@ -46,6 +48,20 @@ proptest! {
             }
         });
     }
+}
+
+/// Database and projector would wait for each other else.
+#[tokio::test]
+async fn a_backlog_is_folded_while_the_batch_before_it_is_written() {
+    let world = World::new(1, Messy::tidy(), vec![]);
+    world.store.slowness.store(50, Ordering::Relaxed);
+    let mut writer = Writer::new(log(0));
+    (0..60).for_each(|product| writer.receive(product, 1));
+    world.publish(&writer.events);
+    let running = world.start();
+    world.reach(&writer.events).await;
+    assert!(world.store.loads_meanwhile.load(Ordering::Relaxed) > 0, "no row was read while a batch was written");
+    running.stop().await;
 }
 
 #[tokio::test]

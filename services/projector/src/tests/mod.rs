@@ -77,6 +77,9 @@ impl World {
                 learned: AtomicBool::new(false),
                 hangs: AtomicUsize::new(0),
                 broken_rewinds: AtomicUsize::new(0),
+                slowness: AtomicUsize::new(0),
+                writing: AtomicBool::new(false),
+                loads_meanwhile: AtomicUsize::new(0),
             }),
             feed: MemoryBus::default(),
             heads: Heads::new(logs.clone()),
@@ -168,14 +171,20 @@ struct Flaky {
     inner: MemoryViews,
     faults: Vec<u8>,
     next: AtomicU64,
-    /// Data of a row that the database refuses.
-    refuses: Mutex<Option<RowKey>>,
+    /// A row that the database refuses as long as it does not reach beyond a position.
+    refuses: Mutex<Option<(RowKey, Position)>>,
     /// Whether events set aside come back as ones that the code knows, as if it had learned of them.
     learned: AtomicBool,
     /// How many writes to come never return.
     hangs: AtomicUsize,
     /// How many rewinds to come break the connection.
     broken_rewinds: AtomicUsize,
+    /// How often others have their turn while a batch is written.
+    slowness: AtomicUsize,
+    /// Whether one is being written.
+    writing: AtomicBool,
+    /// How often rows were asked for meanwhile.
+    loads_meanwhile: AtomicUsize,
 }
 
 impl Flaky {
@@ -188,8 +197,8 @@ impl Flaky {
     /// Whether a batch changes the refused row; to mark it is fine.
     fn refuses(&self, batch: &Batch) -> bool {
         let refused = self.refuses.lock().unwrap();
-        let changes = |row: &Row| Some(&row.key) == refused.as_ref() && row.values[2] == Value::Null;
-        batch.rows.values().flatten().any(changes)
+        let Some((key, until)) = refused.as_ref() else { return false };
+        batch.rows.values().flatten().any(|row| row.key == *key && row.position <= *until && row.values[2] == Value::Null)
     }
 
     fn broken<T>() -> Result<T, ReadStoreError> {
@@ -232,11 +241,17 @@ impl ViewStore for Flaky {
     }
 
     async fn load(&self, table: &'static Table, keys: &[RowKey]) -> Result<Vec<Row>, ReadStoreError> {
+        self.loads_meanwhile.fetch_add(self.writing.load(Ordering::Relaxed).into(), Ordering::Relaxed);
         if self.fault() < 10 { Self::broken() } else { self.inner.load(table, keys).await }
     }
 
     async fn write(&self, batch: &Batch) -> Result<Written, ReadStoreError> {
         hang(&self.hangs).await;
+        self.writing.store(true, Ordering::Relaxed);
+        for _ in 0..self.slowness.load(Ordering::Relaxed) {
+            tokio::task::yield_now().await;
+        }
+        self.writing.store(false, Ordering::Relaxed);
         if self.refuses(batch) {
             let source = sqlx::Error::Database(Box::new(BadData));
             return Err(ReadStoreError::Database { database: "r0".to_owned(), source });

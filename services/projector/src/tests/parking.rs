@@ -187,17 +187,11 @@ async fn a_dropped_event_is_counted_and_later_ones_are_applied() {
 /// A row that the database refuses parks its entity as well; it would stop the log of everybody else.
 #[tokio::test]
 async fn what_the_database_refuses_is_set_aside_alone() {
-    let mut world = World::new(2, Messy::tidy(), vec![]);
+    let (mut world, logs) = refusing(3, Position(u64::MAX));
     world.config.parked_events_max = 10;
-    let logs = [filled(Writer::new(log(0)), 30).events, filled(Writer::new(log(1)), 30).events];
-    *world.store.refuses.lock().unwrap() = Some(RowKey { log: log(0), key: vec![Value::from("p-1")] });
-    logs.iter().for_each(|events| world.publish(events));
     let running = world.start();
     world.reach(&logs[1]).await;
-    world.passed(&logs[0]).await;
-    let others: Vec<_> = logs[0].iter().filter(|event| event.stream.id() != "p-1").cloned().collect();
-    world.hold_fold_of(log(0), &others).await;
-    assert_eq!(world.parked().await, [("stock-p-1".to_owned(), 10, 2)]);
+    world.only_the_refused_is_set_aside(&logs[0]).await;
     let refused = running.errands.run(log(0), stream("stock-p-1"), Wish::Replay).await.unwrap();
     assert!(refused.failure.is_some_and(|failure| failure.contains("invalid byte sequence")));
     *world.store.refuses.lock().unwrap() = None;
@@ -205,6 +199,55 @@ async fn what_the_database_refuses_is_set_aside_alone() {
     assert_eq!(done, Done { events: 10, failure: None });
     world.hold_fold_of(log(0), &logs[0]).await;
     running.stop().await;
+}
+
+/// The batch behind it was folded without knowing of the refusal, and nothing in it would be refused.
+#[tokio::test]
+async fn what_was_folded_meanwhile_is_folded_again_behind_a_refusal() {
+    let (mut world, logs) = refusing(3, Position(5));
+    world.config.parked_events_max = 10;
+    world.store.slowness.store(50, Ordering::Relaxed);
+    let running = world.start();
+    world.reach(&logs[1]).await;
+    world.only_the_refused_is_set_aside(&logs[0]).await;
+    running.stop().await;
+}
+
+/// What was taken meanwhile must not carry a log over the event it stands still at.
+#[tokio::test]
+async fn a_log_that_stands_still_does_not_go_on_with_what_was_folded_meanwhile() {
+    // No entity twice: none of them notices that an event of it is missing.
+    let (mut world, logs) = refusing(30, Position(5));
+    world.config.parked_events_max = 0;
+    world.store.slowness.store(50, Ordering::Relaxed);
+    let running = world.start();
+    world.reach(&logs[1]).await;
+    wait(|| async { running.board.halted() == 1 }).await;
+    assert_eq!(world.checkpoint(log(0)).await.position, Position(1));
+    world.hold_fold_of(log(0), &logs[0][..1]).await;
+    running.stop().await;
+}
+
+/// Two logs of so many products; rows of one in the first are refused as long as they do not reach beyond a position.
+fn refusing(products: u64, until: Position) -> (World, [Vec<RecordedEvent>; 2]) {
+    let world = World::new(2, Messy::tidy(), vec![]);
+    let logs = [0, 1].map(|partition| {
+        let mut writer = Writer::new(log(partition));
+        (0..30).for_each(|number| writer.receive(number % products, number as i64 + 1));
+        writer.events
+    });
+    *world.store.refuses.lock().unwrap() = Some((RowKey { log: log(0), key: vec![Value::from("p-1")] }, until));
+    logs.iter().for_each(|events| world.publish(events));
+    (world, logs)
+}
+
+impl World {
+    async fn only_the_refused_is_set_aside(&self, events: &[RecordedEvent]) {
+        self.passed(events).await;
+        let others: Vec<_> = events.iter().filter(|event| event.stream.id() != "p-1").cloned().collect();
+        self.hold_fold_of(log(0), &others).await;
+        assert_eq!(self.parked().await, [("stock-p-1".to_owned(), 10, 2)]);
+    }
 }
 
 /// Events of stocks and orders, some of them unknown to the code.
@@ -240,9 +283,11 @@ proptest! {
         more in prop::collection::vec((any::<u8>(), Just(false)), 1..10),
         bus in prop::collection::vec(any::<u8>(), 1..97),
         store in prop::collection::vec(any::<u8>(), 0..100),
+        slowness in 0..40usize,
     ) {
         run(async {
             let mut world = World::new(1, Messy::new(bus), store);
+            world.store.slowness.store(slowness, Ordering::Relaxed);
             world.config.parked_events_max = 1000;
             let all = random_log(&[choices.clone(), more].concat());
             let events = &all[..choices.len()];

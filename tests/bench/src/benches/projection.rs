@@ -13,7 +13,7 @@ use crate::{
     pairs::median_of,
     record::{Entry, Goal, progress},
     sources::{Keys, UPDATE_PRODUCT, updates},
-    stage::{APPLIED, PATIENCE, WRITERS, WRITTEN, sum},
+    stage::{APPLIED, FILLERS, PATIENCE, WRITTEN, sum},
 };
 
 /// Between two looks at the checkpoints.
@@ -53,7 +53,7 @@ impl Bench {
             self.stage.system.stop(Service::Projector).await?;
             let keys = Keys::zipf(self.stage.products);
             let source = move |rpcs: Vec<Arc<Rpc>>| updates(rpcs[0].clone(), keys);
-            all_ok(self.stage.commands().run(&[(0, UPDATE_PRODUCT)], source, Press::Calls(WRITERS, events)).await?)?;
+            all_ok(self.stage.commands().run(&[(0, UPDATE_PRODUCT)], source, Press::Calls(FILLERS, events)).await?)?;
             turns.push(Turn { unique, zipf: self.projected().await?, copied });
         }
         let zipf = median_of(turns.iter().map(|turn| turn.zipf / turn.copied));
