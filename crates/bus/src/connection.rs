@@ -9,7 +9,7 @@ use crate::BusError;
 /// Half-open connections show within twice this; the default leaves them for minutes.
 const PING_INTERVAL: Duration = Duration::from_secs(5);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long whoever asks first waits for the connection that is being made.
+/// How long the first session is waited for.
 const FIRST_SESSION: Duration = Duration::from_millis(500);
 /// Messages buffered per subscription before further ones are dropped.
 const SUBSCRIPTION_CAPACITY: usize = 16 * 1024;

@@ -69,7 +69,6 @@ impl EventSource for JetStreamBus {
         self.connection.came_up().await?;
         // Before the consumer is made, so that no session passes unseen in between.
         let sessions = self.connection.sessions();
-        self.connection.up()?;
         consumer::read(&self.jetstream, self.subjects.stream(log), log, from, sessions).await
     }
 }

@@ -1,5 +1,5 @@
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Mutex, MutexGuard},
     time::{Duration, Instant},
 };
@@ -130,6 +130,10 @@ impl ViewStore for MemoryViews {
     }
 
     async fn write(&self, batch: &Batch) -> Result<Written, ReadStoreError> {
+        for (table, rows) in &batch.rows {
+            let mut seen = BTreeSet::new();
+            assert!(rows.iter().all(|row| seen.insert(&row.key)), "a row of {table} twice in a batch, which Postgres refuses");
+        }
         let mut tables = self.lock();
         let mut written = Written::default();
         for advance in &batch.advances {

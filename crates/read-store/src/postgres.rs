@@ -1,6 +1,6 @@
 use std::{
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
@@ -17,7 +17,7 @@ use crate::{
     RowKey, Table, ViewStore, Written,
     checkpoint::log_id,
     sql::{self, BLAME, CLAIM, HEARTBEAT, LEAVE, MEMBERS, PARKED_ENTITIES, PARKED_EVENTS, RELEASE},
-    store::ACQUIRE_LIMIT,
+    store::{ACQUIRE_LIMIT, UNTESTED_PAUSE},
 };
 
 /// [`ViewStore`] over one read database. Clones share the connection of the batches.
@@ -28,7 +28,13 @@ pub struct PostgresViews {
     rewind: Arc<str>,
     /// Batches follow each other on one connection, beside the pool: a pool hands its connections out in turn, and each would
     /// have to make plans of its own and keep what they touch at hand.
-    writer: Arc<Mutex<Option<PgConnection>>>,
+    writer: Arc<Mutex<Option<Writer>>>,
+}
+
+#[derive(Debug)]
+struct Writer {
+    connection: PgConnection,
+    used: Instant,
 }
 
 impl PostgresViews {
@@ -59,15 +65,18 @@ impl PostgresViews {
     async fn on_writer(&self, query: Query<'_, Postgres, PgArguments>) -> Result<Vec<PgRow>, sqlx::Error> {
         let writer = || self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         let kept = writer().take();
-        let mut connection = match kept {
-            Some(connection) => connection,
-            None => {
-                let options = self.database.pool().connect_options();
-                timeout(ACQUIRE_LIMIT, PgConnection::connect_with(&options)).await.map_err(|_| sqlx::Error::PoolTimedOut)??
+        let ready = async {
+            // As in the pool: a server that was restarted meanwhile is found out before a batch fails.
+            if let Some(Writer { mut connection, used }) = kept
+                && (used.elapsed() < UNTESTED_PAUSE || connection.ping().await.is_ok())
+            {
+                return Ok(connection);
             }
+            PgConnection::connect_with(&self.database.pool().connect_options()).await
         };
+        let mut connection = timeout(ACQUIRE_LIMIT, ready).await.map_err(|_| sqlx::Error::PoolTimedOut)??;
         let rows = query.fetch_all(&mut connection).await?;
-        *writer() = Some(connection);
+        *writer() = Some(Writer { connection, used: Instant::now() });
         Ok(rows)
     }
 

@@ -33,6 +33,7 @@ pub struct DatabaseConfig {
     pub url: String,
     /// The same database on streaming standbys; [`Access::Read`] alone reads from them.
     pub replicas: Vec<String>,
+    /// Of the pool; a projector's batches have one more.
     pub max_connections: u32,
 }
 
@@ -245,7 +246,7 @@ impl ReadStore {
 }
 
 /// A connection that was used within this time is taken to live.
-const UNTESTED_PAUSE: Duration = Duration::from_millis(250);
+pub(crate) const UNTESTED_PAUSE: Duration = Duration::from_millis(250);
 
 /// One pool per database, each with a first connection, so that a wrong address is told at start.
 pub(crate) async fn connect(configs: &[DatabaseConfig], access: Access) -> Result<Vec<Database>, ReadStoreError> {

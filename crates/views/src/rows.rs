@@ -197,6 +197,7 @@ impl Rows {
     /// Drops everything of a log.
     pub(crate) fn forget(&mut self, log: LogId) {
         self.entities.retain(|(of, _)| *of != log);
+        self.changed.retain(|(of, _)| *of != log);
         self.timeline.retain(|row| row.key.log != log);
         self.sales.retain(|key, _| key.log != log);
     }
@@ -205,8 +206,9 @@ impl Rows {
     pub(crate) fn take_changed(&mut self) -> BTreeMap<&'static str, Vec<Row>> {
         let mut changed: BTreeMap<&'static str, Vec<Row>> = BTreeMap::new();
         for key in std::mem::take(&mut self.changed) {
-            if let Some(held) = self.entities.get_mut(&key) {
-                held.changed = false;
+            if let Some(held) = self.entities.get_mut(&key)
+                && std::mem::take(&mut held.changed)
+            {
                 changed.entry(held.entity.table().name).or_default().push(held.to_row(&key));
             }
         }

@@ -64,6 +64,12 @@ impl Shard {
         let mut next = Some(self.load(arrivals));
         while let Some(load) = next {
             next = self.write_load(load, began.elapsed() < AHEAD_FOR).await?;
+            if next.is_some()
+                && let Err(error) = self.tell_in_time().await
+            {
+                next.into_iter().for_each(|load| self.abandon(load));
+                return Err(error);
+            }
         }
         self.end_rebuilds().await
     }
@@ -77,9 +83,10 @@ impl Shard {
         let culprits = if events.is_empty() {
             Vec::new()
         } else {
-            let in_numbers = events.len() > self.config.batch_events / 2;
-            let room = (time_ahead && in_numbers).then_some(&mut ahead);
-            match self.write_or_split(Part { events, refused: None, folded }, room).await {
+            let bytes: usize = events.iter().map(|event| event.payload.len()).sum();
+            let in_numbers = events.len() > self.config.batch_events / 2 || bytes > self.config.batch_bytes / 2;
+            let next = (time_ahead && in_numbers).then_some(&mut ahead);
+            match self.write_or_split(Part { events, refused: None, folded }, next).await {
                 Ok(culprits) => culprits,
                 Err(error) => {
                     ahead.into_iter().for_each(|load| self.abandon(load));
@@ -174,20 +181,21 @@ impl Shard {
         let (advances, released) = (self.advances(&tails), Vec::new());
         let batch = Batch { advances, rows, parked, released, revision: souk_views::revision(), now };
         let store = self.store.clone();
-        let writing = std::pin::pin!(store.write(&batch));
+        let writing = std::pin::pin!(async { (store.write(&batch).await, started.elapsed()) });
         // What is set aside counts before the next events do.
-        let written = match ahead.filter(|_| batch.parked.is_empty() && culprits.is_empty()) {
+        let (written, took) = match ahead.filter(|_| batch.parked.is_empty() && culprits.is_empty()) {
             Some(ahead) => {
                 let (written, mut load) = self.fold_meanwhile(writing).await;
-                if written.is_err() {
+                if written.0.is_err() {
                     self.unfold(&mut load);
                 }
                 *ahead = Some(load);
-                written?
+                written
             }
-            None => writing.await?,
+            None => writing.await,
         };
-        self.meters.commits.record(started.elapsed());
+        let written = written?;
+        self.meters.commits.record(took);
         self.meters.batches.record(events.len() as f64);
         self.meters.transactions.increment(1);
         let mut changed = changes::changed_rows(&batch.rows);

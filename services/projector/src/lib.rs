@@ -7,7 +7,8 @@
 //! # Layout
 //! - `sequence`: what an event is to a reader: the next one, known, behind a hole, of another history
 //! - `reader`: one log from a checkpoint on; `log_reader`: the event log behind it; `heads`: where logs end
-//! - `shard`, `batch`, `ahead`, `recovery`: the loop over one database; fold and write; what is folded meanwhile; lost checkpoints, rewinds, announcements
+//! - `shard`, `batch`, `ahead`, `recovery`: the loop over one database; fold and write; what is folded meanwhile; lost
+//!   checkpoints, rewinds, announcements
 //! - `watchdog`: starting anew what hangs
 //! - `membership`: sharing the logs of a database with other projectors
 //! - `parking`: replaying and dropping what was set aside (law 11); `parked_api`: the same on the internal port

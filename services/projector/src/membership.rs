@@ -32,6 +32,14 @@ impl Seat {
 }
 
 impl Shard {
+    /// Tells that this replica lives, if it is time, and changes nothing else: a turn may be long when writes are slow.
+    pub(crate) async fn tell_in_time(&self) -> Result<(), ReadStoreError> {
+        if self.seat.leaving || Instant::now() < self.seat.next {
+            return Ok(());
+        }
+        self.store.heartbeat(&self.seat.replica).await
+    }
+
     /// Every heartbeat: tells that this replica lives, gives up logs that fall to another, claims those that fall to it.
     pub(crate) async fn sit(&mut self) -> Result<(), ReadStoreError> {
         self.seat.next = Instant::now() + self.config.heartbeat_interval;

@@ -42,9 +42,9 @@ pub(crate) struct Ports {
 
 /// Projects all logs placed in one read database: one loop, one transaction at a time, over whatever has arrived.
 ///
-/// Seven files: this one (the loop and what it remembers), `batch` (fold and write), `ahead` (what is folded meanwhile), `recovery` (lost checkpoints, logs that
-/// went back, announcements), `membership` (which logs are this replica's), `parking` (what operators ask for),
-/// `watchdog` (what hangs).
+/// Seven files: this one (the loop and what it remembers), `batch` (fold and write), `ahead` (what is folded meanwhile),
+/// `recovery` (lost checkpoints, logs that went back, announcements), `membership` (which logs are this replica's), `parking`
+/// (what operators ask for), `watchdog` (what hangs).
 pub(crate) struct Shard {
     pub(crate) database: String,
     pub(crate) store: Arc<dyn ViewStore>,

@@ -64,6 +64,28 @@ async fn a_backlog_is_folded_while_the_batch_before_it_is_written() {
     running.stop().await;
 }
 
+/// What waits behind a batch that was not written must not be written at the end.
+#[tokio::test]
+async fn a_projector_that_ends_while_its_database_is_away_leaves_no_hole() {
+    for turns in 0..40 {
+        let world = World::new(1, Messy::tidy(), vec![]);
+        world.store.takes_none.store(true, Ordering::Relaxed);
+        let mut writer = Writer::new(log(0));
+        // No entity twice: none of them notices that an event of it is missing.
+        (0..60).for_each(|product| writer.receive(product, 1));
+        world.publish(&writer.events);
+        let running = world.start();
+        tokio::time::sleep(Duration::from_millis(3)).await;
+        for _ in 0..turns {
+            tokio::task::yield_now().await;
+        }
+        world.store.takes_none.store(false, Ordering::Relaxed);
+        running.stop().await;
+        let reached = world.checkpoint(log(0)).await.position.0 as usize;
+        world.hold_fold_of(log(0), &writer.events[..reached]).await;
+    }
+}
+
 #[tokio::test]
 async fn views_go_on_from_the_event_log_when_the_bus_is_gone() {
     let world = World::new(1, Messy::tidy(), vec![]);

@@ -77,6 +77,7 @@ impl World {
                 learned: AtomicBool::new(false),
                 hangs: AtomicUsize::new(0),
                 broken_rewinds: AtomicUsize::new(0),
+                takes_none: AtomicBool::new(false),
                 slowness: AtomicUsize::new(0),
                 writing: AtomicBool::new(false),
                 loads_meanwhile: AtomicUsize::new(0),
@@ -179,6 +180,8 @@ struct Flaky {
     hangs: AtomicUsize,
     /// How many rewinds to come break the connection.
     broken_rewinds: AtomicUsize,
+    /// Whether every write breaks the connection.
+    takes_none: AtomicBool,
     /// How often others have their turn while a batch is written.
     slowness: AtomicUsize,
     /// Whether one is being written.
@@ -252,6 +255,9 @@ impl ViewStore for Flaky {
             tokio::task::yield_now().await;
         }
         self.writing.store(false, Ordering::Relaxed);
+        if self.takes_none.load(Ordering::Relaxed) {
+            return Self::broken();
+        }
         if self.refuses(batch) {
             let source = sqlx::Error::Database(Box::new(BadData));
             return Err(ReadStoreError::Database { database: "r0".to_owned(), source });
