@@ -14,7 +14,7 @@ use crate::{
     shard::Shard,
 };
 
-/// So long at most one batch follows another before the shard looks at what else there is to do.
+/// So long, and one batch more, one follows another before the shard looks at what else there is to do.
 pub(crate) const AHEAD_FOR: Duration = Duration::from_millis(250);
 
 /// What has arrived and is to be written together.

@@ -100,7 +100,7 @@ pub const CATALOGUE: &[Metric] = &[
     gauge("souk_parked_entities", "Entities with events set aside, by database"),
     counter("souk_projector_events_total", "Events projected, by database"),
     counter("souk_projector_transactions_total", "Batches written, by database"),
-    histogram("souk_projector_commit_seconds", "Time of a batch, folding included, by database"),
+    histogram("souk_projector_commit_seconds", "Time of a batch to its commit, with its folding unless that was done ahead; by database"),
     histogram("souk_projector_batch_events", "Events in a batch, by database"),
     counter("souk_projector_claims_total", "Logs claimed, by database"),
     counter("souk_projector_taken_over_total", "Logs found in another's hands"),
