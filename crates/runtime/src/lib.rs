@@ -6,7 +6,7 @@
 //! - `peer`: [`Peer`], calls to the replicas of another service
 //! - [`topology`]: the topology on the wire, and followed by a process
 //! - `main_of`: the whole of a service's `main`
-//! - `grpc`: [`GrpcServer`], its layers, health and reflection; [`take_unary`] and [`unary_reply`] for replies that are encoded already
+//! - `grpc`: [`GrpcServer`], its layers, health and reflection; [`take_unary`], [`unary_reply`] and [`unary_reply_of`] for replies that are encoded already
 //! - [`call`]: what a call brings along: [`caller`], [`token`], [`Deadline`]
 //! - `queue`: [`Queue`], a door that refuses whoever would wait too long
 //! - `pace`: [`Pace`], when the next transaction begins
@@ -37,7 +37,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 pub use call::{Deadline, caller, token};
 pub use failure::{ERROR_DOMAIN, Failure, Violations};
-pub use grpc::{GrpcServer, ReplyPatience, code_name, take_unary, unary_reply};
+pub use grpc::{GrpcServer, ReplyPatience, code_name, take_unary, unary_reply, unary_reply_of};
 pub use health::{Component, Health, SchemaTooOld};
 pub use main_of::{install_tls_provider, main_of, run_service, termination};
 pub use pace::Pace;

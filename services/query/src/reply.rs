@@ -5,16 +5,21 @@ use std::sync::Arc;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use prost::{
     Message,
-    encoding::{WireType, encode_key, encode_varint},
+    encoding::{WireType, encode_key, encode_varint, string},
 };
 use souk_event_sourcing::{LogPosition, Token, TokenKey, UnixMillis};
 use souk_proto::common::v1 as proto;
+use souk_runtime::{unary_reply, unary_reply_of};
+use tonic::{body::Body, codegen::http::Response};
 
 use crate::{cache::Entry, core::Freshness};
 
-/// Every reply about one entity has it in this field, and `as_of` in the other.
+/// Every reply about one entity has it in this field, and `as_of` in the other; one about several has each in this field, and
+/// then those of the batch.
 const ENTITY_FIELD: u32 = 1;
 const AS_OF_FIELD: u32 = 2;
+const BATCH_MISSING_FIELD: u32 = 2;
+const BATCH_AS_OF_FIELD: u32 = 3;
 
 /// Most bytes of number and length before an entity.
 pub(crate) const ENTITY_HEAD_MAX: usize = 11;
@@ -27,11 +32,52 @@ pub(crate) struct EntityReply {
     pub as_of: Bytes,
 }
 
-impl EntityReply {
+/// A reply about several entities in pieces: the fields of those found as they lie in the cache, then the others.
+pub(crate) struct BatchReply(Vec<Bytes>);
+
+impl BatchReply {
+    /// `found` are fields of entities, in the order asked for.
+    pub fn new(mut found: Vec<Bytes>, missing: &[String], as_of: &proto::AsOf) -> Self {
+        let mut others = BytesMut::new();
+        string::encode_repeated(BATCH_MISSING_FIELD, missing, &mut others);
+        put_as_of(BATCH_AS_OF_FIELD, as_of, &mut others);
+        found.push(others.freeze());
+        Self(found)
+    }
+
+    /// Bytes of the encoded reply.
+    pub fn len(&self) -> usize {
+        self.0.iter().map(Bytes::len).sum()
+    }
+}
+
+/// A reply that needs no encoding.
+pub(crate) trait EncodedReply {
     /// The encoded reply.
-    pub fn bytes(&self) -> impl Buf {
+    fn bytes(&self) -> impl Buf;
+
+    /// As it goes to the wire, where a message has `limit` bytes at most.
+    fn response(self, limit: usize) -> Response<Body>;
+}
+
+impl EncodedReply for EntityReply {
+    fn bytes(&self) -> impl Buf {
         let row = self.entry.row.as_ref().map_or(&[][..], |row| &row.field);
         row.chain(&self.as_of[..])
+    }
+
+    fn response(self, limit: usize) -> Response<Body> {
+        unary_reply(self.bytes(), limit)
+    }
+}
+
+impl EncodedReply for BatchReply {
+    fn bytes(&self) -> impl Buf {
+        Bytes::from(self.0.concat())
+    }
+
+    fn response(self, limit: usize) -> Response<Body> {
+        unary_reply_of(&self.0, limit)
     }
 }
 
@@ -48,9 +94,13 @@ pub(crate) fn put_entity(entity: &[u8], reply: &mut BytesMut) -> u8 {
 /// The field that says how fresh an answer is.
 pub(crate) fn as_of_field(as_of: &proto::AsOf) -> Bytes {
     let mut field = BytesMut::new();
-    encode_key(AS_OF_FIELD, WireType::LengthDelimited, &mut field);
-    as_of.encode_length_delimited(&mut field).expect("the buffer grows");
+    put_as_of(AS_OF_FIELD, as_of, &mut field);
     field.freeze()
+}
+
+fn put_as_of(field: u32, as_of: &proto::AsOf, reply: &mut BytesMut) {
+    encode_key(field, WireType::LengthDelimited, reply);
+    as_of.encode_length_delimited(reply).expect("the buffer grows");
 }
 
 /// `as_of` as callers see it.
@@ -80,6 +130,7 @@ mod tests {
     use souk_proto::{cart, catalog, log::v1::ChangeFeed, orders, stock};
 
     use super::*;
+    use crate::cache::CachedRow;
 
     const KEY: TokenKey = TokenKey::new([7; 32]);
 
@@ -116,6 +167,27 @@ mod tests {
         let order = orders::v1::Order { order_id: "x".repeat(200), ..Default::default() };
         let reply = orders::v1::GetOrderResponse { order: Some(order.clone()), as_of: Some(at.clone()) };
         assert_eq!(entity_reply(&order.encode_to_vec(), &at), reply.encode_to_vec());
+    }
+
+    #[test]
+    fn a_reply_in_pieces_equals_the_encoded_message() {
+        let at = some_as_of();
+        let field = |row: &[u8]| CachedRow::new(row, Position(1)).field;
+        let product = |id: &str, bytes: usize| catalog::v1::Product {
+            product_id: id.into(),
+            details: Some(catalog::v1::ProductDetails { description: "x".repeat(bytes), ..Default::default() }),
+            ..Default::default()
+        };
+        let (products, missing) = (vec![product("p-1", 10), product("p-2", 5_000), product("p-1", 10)], vec!["p-3".into(), "p-4".into()]);
+        let found = products.iter().map(|product| field(&product.encode_to_vec())).collect();
+        let pieces = BatchReply::new(found, &missing, &at);
+        let reply = catalog::v1::BatchGetProductsResponse { products, missing: missing.clone(), as_of: Some(at.clone()) };
+        assert_eq!((pieces.bytes().chunk(), pieces.len()), (&reply.encode_to_vec()[..], reply.encoded_len()));
+
+        let availability = stock::v1::Availability { product_id: "p-1".into(), on_hand: 7, ..Default::default() };
+        let pieces = BatchReply::new(vec![field(&availability.encode_to_vec())], &missing, &at);
+        let reply = stock::v1::BatchGetAvailabilityResponse { availabilities: vec![availability], missing, as_of: Some(at) };
+        assert_eq!(pieces.bytes().chunk(), reply.encode_to_vec());
     }
 
     #[test]

@@ -21,7 +21,7 @@ use tokio::task::JoinSet;
 
 use crate::{
     admin::Admin,
-    api::{AsBytes, GetAvailability, GetCart, GetOrder, GetProduct, Queries},
+    api::{AsBytes, BatchGetAvailability, BatchGetProducts, GetAvailability, GetCart, GetOrder, GetProduct, Queries},
     cache::RowCache,
     core::{Core, Entrance},
     feed, readiness,
@@ -57,9 +57,11 @@ fn public_server(process: &Process, queries: Queries) -> GrpcServer {
     let limit = process.settings.grpc.max_message_bytes;
     let (catalog, stock) = (CatalogServer::new(queries.clone()), StockServer::new(queries.clone()));
     let (cart, orders) = (CartServer::new(queries.clone()), OrdersServer::new(queries.clone()));
+    let catalog = AsBytes::<_, BatchGetProducts>::new(limited!(catalog, process), queries.clone(), limit);
+    let stock = AsBytes::<_, BatchGetAvailability>::new(limited!(stock, process), queries.clone(), limit);
     GrpcServer::new("public", process)
-        .add(AsBytes::<_, GetProduct>::new(limited!(catalog, process), queries.clone(), limit))
-        .add(AsBytes::<_, GetAvailability>::new(limited!(stock, process), queries.clone(), limit))
+        .add(AsBytes::<_, GetProduct>::new(catalog, queries.clone(), limit))
+        .add(AsBytes::<_, GetAvailability>::new(stock, queries.clone(), limit))
         .add(AsBytes::<_, GetCart>::new(limited!(cart, process), queries.clone(), limit))
         .add(AsBytes::<_, GetOrder>::new(limited!(orders, process), queries, limit))
 }

@@ -28,7 +28,7 @@ use crate::{Process, metrics, settings::GrpcSettings};
 use methods::Methods;
 pub use methods::code_name;
 use routes::Routes;
-pub use unary::{take_unary, unary_reply};
+pub use unary::{take_unary, unary_reply, unary_reply_of};
 pub use untaken::ReplyPatience;
 
 /// A server being put together: services are added, then it serves one listener.

@@ -3,6 +3,7 @@
 use std::{
     pin::Pin,
     task::{Context, Poll},
+    vec,
 };
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
@@ -55,16 +56,45 @@ fn only_message<Q: Message + Default>(frame: &Result<Frame<Bytes>, Status>, limi
 /// The reply to it: an encoded message, in one frame.
 pub fn unary_reply(message: impl Buf, limit: usize) -> Response<Body> {
     let length = message.remaining();
+    framed_reply(length, limit, |prefix| {
+        let mut frame = BytesMut::with_capacity(PREFIX + length);
+        frame.put(&prefix[..]);
+        frame.put(message);
+        Rest::Message(frame.freeze())
+    })
+}
+
+/// The reply to it: an encoded message in pieces. The large ones go to the wire from where they lie, so that a reply keeps no
+/// memory of its own while it waits for its reader.
+pub fn unary_reply_of(pieces: &[Bytes], limit: usize) -> Response<Body> {
+    framed_reply(pieces.iter().map(Bytes::len).sum(), limit, |prefix| Rest::Frames(frames(&prefix, pieces).into_iter()))
+}
+
+fn framed_reply(length: usize, limit: usize, rest: impl FnOnce([u8; PREFIX]) -> Rest) -> Response<Body> {
     let Some(length_on_wire) = u32::try_from(length).ok().filter(|_| length <= limit) else {
         return Status::out_of_range(format!("the reply has {length} bytes, the limit is {limit}")).into_http();
     };
-    let mut frame = BytesMut::with_capacity(PREFIX + length);
-    frame.put_u8(0);
-    frame.put_u32(length_on_wire);
-    frame.put(message);
-    let mut response = Response::new(Body::new(Whole(Rest::Message(frame.freeze()))));
+    let mut prefix = [0; PREFIX];
+    prefix[1..].copy_from_slice(&length_on_wire.to_be_bytes());
+    let mut response = Response::new(Body::new(Whole(rest(prefix))));
     response.headers_mut().insert(CONTENT_TYPE, GRPC);
     response
+}
+
+/// Pieces as they go to the wire: the small ones are gathered, for a frame costs about as much as copying so many bytes.
+fn frames(prefix: &[u8], pieces: &[Bytes]) -> Vec<Bytes> {
+    const WORTH_A_FRAME: usize = 4 * 1024;
+    let (mut frames, mut gathered) = (Vec::new(), BytesMut::from(prefix));
+    for piece in pieces {
+        if piece.len() < WORTH_A_FRAME {
+            gathered.put_slice(piece);
+        } else {
+            frames.extend((!gathered.is_empty()).then(|| gathered.split().freeze()));
+            frames.push(piece.clone());
+        }
+    }
+    frames.extend((!gathered.is_empty()).then(|| gathered.freeze()));
+    frames
 }
 
 /// A message and the status OK.
@@ -72,6 +102,7 @@ struct Whole(Rest);
 
 enum Rest {
     Message(Bytes),
+    Frames(vec::IntoIter<Bytes>),
     Trailers,
     Nothing,
 }
@@ -81,12 +112,18 @@ impl HttpBody for Whole {
     type Error = Status;
 
     fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        if let Rest::Frames(frames) = &mut self.0 {
+            match frames.next() {
+                Some(frame) => return Poll::Ready(Some(Ok(Frame::data(frame)))),
+                None => self.0 = Rest::Trailers,
+            }
+        }
         Poll::Ready(match std::mem::replace(&mut self.0, Rest::Nothing) {
             Rest::Message(message) => {
                 self.0 = Rest::Trailers;
                 Some(Ok(Frame::data(message)))
             }
-            Rest::Trailers => {
+            Rest::Frames(_) | Rest::Trailers => {
                 let mut trailers = HeaderMap::with_capacity(1);
                 trailers.insert(Status::GRPC_STATUS, HeaderValue::from_static("0"));
                 Some(Ok(Frame::trailers(trailers)))
@@ -200,9 +237,28 @@ mod tests {
         assert!(body.is_end_stream() && body.frame().await.is_none());
     }
 
+    #[tokio::test]
+    async fn a_reply_in_pieces_copies_the_small_ones_alone() {
+        let (small, large) = (Bytes::from(vec![1; 100]), Bytes::from(vec![2; 40_000]));
+        for pieces in [vec![], vec![small.clone(); 3], vec![large.clone(); 2], vec![small.clone(), large.clone(), small.clone(), small]] {
+            let encoded = pieces.concat();
+            let mut body = unary_reply_of(&pieces, encoded.len()).into_body();
+            let (mut sent, mut uncopied) = (Vec::new(), 0);
+            while let Ok(data) = body.frame().await.expect("data or trailers").expect("whole").into_data() {
+                uncopied += usize::from(data.as_ptr() == large.as_ptr());
+                sent.extend(data);
+            }
+            assert_eq!(sent, framed(0, &encoded));
+            assert_eq!(uncopied, pieces.iter().filter(|piece| **piece == large).count());
+            assert!(body.is_end_stream() && body.frame().await.is_none());
+        }
+    }
+
     #[test]
     fn a_reply_beyond_the_limit_is_refused() {
-        let response = unary_reply(&vec![0; LIMIT + 1][..], LIMIT);
-        assert_eq!(response.headers()[Status::GRPC_STATUS], "11");
+        let beyond = vec![0; LIMIT + 1];
+        for response in [unary_reply(&beyond[..], LIMIT), unary_reply_of(&[beyond.into()], LIMIT)] {
+            assert_eq!(response.headers()[Status::GRPC_STATUS], "11");
+        }
     }
 }

@@ -5,7 +5,7 @@ use std::{
 };
 
 use prost::Message;
-use souk_runtime::{Failure, take_unary, unary_reply};
+use souk_runtime::{Failure, take_unary};
 use tonic::{
     Status,
     body::Body,
@@ -14,22 +14,22 @@ use tonic::{
 };
 
 use super::{Queries, entity::Asked};
-use crate::reply::EntityReply;
+use crate::reply::EncodedReply;
 
 /// One RPC whose reply exists as bytes already.
 pub(crate) trait ByteRpc: Send + Sync + 'static {
     /// `/package.Service/Method`
     const PATH: &'static str;
     type Request: Message + Default + 'static;
+    type Reply: EncodedReply + Send;
 
-    /// The encoded reply.
-    fn reply(queries: &Queries, message: &Self::Request, asked: Asked<'_>) -> impl Future<Output = Result<EntityReply, Failure>> + Send;
+    fn reply(queries: &Queries, message: &Self::Request, asked: Asked<'_>) -> impl Future<Output = Result<Self::Reply, Failure>> + Send;
 }
 
-/// A generated server of which the RPC `R` is answered with bytes as they lie in the cache, without any codec. Everything else,
-/// odd requests for `R` too, goes to the generated server.
+/// A server of which the RPC `R` is answered with bytes as they lie in the cache, without any codec. Everything else, odd
+/// requests for `R` too, goes to `S`: the generated server, or one that answers another RPC so.
 pub(crate) struct AsBytes<S, R> {
-    generated: S,
+    inner: S,
     queries: Queries,
     limit: usize,
     rpc: PhantomData<fn() -> R>,
@@ -37,14 +37,14 @@ pub(crate) struct AsBytes<S, R> {
 
 impl<S, R> AsBytes<S, R> {
     /// `limit` is that of messages, both ways.
-    pub fn new(generated: S, queries: Queries, limit: usize) -> Self {
-        Self { generated, queries, limit, rpc: PhantomData }
+    pub fn new(inner: S, queries: Queries, limit: usize) -> Self {
+        Self { inner, queries, limit, rpc: PhantomData }
     }
 }
 
 impl<S: Clone, R> Clone for AsBytes<S, R> {
     fn clone(&self) -> Self {
-        Self { generated: self.generated.clone(), queries: self.queries.clone(), limit: self.limit, rpc: PhantomData }
+        Self { inner: self.inner.clone(), queries: self.queries.clone(), limit: self.limit, rpc: PhantomData }
     }
 }
 
@@ -63,18 +63,18 @@ where
     type Future = BoxFuture<Self::Response, Infallible>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        self.generated.poll_ready(context)
+        self.inner.poll_ready(context)
     }
 
     fn call(&mut self, mut request: http::Request<Body>) -> Self::Future {
         if request.uri().path() != R::PATH {
-            return Box::pin(self.generated.call(request));
+            return Box::pin(self.inner.call(request));
         }
-        let (queries, limit, mut generated) = (self.queries.clone(), self.limit, self.generated.clone());
+        let (queries, limit, mut inner) = (self.queries.clone(), self.limit, self.inner.clone());
         Box::pin(async move {
-            let Some(message) = take_unary(&mut request, limit).await else { return generated.call(request).await };
+            let Some(message) = take_unary(&mut request, limit).await else { return inner.call(request).await };
             Ok(match R::reply(&queries, &message, Asked::from(&request)).await {
-                Ok(reply) => unary_reply(reply.bytes(), limit),
+                Ok(reply) => reply.response(limit),
                 Err(failure) => Status::from(failure).into_http(),
             })
         })

@@ -11,7 +11,10 @@ use super::{
     entity::{Asked, stored},
     watch::{self, Watched, Watching},
 };
-use crate::{cache::View, reply::EntityReply};
+use crate::{
+    cache::View,
+    reply::{EncodedReply, EntityReply},
+};
 
 #[derive(Clone)]
 pub(crate) struct GetCart;
@@ -19,6 +22,7 @@ pub(crate) struct GetCart;
 impl ByteRpc for GetCart {
     const PATH: &'static str = "/souk.cart.v1.QueryService/GetCart";
     type Request = GetCartRequest;
+    type Reply = EntityReply;
 
     async fn reply(queries: &Queries, message: &GetCartRequest, asked: Asked<'_>) -> Result<EntityReply, Failure> {
         queries.0.core()?.entity(View::Cart, &message.customer_id, &message.token, asked).await

@@ -16,7 +16,7 @@ use crate::{
     cache::View,
     check::Check,
     page::{Binding, CursorWriter},
-    reply::EntityReply,
+    reply::{BatchReply, EncodedReply, EntityReply},
 };
 
 #[derive(Clone)]
@@ -25,9 +25,23 @@ pub(crate) struct GetProduct;
 impl ByteRpc for GetProduct {
     const PATH: &'static str = "/souk.catalog.v1.QueryService/GetProduct";
     type Request = GetProductRequest;
+    type Reply = EntityReply;
 
     async fn reply(queries: &Queries, message: &GetProductRequest, asked: Asked<'_>) -> Result<EntityReply, Failure> {
         queries.0.core()?.entity(View::Product, &message.product_id, &message.token, asked).await
+    }
+}
+
+#[derive(Clone)]
+pub(crate) struct BatchGetProducts;
+
+impl ByteRpc for BatchGetProducts {
+    const PATH: &'static str = "/souk.catalog.v1.QueryService/BatchGetProducts";
+    type Request = BatchGetProductsRequest;
+    type Reply = BatchReply;
+
+    async fn reply(queries: &Queries, message: &BatchGetProductsRequest, asked: Asked<'_>) -> Result<BatchReply, Failure> {
+        queries.0.core()?.entities(View::Product, &message.product_ids, &message.token, asked).await
     }
 }
 
@@ -38,10 +52,7 @@ impl QueryService for Queries {
     }
 
     async fn batch_get_products(&self, request: Request<BatchGetProductsRequest>) -> Result<Response<BatchGetProductsResponse>, Status> {
-        let message = request.get_ref();
-        let batch = self.0.core()?.entities(View::Product, &message.product_ids, &message.token, &request).await?;
-        let products = batch.found.into_iter().map(stored).collect::<Result<_, _>>()?;
-        Ok(Response::new(BatchGetProductsResponse { products, missing: batch.missing, as_of: Some(batch.as_of) }))
+        Ok(Response::new(stored(BatchGetProducts::reply(self, request.get_ref(), Asked::from(&request)).await?.bytes())?))
     }
 
     async fn list_products(&self, request: Request<ListProductsRequest>) -> Result<Response<ListProductsResponse>, Status> {

@@ -1,6 +1,6 @@
 //! Reads of one entity and of several, alike for all contexts.
 
-use bytes::{Buf, Bytes};
+use bytes::Buf;
 use souk_event_sourcing::{LogId, LogPosition, UnixMillis};
 use souk_proto::common::v1::AsOf;
 use souk_runtime::{Deadline, Failure};
@@ -14,7 +14,7 @@ use crate::{
     cache::{Answer, ReadError, RowRef, View},
     check::Check,
     core::{Core, Freshness},
-    reply::{self, EntityReply},
+    reply::{self, BatchReply, EntityReply},
 };
 
 /// Most ids of one batch.
@@ -25,14 +25,6 @@ const MAX_BATCH: usize = 100;
 pub(crate) struct Asked<'a> {
     headers: &'a HeaderMap,
     deadline: Deadline,
-}
-
-/// Several entities as a reply has them.
-pub(crate) struct Batch {
-    /// Encoded view messages, in the order asked for.
-    pub found: Vec<Bytes>,
-    pub missing: Vec<String>,
-    pub as_of: AsOf,
 }
 
 impl<'a, T> From<&'a Request<T>> for Asked<'a> {
@@ -101,22 +93,22 @@ impl Core {
         Ok(EntityReply { entry: answer.entry, as_of })
     }
 
-    /// Several entities of one view.
-    pub async fn entities<T>(&self, view: View, ids: &[String], token: &str, request: &Request<T>) -> Result<Batch, Failure> {
+    /// The reply to a request about several entities of one view, encoded.
+    pub async fn entities(&self, view: View, ids: &[String], token: &str, asked: Asked<'_>) -> Result<BatchReply, Failure> {
         let mut check = Check::default();
         let field = format!("{}s", view.id_field());
         check.require((1..=MAX_BATCH).contains(&ids.len()), field.as_str(), &format!("want 1–{MAX_BATCH} ids"));
         let logs: Vec<_> = (ids.iter().take(MAX_BATCH).enumerate())
             .filter_map(|(index, id)| check.field(format!("{field}[{index}]"), view.log(&self.routing, id)))
             .collect();
-        let token = check.token(&self.token_key, token, request.metadata().as_ref());
+        let token = check.token(&self.token_key, token, asked.headers);
         check.finish()?;
         let keys: Vec<_> = ids.iter().zip(logs).map(|(id, log)| RowRef { view, log, key: id }).collect();
-        let answers = self.reader.read_many(&keys, &token, self.patience(Deadline::of(request))).await?;
+        let answers = self.reader.read_many(&keys, &token, self.patience(asked.deadline)).await?;
         self.batch(&keys, &answers)
     }
 
-    fn batch(&self, keys: &[RowRef<'_>], answers: &[Answer]) -> Result<Batch, Failure> {
+    fn batch(&self, keys: &[RowRef<'_>], answers: &[Answer]) -> Result<BatchReply, Failure> {
         let mut all: Option<Freshness> = None;
         let (mut found, mut missing) = (Vec::with_capacity(keys.len()), Vec::new());
         for (key, answer) in keys.iter().zip(answers) {
@@ -126,17 +118,18 @@ impl Core {
                 Some(all) => all.join(one),
             }
             match &answer.entry.row {
-                Some(row) => found.push(row.body()),
+                Some(row) => found.push(row.field.clone()),
                 None => missing.push(key.key.to_owned()),
             }
         }
         let all = all.expect("a batch has at least one id");
-        let (bytes, room) = (found.iter().map(Bytes::len).sum::<usize>(), self.room(&all));
-        if bytes > room {
+        let reply = BatchReply::new(found, &missing, &self.as_of(all));
+        let limit = self.settings.grpc.max_message_bytes;
+        if reply.len() > limit {
             let failure = Failure::invalid("REPLY_TOO_LARGE", "the reply would exceed the message limit; ask for fewer at once");
-            return Err(failure.with("bytes", bytes).with("limit", room));
+            return Err(failure.with("bytes", reply.len()).with("limit", limit));
         }
-        Ok(Batch { found, missing, as_of: self.as_of(all) })
+        Ok(reply)
     }
 
     pub fn as_of(&self, freshness: Freshness) -> AsOf {

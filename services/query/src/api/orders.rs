@@ -23,7 +23,7 @@ use crate::{
     cache::{ReadError, RowRef, View},
     check::Check,
     page::{Binding, CursorWriter},
-    reply::{EntityReply, timestamp},
+    reply::{EncodedReply, EntityReply, timestamp},
 };
 
 #[derive(Clone)]
@@ -32,6 +32,7 @@ pub(crate) struct GetOrder;
 impl ByteRpc for GetOrder {
     const PATH: &'static str = "/souk.orders.v1.QueryService/GetOrder";
     type Request = GetOrderRequest;
+    type Reply = EntityReply;
 
     async fn reply(queries: &Queries, message: &GetOrderRequest, asked: Asked<'_>) -> Result<EntityReply, Failure> {
         queries.0.core()?.entity(View::Order, &message.order_id, &message.token, asked).await

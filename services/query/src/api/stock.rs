@@ -10,7 +10,10 @@ use super::{
     bytes::ByteRpc,
     entity::{Asked, stored},
 };
-use crate::{cache::View, reply::EntityReply};
+use crate::{
+    cache::View,
+    reply::{BatchReply, EncodedReply, EntityReply},
+};
 
 #[derive(Clone)]
 pub(crate) struct GetAvailability;
@@ -18,9 +21,23 @@ pub(crate) struct GetAvailability;
 impl ByteRpc for GetAvailability {
     const PATH: &'static str = "/souk.stock.v1.QueryService/GetAvailability";
     type Request = GetAvailabilityRequest;
+    type Reply = EntityReply;
 
     async fn reply(queries: &Queries, message: &GetAvailabilityRequest, asked: Asked<'_>) -> Result<EntityReply, Failure> {
         queries.0.core()?.entity(View::Availability, &message.product_id, &message.token, asked).await
+    }
+}
+
+#[derive(Clone)]
+pub(crate) struct BatchGetAvailability;
+
+impl ByteRpc for BatchGetAvailability {
+    const PATH: &'static str = "/souk.stock.v1.QueryService/BatchGetAvailability";
+    type Request = BatchGetAvailabilityRequest;
+    type Reply = BatchReply;
+
+    async fn reply(queries: &Queries, message: &BatchGetAvailabilityRequest, asked: Asked<'_>) -> Result<BatchReply, Failure> {
+        queries.0.core()?.entities(View::Availability, &message.product_ids, &message.token, asked).await
     }
 }
 
@@ -34,9 +51,6 @@ impl QueryService for Queries {
         &self,
         request: Request<BatchGetAvailabilityRequest>,
     ) -> Result<Response<BatchGetAvailabilityResponse>, Status> {
-        let message = request.get_ref();
-        let batch = self.0.core()?.entities(View::Availability, &message.product_ids, &message.token, &request).await?;
-        let availabilities = batch.found.into_iter().map(stored).collect::<Result<_, _>>()?;
-        Ok(Response::new(BatchGetAvailabilityResponse { availabilities, missing: batch.missing, as_of: Some(batch.as_of) }))
+        Ok(Response::new(stored(BatchGetAvailability::reply(self, request.get_ref(), Asked::from(&request)).await?.bytes())?))
     }
 }

@@ -28,6 +28,8 @@ mod model;
 #[cfg(test)]
 mod restore_tests;
 
+#[cfg(test)]
+pub(crate) use entry::CachedRow;
 pub(crate) use entry::Entry;
 pub(crate) use freshness::{Horizon, Mark, Standing};
 pub(crate) use key::{RowRef, View};
