@@ -258,10 +258,9 @@ pub(crate) fn scan(table: &Table, after: bool) -> String {
 pub(crate) fn arguments_for(batch: &Batch) -> PgArguments {
     /// What a row has beside its bytes, in all columns.
     const ROW: usize = 256;
-    let of_row = |row: &Row| ROW + row.values.iter().filter_map(Value::as_bytes).map(Bytes::len).sum::<usize>();
     let (rows, tables) = (batch.rows.values().flatten(), batch.rows.len());
     let mut arguments = PgArguments::default();
-    arguments.reserve(20 * (tables + 1), ROW * batch.advances.len() + rows.map(of_row).sum::<usize>());
+    arguments.reserve(20 * (tables + 1), ROW * batch.advances.len() + rows.map(|row| ROW + row.bytes()).sum::<usize>());
     arguments
 }
 

@@ -81,6 +81,13 @@ pub struct Row {
     pub values: Vec<Value>,
 }
 
+impl Row {
+    /// Bytes of its encoded values.
+    pub fn bytes(&self) -> usize {
+        self.values.iter().filter_map(Value::as_bytes).map(Bytes::len).sum()
+    }
+}
+
 impl Table {
     /// Columns whose values travel in a [`Row`].
     pub fn value_columns(&self) -> impl Iterator<Item = &Column> {

@@ -61,7 +61,7 @@ impl Shard {
     pub(crate) async fn fold_meanwhile<W>(&mut self, mut writing: Pin<&mut (impl Future<Output = W> + Send)>) -> (W, Load) {
         let mut arrivals = Vec::new();
         let mut bytes = 0;
-        while arrivals.len() < self.config.batch_events && bytes < self.config.batch_bytes {
+        while arrivals.len() < self.most_events() && bytes < self.config.batch_bytes {
             tokio::select! {
                 biased;
                 written = &mut writing => return (written, self.load(arrivals)),
@@ -90,7 +90,9 @@ impl Shard {
             }
             tails.insert(event.log, Tail::after(event));
         }
-        load.folded = Some(Folded { tails, rows: self.folder.finish(), ..Folded::default() });
+        let rows = self.folder.finish();
+        self.sized(load.events.len(), &rows);
+        load.folded = Some(Folded { tails, rows, ..Folded::default() });
     }
 
     /// What of `load` still continues what is stored, now that the batch before it has had its turn.

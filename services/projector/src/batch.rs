@@ -84,7 +84,7 @@ impl Shard {
             Vec::new()
         } else {
             let bytes: usize = events.iter().map(|event| event.payload.len()).sum();
-            let in_numbers = events.len() > self.config.batch_events / 2 || bytes > self.config.batch_bytes / 2;
+            let in_numbers = events.len() > self.config.many_events() || bytes > self.config.batch_bytes / 2;
             let next = (time_ahead && in_numbers).then_some(&mut ahead);
             match self.write_or_split(Part { events, refused: None, folded }, next).await {
                 Ok(culprits) => culprits,
@@ -155,6 +155,11 @@ impl Shard {
             } else {
                 let mendable = matches!(error, ReadStoreError::Corrupt { .. });
                 culprits.push(Culprit { log, position, reason: error.to_string(), mendable });
+            }
+            // Many parts may be refused, one after the other.
+            if let Err(error) = self.tell_in_time().await {
+                self.unsynced.extend(logs);
+                return Err(error);
             }
         }
         Ok(culprits)
@@ -246,6 +251,7 @@ impl Shard {
             folded.tails.insert(event.log, Tail::after(event));
         }
         folded.rows = self.folder.finish();
+        self.sized(events.len(), &folded.rows);
         folded
     }
 

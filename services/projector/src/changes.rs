@@ -15,8 +15,10 @@ use tracing::{Instrument, Span, info_span};
 
 /// Larger rows are named without their body: caches read them again.
 const MAX_ROW_BYTES: usize = 64 * 1024;
-/// Bodies in one message; with keys and envelope it stays below the bus's limit.
-const MAX_BODIES_BYTES: usize = 512 * 1024;
+/// Names and bodies in one message, as long as the names leave room for any; it stays below the bus's limit.
+const MAX_ROWS_BYTES: usize = 512 * 1024;
+/// Around the key of a row.
+const NAME_BYTES: usize = 32;
 const MAX_TRACEPARENTS: usize = 16;
 /// Messages waiting to be published. A bus that does not take them must not hold up transactions, and losing some makes
 /// answers slower, never wrong.
@@ -105,15 +107,19 @@ pub(crate) fn message(checkpoint: &Checkpoint, from: Position) -> ChangeFeed {
 
 /// The rows of entities that changed, per log.
 pub(crate) fn changed_rows(rows: &BTreeMap<&'static str, Vec<Row>>) -> BTreeMap<LogId, Vec<ChangedRow>> {
+    let named = || {
+        let all = rows.iter().flat_map(|(view, rows)| rows.iter().map(move |row| (*view, row)));
+        all.filter_map(|(view, row)| Some((view, row.key.log, changed_body(view, row)?)))
+    };
     let mut changed: BTreeMap<LogId, (usize, Vec<ChangedRow>)> = BTreeMap::new();
-    for (view, rows) in rows {
-        for row in rows {
-            let Some((key, body)) = changed_body(view, row) else { continue };
-            let (bytes, of_log) = changed.entry(row.key.log).or_default();
-            let body = body.filter(|body| body.len() <= MAX_ROW_BYTES && *bytes + body.len() <= MAX_BODIES_BYTES);
-            *bytes += body.map_or(0, |body| body.len());
-            of_log.push(ChangedRow { view: (*view).to_owned(), key: key.to_owned(), row: body.cloned() });
-        }
+    for (_, log, (key, _)) in named() {
+        changed.entry(log).or_default().0 += key.len() + NAME_BYTES;
+    }
+    for (view, log, (key, body)) in named() {
+        let (bytes, of_log) = changed.entry(log).or_default();
+        let body = body.filter(|body| body.len() <= MAX_ROW_BYTES && *bytes + body.len() <= MAX_ROWS_BYTES);
+        *bytes += body.map_or(0, |body| body.len());
+        of_log.push(ChangedRow { view: view.to_owned(), key: key.to_owned(), row: body.cloned() });
     }
     changed.into_iter().map(|(log, (_, rows))| (log, rows)).collect()
 }
@@ -130,4 +136,41 @@ pub(crate) fn traceparents<'a>(all: impl IntoIterator<Item = &'a str>) -> Vec<St
         }
     }
     distinct
+}
+
+#[cfg(test)]
+mod tests {
+    use prost::Message;
+    use souk_event_sourcing::{Partition, Region};
+    use souk_read_store::{Kind, RowKey, Value};
+    use souk_views::PRODUCT;
+
+    use super::*;
+
+    const LOG: LogId = LogId { region: Region(1), partition: Partition(0) };
+
+    fn product(number: usize, bytes: usize) -> Row {
+        let body =
+            |column: &&souk_read_store::Column| if column.kind == Kind::Bytes { Value::Bytes(vec![7; bytes].into()) } else { Value::Null };
+        let key = RowKey { log: LOG, key: vec![Value::Text(format!("{number:064}"))] };
+        Row { key, position: Position(1), revision: 1, values: PRODUCT.value_columns().map(|column| body(&column)).collect() }
+    }
+
+    /// The least that a NATS server must let pass is 64 KiB more.
+    #[test]
+    fn a_message_names_every_row_and_has_as_many_bodies_as_fit() {
+        for (count, bytes) in [(4_096, 1_000), (4_096, 10), (100, 60_000), (3, MAX_ROW_BYTES + 1)] {
+            let rows = BTreeMap::from([(PRODUCT.name, (0..count).map(|number| product(number, bytes)).collect())]);
+            let rows = changed_rows(&rows).remove(&LOG).expect("of this log");
+            let bodies = rows.iter().filter(|row| row.row.is_some()).count();
+            assert_eq!(rows.len(), count);
+            assert_eq!(bodies > 0, bytes <= MAX_ROW_BYTES, "{count} rows of {bytes}");
+            let message = ChangeFeed { rows, ..Default::default() };
+            assert!(message.encoded_len() <= MAX_ROWS_BYTES + 16 * 1024, "{count} rows of {bytes}: {}", message.encoded_len());
+            assert!(
+                bodies == count || bytes > MAX_ROW_BYTES || message.encoded_len() > MAX_ROWS_BYTES / 2,
+                "{bodies} of {count} rows of {bytes}"
+            );
+        }
+    }
 }

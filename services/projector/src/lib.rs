@@ -64,6 +64,14 @@ pub(crate) struct Config {
     pub retry_backoff_max: Duration,
 }
 
+impl Config {
+    /// Events that are many enough not to be waited with, and for the next to be folded while they are written.
+    pub fn many_events(&self) -> usize {
+        const MANY: usize = 512;
+        MANY.min(self.batch_events / 2)
+    }
+}
+
 impl From<&ProjectorSettings> for Config {
     fn from(settings: &ProjectorSettings) -> Self {
         Self {

@@ -6,7 +6,7 @@ use std::{
 use souk_bus::EventSource;
 use souk_event_sourcing::{LogId, Position, UnixMillis};
 use souk_proto::log::v1::{ChangeFeed, EpochStart};
-use souk_read_store::{Checkpoint, Fence, ReadStoreError, Replica, ViewStore};
+use souk_read_store::{Checkpoint, Fence, ReadStoreError, Replica, Row, ViewStore};
 use souk_runtime::{Component, Pace};
 use souk_views::Folder;
 use tokio::{
@@ -59,6 +59,8 @@ pub(crate) struct Shard {
     pub(crate) seat: Seat,
     pub(crate) meters: Meters,
     pub(crate) pace: Pace,
+    /// Bytes of rows that an event of the last batch led to.
+    row_bytes: usize,
     pub(crate) inbox: mpsc::Receiver<Arrival>,
     outbox: mpsc::Sender<Arrival>,
     room: Arc<Semaphore>,
@@ -119,6 +121,11 @@ pub(crate) struct Halted {
     pub retry_at: Instant,
 }
 
+/// Rows of one batch have so many times the bytes that its events may have.
+const ROWS_OF_PAYLOAD: usize = 4;
+/// Most events of the first batch, whose rows may be large: whoever starts again after it ran out of memory must not meet the same.
+const EVENTS_AT_FIRST: usize = 1024;
+
 impl Shard {
     pub(crate) fn new(
         database: String,
@@ -146,7 +153,8 @@ impl Shard {
             backoff: Backoff::new(config.retry_backoff, config.retry_backoff_max),
             config,
             component,
-            pace: Pace::new(config.batch_interval, config.batch_events / 2),
+            pace: Pace::new(config.batch_interval, config.many_events()),
+            row_bytes: ROWS_OF_PAYLOAD * config.batch_bytes / EVENTS_AT_FIRST,
             inbox,
             outbox,
             room,
@@ -235,11 +243,21 @@ impl Shard {
         }
     }
 
+    /// Most events of a batch: fewer if the rows of the last one were large, whatever the events have.
+    pub(crate) fn most_events(&self) -> usize {
+        self.config.batch_events.min(ROWS_OF_PAYLOAD * self.config.batch_bytes / self.row_bytes.max(1)).max(1)
+    }
+
+    /// Remembers how large the rows of a batch were.
+    pub(crate) fn sized(&mut self, events: usize, rows: &BTreeMap<&'static str, Vec<Row>>) {
+        self.row_bytes = rows.values().flatten().map(Row::bytes).sum::<usize>() / events.max(1);
+    }
+
     /// What has arrived by now besides `first`, within the bounds of a batch.
     pub(crate) fn arrived(&mut self, first: Arrival) -> Vec<Arrival> {
         let mut arrivals = vec![first];
         let mut bytes = arrivals[0].bytes();
-        while arrivals.len() < self.config.batch_events && bytes < self.config.batch_bytes {
+        while arrivals.len() < self.most_events() && bytes < self.config.batch_bytes {
             let Ok(arrival) = self.inbox.try_recv() else { break };
             bytes += arrival.bytes();
             arrivals.push(arrival);

@@ -64,8 +64,8 @@ pub fn unary_reply(message: impl Buf, limit: usize) -> Response<Body> {
     })
 }
 
-/// The reply to it: an encoded message in pieces. The large ones go to the wire from where they lie, so that a reply keeps no
-/// memory of its own while it waits for its reader.
+/// The reply to it: an encoded message in pieces. The large ones are not copied together, so that a reply that waits for its reader
+/// keeps little memory of its own.
 pub fn unary_reply_of(pieces: &[Bytes], limit: usize) -> Response<Body> {
     framed_reply(pieces.iter().map(Bytes::len).sum(), limit, |prefix| Rest::Frames(frames(&prefix, pieces).into_iter()))
 }
@@ -84,9 +84,12 @@ fn framed_reply(length: usize, limit: usize, rest: impl FnOnce([u8; PREFIX]) -> 
 /// Pieces as they go to the wire: the small ones are gathered, for a frame costs about as much as copying so many bytes.
 fn frames(prefix: &[u8], pieces: &[Bytes]) -> Vec<Bytes> {
     const WORTH_A_FRAME: usize = 4 * 1024;
-    let (mut frames, mut gathered) = (Vec::new(), BytesMut::from(prefix));
+    let small = |piece: &Bytes| piece.len() < WORTH_A_FRAME;
+    let bytes = pieces.iter().filter(|piece| small(piece)).map(Bytes::len).sum::<usize>();
+    let (mut frames, mut gathered) = (Vec::new(), BytesMut::with_capacity(prefix.len() + bytes));
+    gathered.put_slice(prefix);
     for piece in pieces {
-        if piece.len() < WORTH_A_FRAME {
+        if small(piece) {
             gathered.put_slice(piece);
         } else {
             frames.extend((!gathered.is_empty()).then(|| gathered.split().freeze()));

@@ -312,8 +312,8 @@ section! {
         /// Bounds of one batch.
         batch_commands: usize = 512,
         batch_bytes: usize = 2 * MIB,
-        /// Least time from one append of a lane to the next while commands come in faster than one at a time, but too slowly to
-        /// share appends by themselves: those that arrive in between share one. A lonely command is appended at once.
+        /// Least time from one append of a lane to the next while commands come in faster than one at a time: those that arrive
+        /// in between share one. A lonely command is appended at once, and so are as many as the last append had.
         #[serde(with = "humantime_serde")]
         batch_interval: Duration = ms(5),
         /// Attempts to append a command that met a stale version before it is ABORTED.
@@ -378,8 +378,9 @@ section! {
 
 section! {
     ProjectorSettings {
-        /// Bounds of one transaction over all partitions of a database.
-        batch_events: usize = 1024,
+        /// Bounds of one transaction over all partitions of a database: its events, and their bytes. It has fewer events where their
+        /// rows are large: more than four times these bytes it is not meant to write.
+        batch_events: usize = 4096,
         batch_bytes: usize = 4 * MIB,
         /// Least time from one transaction of a read database to the next while events come in faster than one at a time: what
         /// arrives in between shares one. A lonely event is written at once, and a backlog without a pause.

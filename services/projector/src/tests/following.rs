@@ -2,7 +2,10 @@ use futures::StreamExt;
 use proptest::prelude::*;
 use souk_bus::Feed;
 use souk_event_sourcing::Region;
-use souk_proto::log::v1::{ChangeFeed, EpochStart};
+use souk_proto::{
+    catalog::v1::{PriceSet, ProductCreated, ProductDetails},
+    log::v1::{ChangeFeed, EpochStart},
+};
 use souk_read_store::Advance;
 use souk_views::AVAILABILITY;
 
@@ -362,4 +365,28 @@ async fn an_epoch_seen_in_events_is_told_before_it_is_announced() {
     world.heads.announce(&HeadAnnouncement { region: 1, epochs: vec![start(2, 6), start(3, 11)], ..Default::default() });
     while feed.next().await.unwrap().epochs != [start(2, 6), start(3, 11)] {}
     running.stop().await;
+}
+
+/// A price on a large product is a small event and a large row.
+#[tokio::test]
+async fn where_rows_are_large_a_batch_has_fewer_events() {
+    const PAYLOAD: usize = 16 * 1024;
+    let mut world = World::new(1, Messy::tidy(), vec![]);
+    (world.config.batch_events, world.config.batch_bytes, world.config.row_cache_entries) = (64, PAYLOAD, 1_000);
+    world.store.slowness.store(40, Ordering::Relaxed);
+    let mut writer = Writer::new(log(0));
+    let details = ProductDetails { description: "x".repeat(8_000), ..Default::default() };
+    for product in 0..32 {
+        let created = ProductCreated { details: Some(details.clone()), price: None };
+        writer.push(&format!("product-p-{product}"), "ProductCreated", created.encode_to_vec());
+    }
+    for number in 0..320 {
+        writer.push(&format!("product-p-{}", number % 32), "PriceSet", PriceSet { price: None }.encode_to_vec());
+    }
+    world.publish(&writer.events);
+    let running = world.start();
+    world.reach(&writer.events).await;
+    running.stop().await;
+    let largest = world.store.largest.load(Ordering::Relaxed);
+    assert!((2 * 8_000..=4 * PAYLOAD).contains(&largest), "{largest} bytes of rows in one transaction");
 }

@@ -81,6 +81,7 @@ impl World {
                 slowness: AtomicUsize::new(0),
                 writing: AtomicBool::new(false),
                 loads_meanwhile: AtomicUsize::new(0),
+                largest: AtomicUsize::new(0),
             }),
             feed: MemoryBus::default(),
             heads: Heads::new(logs.clone()),
@@ -188,6 +189,8 @@ struct Flaky {
     writing: AtomicBool,
     /// How often rows were asked for meanwhile.
     loads_meanwhile: AtomicUsize,
+    /// Bytes of rows in the largest batch that was to be written.
+    largest: AtomicUsize,
 }
 
 impl Flaky {
@@ -250,6 +253,7 @@ impl ViewStore for Flaky {
 
     async fn write(&self, batch: &Batch) -> Result<Written, ReadStoreError> {
         hang(&self.hangs).await;
+        self.largest.fetch_max(batch.rows.values().flatten().map(Row::bytes).sum(), Ordering::Relaxed);
         self.writing.store(true, Ordering::Relaxed);
         for _ in 0..self.slowness.load(Ordering::Relaxed) {
             tokio::task::yield_now().await;

@@ -203,6 +203,16 @@ async fn batches_keep_the_order_and_bad_requests_change_nothing() {
     }
     shop.project().await;
 
+    let details = ProductDetails { description: "𝄞".repeat(10_000), ..Default::default() };
+    let large = ProductCreated { details: Some(details.clone()), price: None };
+    token.extend(shop.record("p-large", "product-p-large", "ProductCreated", large).parts().iter().copied());
+    shop.project().await;
+    let mixed = ["p-1", "p-large", "p-2", "p-3", "p-large"].map(String::from).to_vec();
+    let reply = catalog.batch_get_products(BatchGetProductsRequest { product_ids: mixed.clone(), token: text(&token) }).await.unwrap();
+    let products = reply.into_inner().products;
+    assert_eq!(products.iter().map(|product| &product.product_id).collect::<Vec<_>>(), mixed.iter().collect::<Vec<_>>());
+    assert!([1, 4].iter().all(|at| products[*at].details.as_ref() == Some(&details)), "large ones among small ones");
+
     let ids: Vec<String> = ["p-20", "p-404", "p-3", "p-1", "p-3"].map(String::from).into();
     let request = BatchGetProductsRequest { product_ids: ids.clone(), token: text(&token) };
     let reply = catalog.batch_get_products(request).await.unwrap().into_inner();

@@ -9,8 +9,12 @@ use crate::{
     pairs::median_of,
     record::{Entry, Goal, progress},
     sources::{GET_PRODUCT, Gets, Keys, Mix, UPDATE_PRODUCT, updates},
-    stage::{CONNECTIONS, Part, WRITERS},
+    stage::{CONNECTIONS, Part},
 };
+
+/// Nearly all of them wait for a command at any time, and with four times as many the command service would have as much in its queue
+/// as it lets wait.
+const CALLERS: usize = 256;
 
 impl Bench {
     pub(super) async fn together(&mut self) -> Result<()> {
@@ -39,7 +43,7 @@ impl Bench {
     /// Commands and queries together against what each does alone.
     async fn mixed(&mut self) -> Result<()> {
         progress("B11: a tenth of commands, and each alone");
-        let press = Press::Callers(WRITERS, self.effort.time);
+        let press = Press::Callers(CALLERS, self.effort.time);
         let products = self.stage.products;
         let solo = || async {
             let keys = Keys::zipf(products);
