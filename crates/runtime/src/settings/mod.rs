@@ -312,8 +312,8 @@ section! {
         /// Bounds of one batch.
         batch_commands: usize = 512,
         batch_bytes: usize = 2 * MIB,
-        /// Least time from one append of a lane to the next while commands come in faster than one at a time: those that arrive
-        /// in between share one. A lonely command is appended at once, and so are as many as the last append had.
+        /// Least time from one append of a lane to the next while commands come in faster than one at a time, but too slowly to
+        /// share appends by themselves: those that arrive in between share one. A lonely command is appended at once.
         #[serde(with = "humantime_serde")]
         batch_interval: Duration = ms(5),
         /// Attempts to append a command that met a stale version before it is ABORTED.
