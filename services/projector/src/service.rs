@@ -10,7 +10,7 @@ use souk_event_sourcing::{Region, Topology};
 use souk_proto::internal::v1::{admin_service_server::AdminServiceServer, parked_entity_service_server::ParkedEntityServiceServer};
 use souk_read_store::{Access, DatabaseConfig, Installation, PostgresViews, ReadStore, ReadStoreError, Replica};
 use souk_runtime::{
-    GrpcServer, Listeners, Peer, Process, SchemaTooOld, Settings, limited,
+    Component, GrpcServer, Listeners, Peer, Process, SchemaTooOld, Settings, limited,
     metrics::{at_scrape, start_at_zero},
     topology,
 };
@@ -47,13 +47,15 @@ pub async fn run(process: Process, listeners: Listeners) -> anyhow::Result<()> {
     let admin = Admin { replica: process.replica.clone(), board, started };
     let replica = Replica { id: process.replica.clone(), address: process.reached_at(&listeners.internal)? };
     let door = CancellationToken::new();
+    // Before the door opens: an open door alone does not make a process ready.
+    let opened = process.health.component("read databases");
     let server = GrpcServer::new("internal", &process)
         .add(limited!(AdminServiceServer::new(admin), process))
         .add(limited!(ParkedEntityServiceServer::new(ParkedEntities { shards, lease_ttl: config.lease_ttl }), process))
         .shutdown_on(door.clone())
         .serve(listeners.internal);
     let server = tokio::spawn(server);
-    let outcome = follow(&process, &replica, config, &Shown { board: board_sender, shards: shards_sender }).await;
+    let outcome = follow(&process, &replica, config, &Shown { board: board_sender, shards: shards_sender }, &opened).await;
     door.cancel();
     server.await.context("the internal server")??;
     outcome
@@ -66,16 +68,16 @@ struct Shown {
 }
 
 /// Projects the logs of all regions there are, beginning anew when one is added.
-async fn follow(process: &Process, replica: &Replica, config: Config, shown: &Shown) -> anyhow::Result<()> {
+async fn follow(process: &Process, replica: &Replica, config: Config, shown: &Shown, opened: &Component) -> anyhow::Result<()> {
     let settings = &process.settings;
     let command = Peer::connect(&settings.peers.command_internal).context("peers.command_internal")?;
     let known = topology::ask(&command).await.ok().flatten().unwrap_or_else(|| settings.installation.alone());
     let mut topologies = topology::follow(command, known);
-    while let Some(store) = install(process, config).await? {
+    while let Some(store) = install(process, config, opened).await? {
         let Some(store) = admit(process, config, &store, &mut topologies).await else { break };
         let until = process.shutdown.child_token();
         let watching = tokio::spawn(grown(topologies.clone(), until.clone()));
-        let outcome = project(process, replica, config, store, shown, &until).await;
+        let outcome = project(process, replica, config, store, shown, opened, &until).await;
         watching.abort();
         outcome?;
         if process.shutdown.is_cancelled() {
@@ -121,6 +123,7 @@ async fn project(
     config: Config,
     store: ReadStore,
     shown: &Shown,
+    opened: &Component,
     until: &CancellationToken,
 ) -> anyhow::Result<()> {
     let settings = &process.settings;
@@ -161,6 +164,8 @@ async fn project(
         })
     };
     let mut shards = start_shards(process, replica, config, &store, ports, &shown.shards, until);
+    // From now on it is for the shards to say.
+    opened.ready();
     while let Some(ended) = shards.join_next().await {
         ended.context("a shard")?;
         anyhow::ensure!(until.is_cancelled(), "a shard ended by itself");
@@ -217,19 +222,15 @@ pub async fn migrate(settings: &Settings) -> Result<(), ReadStoreError> {
 }
 
 /// Opens the read databases, waiting for them and their tables as long as it takes; `None` when shutdown comes first.
-async fn install(process: &Process, config: Config) -> anyhow::Result<Option<ReadStore>> {
-    let component = process.health.component("read databases");
+async fn install(process: &Process, config: Config, opened: &Component) -> anyhow::Result<Option<ReadStore>> {
     let settings = &process.settings;
     let mut backoff = Backoff::new(config.retry_backoff, config.retry_backoff_max);
     loop {
         match open(settings).await {
-            Ok(Ok(store)) => {
-                component.ready();
-                return Ok(Some(store));
-            }
-            Ok(Err(missing)) => component.not_ready(&SchemaTooOld(missing).to_string()),
+            Ok(Ok(store)) => return Ok(Some(store)),
+            Ok(Err(missing)) => opened.not_ready(&SchemaTooOld(missing).to_string()),
             Err(error) if !error.retryable() => return Err(error.into()),
-            Err(error) => component.not_ready(&error.to_string()),
+            Err(error) => opened.not_ready(&error.to_string()),
         }
         tokio::select! {
             () = sleep(backoff.pause()) => {}

@@ -309,6 +309,21 @@ async fn a_parked_entity_is_shown_replayed_and_dropped() {
     store.close().await;
 }
 
+/// Its port is open while it still asks a command service, which does not answer, for the regions.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_projector_is_not_ready_before_it_projects() {
+    let mut world = World::start().await;
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    world.event_log_port = silent.local_addr().unwrap().port();
+    let projector = Projector::start(world.settings()).await;
+    let reasons = || projector.health.reasons();
+    wait("its port is open", || async { !reasons().iter().any(|reason| reason.contains("grpc")) }).await;
+    assert_eq!(reasons(), ["projector/read databases: starting"]);
+    wait("the projector is ready", || async { projector.health.is_ready() }).await;
+    assert_eq!(projector.status().await.partitions.len(), usize::from(PARTITIONS));
+    projector.stop().await;
+}
+
 /// A write that the database never answers, as long as somebody else holds its row.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_call_that_hangs_is_broken_off_and_the_views_go_on() {

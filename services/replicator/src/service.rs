@@ -4,7 +4,7 @@ use anyhow::Context;
 use souk_event_store::{DatabaseConfig, PostgresStore, Retention, StoreError};
 use souk_proto::internal::v1::admin_service_server::AdminServiceServer;
 use souk_runtime::{
-    GrpcServer, Listeners, Peer, Process, SchemaTooOld, Settings, limited,
+    Component, GrpcServer, Listeners, Peer, Process, SchemaTooOld, Settings, limited,
     metrics::{at_scrape, start_at_zero},
     topology,
 };
@@ -22,21 +22,23 @@ pub async fn run(process: Process, listeners: Listeners) -> anyhow::Result<()> {
     let settings = process.settings.clone();
     let board = Board::default();
     let admin = Admin { board: board.clone(), replica: process.replica.clone(), started: Instant::now().into_std() };
+    // Before the door opens: an open door alone does not make a process ready.
+    let ready = process.health.component("write store");
     let server = GrpcServer::new("internal", &process).add(limited!(AdminServiceServer::new(admin), process));
     let server = tokio::spawn(server.serve(listeners.internal));
     start_at_zero(&["souk_replicator_rewinds_total", "souk_replicator_divergences_total", "souk_relay_troubles_total"]);
     let shown = board.clone();
     let _figures = at_scrape(move || shown.measure());
-    if let Some(store) = connect(&process).await? {
+    if let Some(store) = connect(&process, &ready).await? {
         let store = Arc::new(store);
-        copy(&process, &settings, &store, board).await?;
+        copy(&process, &settings, &store, board, ready).await?;
         store.close().await;
     }
     process.shutdown.cancel();
     server.await.context("the internal server")?
 }
 
-async fn copy(process: &Process, settings: &Settings, store: &Arc<PostgresStore>, board: Board) -> anyhow::Result<()> {
+async fn copy(process: &Process, settings: &Settings, store: &Arc<PostgresStore>, board: Board, ready: Component) -> anyhow::Result<()> {
     let home = Peer::connect(&settings.peers.command_internal).context("peers.command_internal")?;
     let known = store.topology().await.unwrap_or_default().unwrap_or_else(|| settings.installation.alone());
     let replicator = &settings.replicator;
@@ -52,7 +54,7 @@ async fn copy(process: &Process, settings: &Settings, store: &Arc<PostgresStore>
         pauses: Pauses { first: replicator.retry_backoff, longest: replicator.retry_backoff_max },
         lease_ttl: replicator.lease_ttl,
         heartbeat_interval: replicator.heartbeat_interval,
-        ready: process.health.component("write store"),
+        ready,
         ways: settings.peers.clone(),
         copying: HashMap::new(),
     };
@@ -62,8 +64,7 @@ async fn copy(process: &Process, settings: &Settings, store: &Arc<PostgresStore>
 
 /// Connects, for as long as databases and tables are missing that this process was not asked to make. `None` when shutdown came
 /// first.
-async fn connect(process: &Process) -> anyhow::Result<Option<PostgresStore>> {
-    let ready = process.health.component("write store");
+async fn connect(process: &Process, ready: &Component) -> anyhow::Result<Option<PostgresStore>> {
     loop {
         match open(&process.settings).await {
             Ok(Ok(store)) => return Ok(Some(store)),
