@@ -34,9 +34,6 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// A peer that says nothing for so long, the last of it without answering a ping, is hung up on.
 const SILENCE: Duration = Duration::from_secs(6);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(2);
-const IDLE: usize = 2_000;
-/// HTTP/2 has 28 KiB of buffers for each connection, which count as a whole where memory is in huge pages.
-const IDLE_CONNECTION: u64 = 40 << 10;
 const GET_PRODUCT: &str = "/souk.catalog.v1.QueryService/GetProduct";
 const BATCH_GET: &str = "/souk.catalog.v1.QueryService/BatchGetProducts";
 const HEALTH: &str = "/grpc.health.v1.Health/Check";
@@ -234,7 +231,7 @@ async fn the_slow_and_the_idle_cost_little_and_are_cut_off() -> Result<()> {
     let said = fort.bears("slow readers", 16 * MIB, slow_readers(fort.address.clone(), asked.encode_to_vec())).await?;
     println!("slow readers: {said:?}");
 
-    let idle = fort.bears("idle connections", IDLE as u64 * IDLE_CONNECTION, idle(fort.address.clone(), IDLE)).await?;
+    let idle = fort.bears("idle connections", 64 * MIB, idle(fort.address.clone(), 2_000)).await?;
     until("silent connections are dropped", Duration::from_secs(12), || async { Ok(idle.iter().all(RawHttp2::is_closed).then_some(())) })
         .await
 }
