@@ -39,7 +39,7 @@ pub use call::{Deadline, caller, token};
 pub use failure::{ERROR_DOMAIN, Failure, Violations};
 pub use grpc::{GrpcServer, ReplyPatience, code_name, take_unary, unary_reply, unary_reply_of};
 pub use health::{Component, Health, SchemaTooOld};
-pub use main_of::{install_tls_provider, main_of, run_service, termination};
+pub use main_of::{install_tls_provider, main_of, run_service, termination, use_small_pages};
 pub use pace::Pace;
 pub use peer::Peer;
 pub use process::{Listeners, Process, ServiceKind, bind};

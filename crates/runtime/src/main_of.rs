@@ -41,6 +41,7 @@ where
         Err(error) => return not_started(service, &error),
     };
     install_tls_provider();
+    use_small_pages();
     UnixMillis::shift_clock(settings.process.clock_shift_ms);
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     if settings.process.threads > 0 {
@@ -62,6 +63,16 @@ where
 pub fn install_tls_provider() {
     // Fails only when it was installed before.
     let _ = rustls::crypto::ring::default_provider().install_default();
+}
+
+/// Keeps this process, and whatever it starts, from transparent huge pages.
+///
+/// Most of an idle connection is buffers that its few frames never reach (HTTP/2's alone are 28 KB): in huge pages, which the
+/// allocator asks for and some hosts give unasked, they are resident all the same.
+pub fn use_small_pages() {
+    if let Err(error) = nix::sys::prctl::set_thp_disable(true) {
+        eprintln!("huge pages stay allowed: {error}");
+    }
 }
 
 async fn started<F, R>(service: ServiceKind, settings: Arc<Settings>, run: F) -> Result<ExitCode, ConfigError>

@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use bytes::Bytes;
 use souk_proto::catalog::v1::GetProductRequest;
-use souk_runtime::{GrpcServer, Listeners, Process, ServiceKind, run_service};
+use souk_runtime::{GrpcServer, Listeners, Process, ServiceKind, run_service, use_small_pages};
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
     process::{Child, Command},
@@ -65,6 +65,7 @@ async fn layered(echo: Echo, process: Process, listeners: Listeners) -> Result<(
 #[expect(clippy::disallowed_methods, reason = "what the query service's limits cost is to be seen")]
 #[tokio::main]
 async fn bare(echo: Echo) -> Result<()> {
+    use_small_pages();
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
     println!("{}", listener.local_addr()?);
     let connections = tokio_stream::wrappers::TcpListenerStream::new(listener)

@@ -231,7 +231,7 @@ async fn the_slow_and_the_idle_cost_little_and_are_cut_off() -> Result<()> {
     let said = fort.bears("slow readers", 16 * MIB, slow_readers(fort.address.clone(), asked.encode_to_vec())).await?;
     println!("slow readers: {said:?}");
 
-    let idle = fort.bears("idle connections", 64 * MIB, idle(fort.address.clone(), 2_000)).await?;
+    let idle = fort.bears("idle connections", 48 * MIB, idle(fort.address.clone(), 2_000)).await?;
     until("silent connections are dropped", Duration::from_secs(12), || async { Ok(idle.iter().all(RawHttp2::is_closed).then_some(())) })
         .await
 }
