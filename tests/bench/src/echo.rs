@@ -87,17 +87,22 @@ impl UnaryService<GetProductRequest> for Echo {
     }
 }
 
+/// A server of one method, whatever it is called by.
 #[derive(Clone)]
-struct EchoServer {
-    echo: Echo,
-    limit: usize,
+pub struct EchoServer<S> {
+    pub echo: S,
+    pub limit: usize,
 }
 
-impl NamedService for EchoServer {
+impl<S> NamedService for EchoServer<S> {
     const NAME: &'static str = "souk.catalog.v1.QueryService";
 }
 
-impl Service<http::Request<Body>> for EchoServer {
+impl<S> Service<http::Request<Body>> for EchoServer<S>
+where
+    S: UnaryService<GetProductRequest, Response = Bytes> + Clone + Send + 'static,
+    S::Future: Send,
+{
     type Response = http::Response<Body>;
     type Error = Infallible;
     type Future = BoxFuture<Self::Response, Infallible>;

@@ -5,7 +5,7 @@ use std::{
 
 use anyhow::{Context, Result};
 use souk_devstack::{Service, StackOptions};
-use souk_load::{Report, Rpc};
+use souk_load::Rpc;
 use souk_tests::{System, until};
 use sqlx::PgPool;
 
@@ -101,18 +101,18 @@ impl Stage {
     /// Creates so many products of 1 KB, numbered from `first` on.
     ///
     /// # Errors
-    /// When one is refused.
-    pub async fn create(&self, first: u64, count: u64) -> Result<Report> {
+    /// When one cannot be created.
+    pub async fn create(&self, first: u64, count: u64) -> Result<()> {
         self.create_with(first, count, sources::timed_id).await
     }
 
     /// The same, with request ids of another kind.
     ///
     /// # Errors
-    /// When one is refused.
-    pub async fn create_with(&self, first: u64, count: u64, request_id: fn() -> String) -> Result<Report> {
-        let source = move |rpcs: Vec<Arc<Rpc>>| sources::creations(rpcs[0].clone(), first, request_id);
-        all_ok(self.commands().run(&[(0, sources::CREATE_PRODUCT)], source, Press::Calls(FILLERS, count)).await?)
+    /// When one cannot be created.
+    pub async fn create_with(&self, first: u64, count: u64, request_id: fn() -> String) -> Result<()> {
+        let source = move |rpc: &Arc<Rpc>| sources::creations(rpc.clone(), first, request_id);
+        self.commands().fill(sources::CREATE_PRODUCT, source, FILLERS, count).await
     }
 
     /// A loader before the query service.

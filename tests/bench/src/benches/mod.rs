@@ -37,7 +37,7 @@ const ALL: [&str; 17] =
 /// Measures what `numbers` names, everything if it names nothing, and writes what came of it `into` a folder.
 ///
 /// # Errors
-/// When something could not be measured, or the audit after it is not clean.
+/// When something could not be measured, or the audit after it is not clean. What was measured before that is written all the same.
 pub async fn run(numbers: &[String], effort: Effort, into: &Path) -> Result<ExitCode> {
     let wanted: Vec<&str> = match numbers {
         [] => ALL.to_vec(),
@@ -61,8 +61,12 @@ pub async fn run(numbers: &[String], effort: Effort, into: &Path) -> Result<Exit
     let mut entries = Vec::new();
     if wanted.iter().any(|number| *number != stored::NAME) {
         let mut bench = Bench { stage: Stage::start(effort.products(), |options| effort.adapt(options)).await?, effort, wanted, entries };
-        bench.measure().await?;
+        let measured = bench.measure().await;
         entries = bench.entries;
+        if let Err(error) = measured {
+            write(into, &entries)?;
+            return Err(error.context(format!("not all could be measured; {} has what was", into.display())));
+        }
     }
     if stored {
         entries.push(stored::measure(effort).await?);

@@ -9,7 +9,6 @@ use souk_load::Rpc;
 use super::Bench;
 use crate::{
     database::BareViews,
-    loader::{Press, all_ok},
     pairs::median_of,
     record::{Entry, Goal, progress},
     sources::{Keys, UPDATE_PRODUCT, updates},
@@ -52,8 +51,8 @@ impl Bench {
             let copied = views.copy_products(self.product_rows(&of_turn).await?).await?;
             self.stage.system.stop(Service::Projector).await?;
             let keys = Keys::zipf(self.stage.products);
-            let source = move |rpcs: Vec<Arc<Rpc>>| updates(rpcs[0].clone(), keys);
-            all_ok(self.stage.commands().run(&[(0, UPDATE_PRODUCT)], source, Press::Calls(FILLERS, events)).await?)?;
+            let source = move |rpc: &Arc<Rpc>| updates(rpc.clone(), keys.clone());
+            self.stage.commands().fill(UPDATE_PRODUCT, source, FILLERS, events).await?;
             turns.push(Turn { unique, zipf: self.projected().await?, copied });
         }
         let zipf = median_of(turns.iter().map(|turn| turn.zipf / turn.copied));
