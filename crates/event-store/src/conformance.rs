@@ -134,6 +134,7 @@ pub async fn all<A: Adapter>(adapter: &A) {
     after_a_takeover_the_old_owner_is_fenced(adapter).await;
     a_version_4_request_is_found_again(adapter).await;
     streams_load_in_order_of_version(adapter).await;
+    streams_of_several_logs_load_together_as_they_do_alone(adapter).await;
     a_copy_holds_what_it_was_given_and_nothing_twice(adapter).await;
     a_hole_a_broken_chain_and_another_history_add_nothing(adapter).await;
     a_copy_goes_back_to_the_fork_and_on_from_there(adapter).await;
@@ -309,6 +310,35 @@ pub async fn a_version_4_request_is_found_again<A: Adapter>(adapter: &A) {
         panic!("a repeat was carried out")
     };
     assert_eq!(repeats.len(), 1);
+}
+
+/// Histories of streams of several logs are the same in one load as one by one.
+///
+/// # Panics
+/// When the adapter breaks this law.
+pub async fn streams_of_several_logs_load_together_as_they_do_alone<A: Adapter>(adapter: &A) {
+    let (a, b) = (StreamId::new("test", "together-a"), StreamId::new("test", "together-b"));
+    let mut lane = adapter.lane();
+    let mut wanted = Vec::new();
+    for partition in 1..16 {
+        let log = log(partition);
+        let taken = adapter.take(log).await;
+        let part = Part::of(log, taken).stream(&a, 0, u64::from(partition) % 3 + 1).stream(&b, 0, 2).build();
+        assert_eq!(append(&mut lane, &part).await, BatchOutcome::Done);
+        wanted.extend([(log, b.clone()), (log, a.clone())]);
+    }
+    let mut alone = Vec::new();
+    for stream in &wanted {
+        alone.extend(lane.load(std::slice::from_ref(stream), 1).await.expect("load"));
+    }
+    assert!(wanted.iter().zip(&alone).all(|((log, stream), loaded)| {
+        let events = if *stream == a { usize::from(log.partition.0) % 3 + 1 } else { 2 };
+        loaded.events.len() == events && loaded.events.iter().all(|event| event.log == *log && event.stream == *stream)
+    }));
+    for count in 1..=wanted.len() {
+        let together = lane.load(&wanted[..count], 1).await.expect("load");
+        assert!(together.iter().map(|loaded| &loaded.events).eq(alone[..count].iter().map(|loaded| &loaded.events)), "{count} at once");
+    }
 }
 
 /// Histories come whole and in order.
