@@ -112,11 +112,16 @@ impl Mark {
     pub fn against(self, known: Self, epochs: &[Self]) -> Standing {
         let reached = match epochs.iter().find(|start| start.epoch > self.epoch) {
             Some(next) if self.position >= next.position => return Standing::Lost,
-            Some(_) => self.position <= known.position,
+            Some(_) => self.position <= known.position && !known.lost_before(self.position, epochs),
             None if self.epoch < known.epoch && self.position >= known.position => return Standing::Lost,
             None => self <= known,
         };
         if reached { Standing::Reached } else { Standing::Ahead }
+    }
+
+    /// Whether views at `self` end in a history that is no more, beyond `position`: the log wrote that in an epoch they have not seen.
+    fn lost_before(self, position: Position, epochs: &[Self]) -> bool {
+        epochs.iter().rev().find(|start| start.position <= position).is_some_and(|written| self.epoch < written.epoch)
     }
 }
 
@@ -380,6 +385,8 @@ mod tests {
         }
         let standing = |token: Mark, known| token.against(known, &epochs);
         assert_eq!(standing(mark(2, 90), mark(1, 30)), Standing::Ahead, "the views are folded anew");
+        assert_eq!(standing(mark(2, 90), mark(1, 105)), Standing::Ahead, "the views are still of a history that was lost");
+        assert_eq!(standing(mark(1, 49), mark(1, 105)), Standing::Reached, "which both have in common");
         assert_eq!(standing(mark(2, 90), mark(2, 95)), Standing::Reached);
         assert_eq!(standing(mark(2, 100), mark(4, 101)), Standing::Reached);
         assert_eq!(standing(mark(4, 102), mark(4, 101)), Standing::Ahead);
