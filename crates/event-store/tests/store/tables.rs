@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use souk_event_sourcing::{LogId, Position, StreamId, UnixMillis};
+use souk_event_sourcing::{LogId, Position, Region, StreamId, UnixMillis};
 use souk_event_store::{
     BatchOutcome, Belief, EventLog, Lane, LogBatch, PostgresStore, StoreError,
     conformance::{Part, after, log, request},
@@ -146,4 +146,12 @@ async fn an_epoch_that_was_lost_with_the_end_of_a_log_is_not_given_again() {
     // Whoever held on to the lost history is fenced.
     let onward = Part::of(log, after(&lost)).stream(&stream(), 2, 1).build();
     assert_ne!(lane.append(&[onward]).await.expect("append"), [BatchOutcome::Done]);
+}
+
+#[tokio::test]
+async fn of_a_log_without_tables_nothing_is_loaded() {
+    let world = World::new().await;
+    let elsewhere = LogId { region: Region(9), partition: log(1).partition };
+    let loaded = world.store.load(elsewhere, &[stream()], 1).await.expect("load");
+    assert!(loaded.len() == 1 && loaded[0].snapshot.is_none() && loaded[0].events.is_empty(), "{loaded:?}");
 }
