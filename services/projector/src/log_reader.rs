@@ -3,7 +3,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use souk_bus::from_wire;
 use souk_event_sourcing::{LogId, Position, RecordedEvent};
-use souk_proto::log::v1::{ReadRangeRequest, event_log_service_client::EventLogServiceClient};
+use souk_proto::log::v1::{EpochStart, ReadRangeRequest, event_log_service_client::EventLogServiceClient};
 use souk_runtime::{Peer, telemetry};
 use tonic::{Code, Request};
 
@@ -23,6 +23,8 @@ pub(crate) struct LogPage {
     pub events: Vec<RecordedEvent>,
     /// Where the log ended when it was read.
     pub head: Position,
+    /// The epochs it had gone through by then, oldest first.
+    pub epochs: Vec<EpochStart>,
 }
 
 /// Reading the log where it is true (law 1): for holes, for proof, for what the bus does not keep.
@@ -65,6 +67,6 @@ impl LogReader for GrpcLog {
         let head = page.head.ok_or_else(|| LogError::Unavailable("an answer without the head".to_owned()))?;
         let events = page.events.into_iter().map(from_wire).collect::<Result<_, _>>();
         let events = events.map_err(|error| LogError::Unavailable(error.to_string()))?;
-        Ok(LogPage { events, head: Position(head.position) })
+        Ok(LogPage { events, head: Position(head.position), epochs: head.epochs })
     }
 }

@@ -1,20 +1,21 @@
-use std::{sync::Arc, time::Duration};
+use std::{mem, sync::Arc, time::Duration};
 
 use futures::StreamExt;
 use metrics::counter;
 use souk_bus::{EventSource, Events};
 use souk_event_sourcing::{LogId, Position, RecordedEvent};
+use souk_proto::log::v1::EpochStart;
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
     time::{Instant, sleep, sleep_until},
 };
 
 use crate::{
     Config,
     backoff::Backoff,
-    heads::Head,
-    log_reader::{LogError, LogReader},
-    sequence::{Tail, Verdict},
+    heads::{Head, Heads},
+    log_reader::{LogError, LogPage, LogReader},
+    sequence::{Tail, Verdict, is_taken_back},
 };
 
 /// What a reader hands to the shard that writes.
@@ -43,7 +44,9 @@ pub(crate) struct Reader {
     pub tail: Tail,
     pub source: Arc<dyn EventSource>,
     pub truth: Arc<dyn LogReader>,
-    pub heads: watch::Receiver<Option<Head>>,
+    pub heads: Heads,
+    /// The latest epochs of the log that were heard of, oldest first.
+    pub epochs: Vec<EpochStart>,
     pub outbox: mpsc::Sender<Arrival>,
     pub room: Arc<Semaphore>,
     pub config: Config,
@@ -124,7 +127,7 @@ impl Reader {
 
     /// Reads the event log to its end, and says when that is reached where it ended at first: on a busy log the end moves.
     async fn rebuild(&mut self) -> Result<(), Stop> {
-        let head = match self.truth.read(self.log, self.tail.position.next(), 1).await {
+        let head = match self.page(self.tail.position.next(), 1).await {
             Ok(page) => page.head,
             Err(LogError::BeyondEnd(_)) => return Err(Stop::Diverged),
             Err(error) => return Err(self.unanswered(&error)),
@@ -140,7 +143,10 @@ impl Reader {
     async fn follow(&mut self, mut events: Events) -> Result<(), Stop> {
         let mut quiet_since = Instant::now();
         let mut tail_at_announcement = Position(0);
-        let mut heads = self.heads.clone();
+        let mut heads = self.heads.watch(self.log);
+        // What was announced before counts, too.
+        heads.mark_changed();
+        self.learn(self.heads.epochs(self.log));
         loop {
             tokio::select! {
                 next = events.next() => match next {
@@ -164,6 +170,7 @@ impl Reader {
                 }
                 Ok(()) = heads.changed() => {
                     let head = *heads.borrow_and_update();
+                    self.learn(self.heads.epochs(self.log));
                     if let Some(head) = head {
                         self.doubt(head, tail_at_announcement).await?;
                     }
@@ -181,6 +188,9 @@ impl Reader {
 
     /// Takes what the bus delivered: the next event is sent on, an old one dropped, a hole filled from the log first.
     async fn take(&mut self, event: RecordedEvent) -> Result<(), Stop> {
+        if event.position > self.tail.position && is_taken_back(&event, &self.epochs) {
+            return self.arbitrate().await;
+        }
         match self.tail.judge(&event) {
             Verdict::Next => self.send(event).await,
             Verdict::Old => Ok(()),
@@ -211,7 +221,7 @@ impl Reader {
     /// Reads from the event log when the announced head is ahead, or when nobody announces: then the bus is away, and
     /// views go on without it (law 1).
     async fn catch_up(&mut self) -> Result<(), Stop> {
-        let head = *self.heads.borrow();
+        let head = self.heads.of(self.log);
         match head.filter(|head| head.heard.elapsed() < SILENCE) {
             Some(head) if head.position <= self.tail.position => Ok(()),
             Some(head) => {
@@ -226,7 +236,7 @@ impl Reader {
     /// Sends the events of the log up to `to`, or to its end.
     async fn read_truth(&mut self, to: Position) -> Result<(), Stop> {
         while self.tail.position < to {
-            let page = match self.truth.read(self.log, self.tail.position.next(), PAGE).await {
+            let page = match self.page(self.tail.position.next(), PAGE).await {
                 Ok(page) if page.events.is_empty() => return Ok(()),
                 Ok(page) => page.events,
                 Err(LogError::BeyondEnd(_)) => return Err(Stop::Diverged),
@@ -249,7 +259,7 @@ impl Reader {
         if self.tail == Tail::START {
             return Ok(());
         }
-        match self.truth.read(self.log, self.tail.position, 1).await {
+        match self.page(self.tail.position, 1).await {
             Ok(page) if self.tail.is_held_by(page.events.first()) => Ok(()),
             Ok(_) => Err(Stop::Diverged),
             Err(LogError::BeyondEnd(_)) => Err(Stop::Diverged),
@@ -257,6 +267,21 @@ impl Reader {
                 let _ = self.unanswered(&error);
                 Ok(())
             }
+        }
+    }
+
+    /// Reads the event log, and what epochs it has gone through.
+    async fn page(&mut self, from: Position, limit: u32) -> Result<LogPage, LogError> {
+        let mut page = self.truth.read(self.log, from, limit).await?;
+        self.learn(mem::take(&mut page.epochs));
+        Ok(page)
+    }
+
+    /// Takes epochs in, unless they are those of an owner that does not know of a later one.
+    fn learn(&mut self, epochs: Vec<EpochStart>) {
+        let latest = |epochs: &[EpochStart]| epochs.last().map(|start| start.epoch);
+        if latest(&epochs) >= latest(&self.epochs) {
+            self.epochs = epochs;
         }
     }
 

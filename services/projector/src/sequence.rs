@@ -1,4 +1,5 @@
 use souk_event_sourcing::{Epoch, LogHash, Position, RecordedEvent};
+use souk_proto::log::v1::EpochStart;
 use souk_read_store::Checkpoint;
 
 /// Where a reader stands in a log: after the event at `position`, whose running hash proves the whole prefix.
@@ -53,6 +54,12 @@ impl Tail {
     pub(crate) fn after(event: &RecordedEvent) -> Self {
         Self { epoch: event.epoch, position: event.position, hash: event.hash }
     }
+}
+
+/// Whether a log that went through `epochs` has, or will have, another event in the place of this one, which a restore took
+/// back: a later epoch began there or before it. Its hash does not tell, for it continues what both histories have in common.
+pub(crate) fn is_taken_back(event: &RecordedEvent, epochs: &[EpochStart]) -> bool {
+    epochs.iter().any(|start| start.epoch > event.epoch.0 && start.first_position <= event.position.0)
 }
 
 impl From<&Checkpoint> for Tail {

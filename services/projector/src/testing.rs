@@ -14,7 +14,7 @@ use futures::{StreamExt, stream};
 use prost::Message;
 use souk_bus::{BusError, EventSource, Events, MalformedEvent};
 use souk_event_sourcing::{Epoch, EventId, Hlc, LogHash, LogId, Partition, Position, RecordedEvent, Region, StreamId, UnixMillis, Version};
-use souk_proto::stock::v1::StockReceived;
+use souk_proto::{log::v1::EpochStart, stock::v1::StockReceived};
 use uuid::Uuid;
 
 use crate::{
@@ -133,6 +133,8 @@ pub(crate) struct Truth {
     pub down: AtomicBool,
     /// The end that is told once, as if what comes behind it had been written since.
     pub said: Mutex<Option<Position>>,
+    /// What is told of the epochs of any log.
+    pub epochs: Mutex<Vec<EpochStart>>,
 }
 
 impl Truth {
@@ -157,7 +159,8 @@ impl LogReader for Truth {
         }
         // Pages are small, so that there are several.
         let head = self.said.lock().unwrap().take().unwrap_or(Position(events.len() as u64));
-        Ok(LogPage { events: events.into_iter().skip(from.0 as usize - 1).take(limit.min(5) as usize).collect(), head })
+        let events = events.into_iter().skip(from.0 as usize - 1).take(limit.min(5) as usize).collect();
+        Ok(LogPage { events, head, epochs: self.epochs.lock().unwrap().clone() })
     }
 }
 
