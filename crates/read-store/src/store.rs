@@ -285,7 +285,8 @@ pub(crate) const ACQUIRE_LIMIT: Duration = Duration::from_secs(5);
 fn options(url: &str, access: Access) -> Result<PgConnectOptions, sqlx::Error> {
     let session: &[(&str, &str)] = match access {
         Access::Read => &[("default_transaction_read_only", "on")],
-        Access::Write => &[("synchronous_commit", "off"), ("plan_cache_mode", "force_generic_plan")],
+        // `unnest` puts a batch by before it is written: 4,096 rows of 1 KB go to a file beyond the 4 MB that a server gives it by itself.
+        Access::Write => &[("synchronous_commit", "off"), ("plan_cache_mode", "force_generic_plan"), ("work_mem", "32MB")],
     };
     // A plan is kept for the life of a connection, often from when the tables were empty: it must not scan them whole. The
     // price the planner then puts on unavoidable scans would call for compilation, which costs more than they do.
