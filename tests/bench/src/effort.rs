@@ -3,7 +3,10 @@ use std::{future::Future, time::Duration};
 use anyhow::Result;
 use souk_devstack::StackOptions;
 
-use crate::pairs::by_turns;
+use crate::{
+    pairs::{Ratios, by_turns},
+    record::progress,
+};
 
 /// How much is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,15 +63,60 @@ impl Effort {
         self.of(100_000, 100_000, 300)
     }
 
-    /// Pairs of what the two sides came to.
+    /// Pairs of what the two sides came to, [`steady`](Self::steady) as far as they can be had.
     ///
     /// # Errors
     /// When a side cannot be measured.
-    pub async fn pairs<T, A, B>(&self, a: impl FnMut() -> A, b: impl FnMut() -> B) -> Result<Vec<(T, T)>>
+    pub async fn pairs<T, A, B>(
+        &self,
+        mut a: impl FnMut() -> A,
+        mut b: impl FnMut() -> B,
+        ratio: impl Fn(&T, &T) -> f64,
+    ) -> Result<Vec<(T, T)>>
     where
         A: Future<Output = Result<T>>,
         B: Future<Output = Result<T>>,
     {
-        by_turns(self.pairs, a, b).await
+        self.steady(async || by_turns(self.pairs, &mut a, &mut b).await, |(a, b)| ratio(a, b)).await
+    }
+
+    /// Measures again, in a full run at most twice, while the ratios differ too much to judge by them. The last word stands.
+    ///
+    /// # Errors
+    /// Those of `measure`.
+    pub async fn steady<M>(&self, mut measure: impl AsyncFnMut() -> Result<Vec<M>>, ratio: impl Fn(&M) -> f64) -> Result<Vec<M>> {
+        for _ in 0..self.of(2, 0, 0) {
+            let measured = measure().await?;
+            if !Ratios::of(measured.iter().map(&ratio).collect()).too_noisy() {
+                return Ok(measured);
+            }
+            progress("too noisy to judge by; measured again");
+        }
+        measure().await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How often something is measured whose first `noisy` times say nothing, and what stands.
+    async fn measured(size: Size, noisy: usize) -> (usize, Vec<f64>) {
+        let mut times = 0;
+        let measure = async || {
+            times += 1;
+            Ok(if times <= noisy { vec![0.5, 1.0, 1.5, 2.0] } else { vec![1.0, 1.01, 0.99, 1.0] })
+        };
+        let stands = Effort::new(size).steady(measure, |ratio| *ratio).await.unwrap();
+        (times, stands)
+    }
+
+    #[tokio::test]
+    async fn what_is_too_noisy_is_measured_again_at_most_twice() {
+        let (steady, noisy) = (vec![1.0, 1.01, 0.99, 1.0], vec![0.5, 1.0, 1.5, 2.0]);
+        assert_eq!(measured(Size::Full, 0).await, (1, steady.clone()));
+        assert_eq!(measured(Size::Full, 2).await, (3, steady));
+        assert_eq!(measured(Size::Full, 3).await, (3, noisy.clone()));
+        assert_eq!(measured(Size::Quick, 1).await, (1, noisy), "a quick run is to end in time");
     }
 }

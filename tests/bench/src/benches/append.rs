@@ -16,7 +16,7 @@ use uuid::Uuid;
 use super::Bench;
 use crate::{
     loader::on_own_thread,
-    pairs::{by_turns, median_of},
+    pairs::median_of,
     record::{Entry, Goal, progress},
     rows::Rows,
 };
@@ -39,10 +39,11 @@ impl Bench {
         progress("B5: batches of 256 events, appended and copied");
         let postgres = &self.stage.system.stack.postgres;
         let (appended, copied) = (database(postgres, "bench_append").await?, database(postgres, "bench_copy").await?);
-        let (pairs, time) = (self.effort.pairs, self.effort.time);
+        let (effort, time) = (self.effort, self.effort.time);
         let pairs = on_own_thread(move || async move {
             let (append, copy) = (Mutex::new(Append::open(&appended).await?), Mutex::new(Copy::open(&copied).await?));
-            by_turns(pairs, || async { append.lock().await.turn(time).await }, || async { copy.lock().await.turn(time).await }).await
+            let (append, copy) = (|| async { append.lock().await.turn(time).await }, || async { copy.lock().await.turn(time).await });
+            effort.pairs(append, copy, |appended, copied| appended / copied).await
         })
         .await?;
         let ratios = pairs.iter().map(|(appended, copied)| appended / copied).collect();

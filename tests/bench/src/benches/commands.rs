@@ -50,7 +50,8 @@ impl Bench {
         progress("B4: pgbench with 1, 8, 32 and 64 clients");
         let (clients, _) = bare.best_clients(time).await?;
         progress("B4: commands with everything running");
-        let everything = self.effort.pairs(|| self.rate(press.clone()), || bare.pgbench(clients, time)).await?;
+        let everything =
+            self.effort.pairs(|| self.rate(press.clone()), || bare.pgbench(clients, time), |commands, inserts| commands / inserts).await?;
         self.stage.caught_up().await?;
         // The command service and Postgres alone.
         for service in [Service::Projector, Service::Saga, Service::Query] {
@@ -69,6 +70,7 @@ impl Bench {
                     Ok((report.rate(), cpu))
                 },
                 || async { Ok((bare.pgbench(clients, time).await?, 0.0)) },
+                |(rate, _), (inserts, _)| rate / inserts,
             )
             .await?;
         cpu.extend(alone.iter().map(|((_, cpu), _)| *cpu));
@@ -106,7 +108,7 @@ impl Bench {
                 Ok(all_ok(loader.run(&[(0, RECEIVE_STOCK)], source, press).await?)?.rate())
             }
         };
-        let pairs = self.effort.pairs(|| receive(1), || receive(spread)).await?;
+        let pairs = self.effort.pairs(|| receive(1), || receive(spread), |hot, spread| hot / spread).await?;
         let ratios = pairs.iter().map(|(hot, spread)| hot / spread).collect();
         let entry = Entry::new("B7", ratios, Goal::AtLeast(0.8), "commands/s on one stock item ÷ over 10,000 items")
             .figure("hot_per_second", median_of(pairs.iter().map(|(hot, _)| *hot)))
@@ -120,17 +122,22 @@ impl Bench {
         progress("B13: twice the capacity");
         let time = self.effort.time;
         let mut refused = (0, 0);
-        let mut pairs = Vec::new();
-        for _ in 0..self.effort.pairs {
-            let capacity = all_ok(self.update(Press::Callers(WRITERS, time)).await?)?.rate();
-            let report = self.update(Press::Rate(capacity * 2.0, time, 8192)).await?;
-            let shed = report.count(Code::ResourceExhausted);
-            ensure!(report.failed() == shed, "other refusals: {:?}", report.errors);
-            refused = (refused.0 + shed, refused.1 + report.unsent);
-            pairs.push((report.goodput(), capacity));
-            // What was let in last is still under way.
-            self.stage.caught_up().await?;
-        }
+        let measure = async || {
+            let mut pairs = Vec::new();
+            refused = (0, 0);
+            for _ in 0..self.effort.pairs {
+                let capacity = all_ok(self.update(Press::Callers(WRITERS, time)).await?)?.rate();
+                let report = self.update(Press::Rate(capacity * 2.0, time, 8192)).await?;
+                let shed = report.count(Code::ResourceExhausted);
+                ensure!(report.failed() == shed, "other refusals: {:?}", report.errors);
+                refused = (refused.0 + shed, refused.1 + report.unsent);
+                pairs.push((report.goodput(), capacity));
+                // What was let in last is still under way.
+                self.stage.caught_up().await?;
+            }
+            Ok(pairs)
+        };
+        let pairs = self.effort.steady(measure, |(goodput, capacity)| goodput / capacity).await?;
         let ratios = pairs.iter().map(|(goodput, capacity)| goodput / capacity).collect();
         let entry = Entry::new("B13", ratios, Goal::AtLeast(0.9), "goodput at twice the capacity ÷ capacity, commands")
             .figure("capacity_per_second", median_of(pairs.iter().map(|(_, capacity)| *capacity)))

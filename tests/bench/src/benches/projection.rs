@@ -36,25 +36,18 @@ impl Bench {
         let views = BareViews::create(&self.stage.system.stack.postgres).await?;
         // Indexes of the same size on both sides.
         views.copy_products(self.product_rows("true").await?).await?;
-        let events = self.effort.of(100_000, 40_000, 3_000);
-        let mut turns = Vec::new();
-        for turn in 1..=self.effort.pairs as u64 {
-            progress(&format!(
-                "B9: {events} new products projected and copied, {events} updates projected; {turn} of {}",
-                self.effort.pairs
-            ));
-            let first = turn * APART;
-            self.stage.system.stop(Service::Projector).await?;
-            self.stage.create(first, events).await?;
-            let unique = self.projected().await?;
-            let of_turn = format!("substr(key, 3)::bigint between {first} and {}", first + events - 1);
-            let copied = views.copy_products(self.product_rows(&of_turn).await?).await?;
-            self.stage.system.stop(Service::Projector).await?;
-            let keys = Keys::zipf(self.stage.products);
-            let source = move |rpc: &Arc<Rpc>| updates(rpc.clone(), keys.clone());
-            self.stage.commands().fill(UPDATE_PRODUCT, source, FILLERS, events).await?;
-            turns.push(Turn { unique, zipf: self.projected().await?, copied });
-        }
+        let effort = self.effort;
+        let (mut number, events) = (0, effort.of(100_000, 40_000, 3_000));
+        let measure = async || {
+            let (mut turns, of) = (Vec::new(), effort.pairs);
+            for turn in 1..=of {
+                progress(&format!("B9: {events} new products projected and copied, {events} updates projected; {turn} of {of}"));
+                number += 1;
+                turns.push(self.turn(&views, number * APART, events).await?);
+            }
+            Ok(turns)
+        };
+        let turns = effort.steady(measure, |turn| turn.unique / turn.copied).await?;
         let zipf = median_of(turns.iter().map(|turn| turn.zipf / turn.copied));
         let ratios = turns.iter().map(|turn| turn.unique / turn.copied).collect();
         let entry = Entry::new(
@@ -71,6 +64,20 @@ impl Bench {
         .also(format!("Zipf keys: at least 1.5 ({zipf:.2})"), zipf >= 1.5);
         self.record(entry);
         Ok(())
+    }
+
+    /// New products from `first` on, projected and copied; then as many updates of old ones.
+    async fn turn(&mut self, views: &BareViews, first: u64, events: u64) -> Result<Turn> {
+        self.stage.system.stop(Service::Projector).await?;
+        self.stage.create(first, events).await?;
+        let unique = self.projected().await?;
+        let of_turn = format!("substr(key, 3)::bigint between {first} and {}", first + events - 1);
+        let copied = views.copy_products(self.product_rows(&of_turn).await?).await?;
+        self.stage.system.stop(Service::Projector).await?;
+        let keys = Keys::zipf(self.stage.products);
+        let source = move |rpc: &Arc<Rpc>| updates(rpc.clone(), keys.clone());
+        self.stage.commands().fill(UPDATE_PRODUCT, source, FILLERS, events).await?;
+        Ok(Turn { unique, zipf: self.projected().await?, copied })
     }
 
     /// Starts the projector once JetStream has what it lacks: events per second from its first checkpoint to its last.

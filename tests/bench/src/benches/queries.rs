@@ -76,10 +76,10 @@ impl Bench {
             self.echo(echo, warm.clone()).await?;
         }
         progress("B1, B2: queries answered by the cache, by turns with echoes");
-        let mut pairs = Vec::new();
+        let (hit, echo) = (|| self.hit(&loader, press.clone()), || self.echo(&layered, press.clone()));
+        let pairs = self.effort.pairs(hit, echo, |hit, echo| hit.rate / echo.rate).await?;
         let mut besides = Vec::new();
-        for (hit, echo) in self.effort.pairs(|| self.hit(&loader, press.clone()), || self.echo(&layered, press.clone())).await? {
-            pairs.push((hit, echo));
+        for _ in 0..self.effort.pairs {
             besides.push((self.echo(&bare, press.clone()).await?, self.echo(&empty, press.clone()).await?));
         }
         let of = |value: fn(&Measured) -> f64| pairs.iter().map(move |(hit, echo)| value(hit) / value(echo)).collect::<Vec<_>>();
@@ -104,7 +104,8 @@ impl Bench {
         if self.wants("B3") {
             progress("B3: both at 70 % of the echo's most");
             let press = Press::Rate(echo_rate * 0.7, time, 4096);
-            let pairs = self.effort.pairs(|| self.hit(&loader, press.clone()), || self.echo(&layered, press.clone())).await?;
+            let (hit, echo) = (|| self.hit(&loader, press.clone()), || self.echo(&layered, press.clone()));
+            let pairs = self.effort.pairs(hit, echo, |hit, echo| hit.p99() / echo.p99()).await?;
             let ratios = pairs.iter().map(|(hit, echo)| hit.p99() / echo.p99()).collect();
             let (hits, echoes) = pairs.last().context("no pair")?;
             let entry = Entry::new("B3", ratios, Goal::AtMost(1.2), "p99 of hits ÷ p99 of echoes at 70 % of the echo's most")

@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     loader::on_own_thread,
-    pairs::{by_turns, median_of},
+    pairs::median_of,
     record::{Entry, Goal, progress},
 };
 
@@ -46,13 +46,13 @@ impl Bench {
         }
         progress("B8: events relayed, and messages published");
         let (url, nats) = (database(&self.stage.system.stack.postgres, "bench_relay").await?, self.stage.system.stack.nats.url());
-        let (pairs, events) = (self.effort.pairs, self.effort.of(MOST, MOST / 2, 2_048));
+        let (effort, events) = (self.effort, self.effort.of(MOST, MOST / 2, 2_048));
         let pairs = on_own_thread(move || async move {
             let relay = Mutex::new(Relay::start(&url, &nats, events / usize::from(BATCH)).await?);
             let raw = Mutex::new(Raw::start(&nats).await?);
             // What is published in a pair was committed before either side of it begins.
-            let pairs =
-                by_turns(pairs, || async { relay.lock().await.turn().await }, || async { raw.lock().await.turn(events).await }).await;
+            let turns = (|| async { relay.lock().await.turn().await }, || async { raw.lock().await.turn(events).await });
+            let pairs = effort.pairs(turns.0, turns.1, |relayed, published| relayed / published).await;
             relay.into_inner().stop().await?;
             raw.into_inner().stop().await?;
             pairs

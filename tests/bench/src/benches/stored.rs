@@ -71,7 +71,7 @@ pub async fn measure(effort: Effort) -> Result<Entry> {
     for stage in [&small, &large] {
         rate(stage, press.clone()).await?;
     }
-    let pairs = effort.pairs(|| rate(&large, press.clone()), || rate(&small, press.clone())).await?;
+    let pairs = effort.pairs(|| rate(&large, press.clone()), || rate(&small, press.clone()), |large, small| large / small).await?;
     for stage in [&mut small, &mut large] {
         stage.system.stack.nats.start_again().await?;
         for service in [Service::Projector, Service::Query] {

@@ -51,10 +51,14 @@ impl Bench {
         let echo = EchoProcess::start(1024, Some(settings)).await?;
         let (time, pairs) = (self.effort.time, self.effort.pairs);
         progress("B6: one command every 10 ms");
-        let mut paced = Vec::new();
-        for turn in 0..pairs {
-            paced.push(self.single(&echo, bare, Press::Rate(1.0 / PAUSE.as_secs_f64(), time, 64), Some(PAUSE), turn % 2 == 1).await?);
-        }
+        let measure = async || {
+            let mut paced = Vec::new();
+            for turn in 0..pairs {
+                paced.push(self.single(&echo, bare, Press::Rate(1.0 / PAUSE.as_secs_f64(), time, 64), Some(PAUSE), turn % 2 == 1).await?);
+            }
+            Ok(paced)
+        };
+        let paced = self.effort.steady(measure, Single::ratio).await?;
         progress("B6: one command after another");
         let mut closed = Vec::new();
         for turn in 0..pairs {

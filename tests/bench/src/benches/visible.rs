@@ -64,11 +64,11 @@ impl Bench {
                 })
             })
         };
-        let pairs = self.effort.pairs(whole, parts).await?;
         let micros = |time: Duration| time.as_secs_f64() * 1e6;
+        let ratio = |whole: &Way, parts: &Way| micros(whole.visible) / micros(parts.jetstream + parts.upsert + parts.hop);
+        let pairs = self.effort.pairs(whole, parts, ratio).await?;
         let part = |of: fn(&Way) -> Duration| median_of(pairs.iter().map(|(_, parts)| micros(of(parts))));
-        let ratios =
-            pairs.iter().map(|(whole, parts)| micros(whole.visible) / micros(parts.jetstream + parts.upsert + parts.hop)).collect();
+        let ratios = pairs.iter().map(|(whole, parts)| ratio(whole, parts)).collect();
         let note = "p50 from reply to visible ÷ (JetStream publish to consume + single-row upsert + NATS hop, p50s)";
         let entry = Entry::new("B10", ratios, Goal::AtMost(1.5), note)
             .figure("visible_p50_us", median_of(pairs.iter().map(|(whole, _)| micros(whole.visible))))
