@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use souk_devstack::{Service, StackOptions};
 use souk_load::Rpc;
 use souk_tests::{System, until};
-use sqlx::PgPool;
+use sqlx::{PgConnection, PgPool};
 
 use crate::{
     loader::{Loader, Press, all_ok},
@@ -74,17 +74,8 @@ impl Stage {
         progress(&format!("creating {products} products"));
         stage.create(1, products).await?;
         stage.caught_up().await?;
-        stage.settle().await?;
+        settle(&mut stage.system.stack.postgres.connect("postgres").await?).await?;
         Ok(stage)
-    }
-
-    /// Has everything written down that filling left in memory. The kernel would write hundreds of megabytes at once half a minute
-    /// later, and everybody's commits would wait for them, which no load of its own ever does to a system.
-    async fn settle(&self) -> Result<()> {
-        let mut connection = self.system.stack.postgres.connect("postgres").await?;
-        sqlx::raw_sql("checkpoint").execute(&mut connection).await?;
-        tokio::task::spawn_blocking(nix::unistd::sync).await?;
-        Ok(())
     }
 
     /// Gives the server the stock of WAL files that one has which has run for some time. A new server makes each file when it is
@@ -194,6 +185,17 @@ pub fn recommended(options: &mut StackOptions) {
     options.postgres_settings = [("min_wal_size", "2560MB"), ("max_wal_size", "8GB"), ("shared_buffers", "1GB")]
         .map(|(key, value)| (key.into(), value.into()))
         .into();
+}
+
+/// Has everything written down that filling left in memory. The kernel would write hundreds of megabytes at once half a minute
+/// later, and everybody's commits would wait for them, which no load of its own ever does to a system.
+///
+/// # Errors
+/// When the server cannot be asked for it.
+pub async fn settle(connection: &mut PgConnection) -> Result<()> {
+    sqlx::raw_sql("checkpoint").execute(connection).await?;
+    tokio::task::spawn_blocking(nix::unistd::sync).await?;
+    Ok(())
 }
 
 /// The sum of what a query finds in each database.

@@ -5,6 +5,7 @@ use souk_load::{Report, Rpc};
 
 use super::{Bench, visible::percentile};
 use crate::{
+    echo::EchoProcess,
     loader::{Loader, Press, all_ok},
     pairs::median_of,
     record::{Entry, Goal, progress},
@@ -68,11 +69,27 @@ impl Bench {
         Ok(())
     }
 
+    /// How long echoes take at the rate of the headline's queries when nothing else is done: what the machine itself makes callers wait.
+    async fn echoes_alone(&self, rate: f64, time: Duration) -> Result<Report> {
+        progress("B15: echoes alone, as many as there will be queries");
+        let settings = self.stage.system.stack.settings_file().to_path_buf();
+        let echo = EchoProcess::start(self.reply_bytes().await?, Some(settings)).await?;
+        let (loader, products) = (Loader::new(echo.url.clone(), CONNECTIONS), self.stage.products);
+        let run = |press| {
+            let keys = Keys::zipf(products);
+            loader.run(&[(0, GET_PRODUCT)], move |rpcs: Vec<Arc<Rpc>>| Gets::new(rpcs[0].clone(), keys, products), press)
+        };
+        // As warm as the query service.
+        all_ok(run(Press::Callers(CALLERS, self.effort.time / 4)).await?)?;
+        all_ok(run(Press::Rate(rate * 0.9, time, 8192)).await?)
+    }
+
     /// The textbook load of a million users on this machine.
     async fn headline(&mut self) -> Result<()> {
         let rate = self.effort.of(10_000.0, 10_000.0, 200.0);
         let (times, seconds) = self.effort.of((3, 60), (1, 30), (1, 2));
         let time = Duration::from_secs(seconds);
+        let alone = self.echoes_alone(rate, time / 2).await?.latency();
         let mut best: Option<(Report, f64, Duration)> = None;
         for turn in 1..=times {
             progress(&format!("B15: 1,000 commands and 9,000 queries a second, run {turn} of {times}"));
@@ -92,6 +109,7 @@ impl Bench {
         let millis = |time: Duration| time.as_secs_f64() * 1e3;
         let errors = report.failed() + report.unsent;
         let entry = Entry::new("B15", vec![report.rate() / rate], Goal::AtLeast(0.999), "the load of a million users: achieved ÷ intended")
+            .figure("echo_alone_p99_ms", millis(alone.quantile(0.99)))
             .figure("query_p50_ms", millis(report.kinds[Mix::QUERIES].ok.quantile(0.5)))
             .figure("query_p99_ms", millis(queries))
             .figure("query_p999_ms", millis(report.kinds[Mix::QUERIES].ok.quantile(0.999)))
