@@ -12,7 +12,7 @@ use crate::{
     echo::EchoProcess,
     loader::{Loader, Press, all_ok},
     machine::{cpu_of, pin_process},
-    pairs::median_of,
+    pairs::{by_turns, median_of},
     record::{Entry, Goal, progress},
     sources::{GET_PRODUCT, Gets, Keys, product_id},
     stage::{CONNECTIONS, Part},
@@ -79,11 +79,10 @@ impl Bench {
         progress("B1, B2: queries answered by the cache, by turns with echoes");
         let (hit, echo) = (|| self.hit(&loader, &all, press.clone()), || self.echo(&layered, press.clone()));
         let pairs = self.effort.pairs(hit, echo, |hit, echo| hit.rate / echo.rate).await?;
-        let (mut besides, mut near) = (Vec::new(), Vec::new());
-        for _ in 0..self.effort.pairs {
-            besides.push((self.echo(&bare, press.clone()).await?, self.echo(&empty, press.clone()).await?));
-            near.push((self.hit(&loader, &one, press.clone()).await?, self.echo(&layered, press.clone()).await?));
-        }
+        let (bare, empty) = (|| self.echo(&bare, press.clone()), || self.echo(&empty, press.clone()));
+        let besides = by_turns(self.effort.pairs, bare, empty).await?;
+        let (hit, echo) = (|| self.hit(&loader, &one, press.clone()), || self.echo(&layered, press.clone()));
+        let near = by_turns(self.effort.pairs, hit, echo).await?;
         let of = |value: fn(&Measured) -> f64| pairs.iter().map(move |(hit, echo)| value(hit) / value(echo)).collect::<Vec<_>>();
         let rate = |side: &Measured| side.rate;
         let cpu = |side: &Measured| side.cpu.as_secs_f64();

@@ -28,7 +28,7 @@ use super::{
 };
 use crate::{
     loader::on_own_thread,
-    pairs::median_of,
+    pairs::{by_turns, median_of},
     record::{Entry, Goal, progress},
     stage::settle,
 };
@@ -59,12 +59,9 @@ impl Bench {
             let turns = (|| async { relay.lock().await.turn().await }, || async { raw.lock().await.turn(events, false).await });
             let pairs = effort.pairs(turns.0, turns.1, |relayed, published| relayed / published).await?;
             relay.into_inner().stop().await?;
-            let mut raw = raw.into_inner();
-            let mut checked = Vec::new();
-            for _ in 0..effort.pairs {
-                checked.push((raw.turn(events, true).await?, raw.turn(events, false).await?));
-            }
-            raw.stop().await?;
+            let turns = (|| async { raw.lock().await.turn(events, true).await }, || async { raw.lock().await.turn(events, false).await });
+            let checked = by_turns(effort.pairs, turns.0, turns.1).await?;
+            raw.into_inner().stop().await?;
             Ok((pairs, median_of(checked.iter().map(|(checked, unchecked)| checked / unchecked))))
         })
         .await?;
