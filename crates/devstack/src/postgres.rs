@@ -26,7 +26,6 @@ const SETTINGS: &[(&str, &str)] = &[
     ("fsync", "on"),
     ("synchronous_commit", "on"),
     ("full_page_writes", "on"),
-    ("wal_compression", "on"),
     ("max_wal_size", "8GB"),
     ("checkpoint_timeout", "15min"),
     ("shared_buffers", "256MB"),
@@ -106,6 +105,7 @@ impl Postgres {
             postgres.port = crate::ports::free_port()?;
             postgres.start_again().await?;
         }
+        postgres.compress_wal().await?;
         for database in postgres.options.databases.clone() {
             postgres.create_database(&database).await?;
         }
@@ -137,6 +137,17 @@ impl Postgres {
         })?;
         self.child = Some(child);
         self.wait_until_ready().await
+    }
+
+    /// Has images of pages compressed in the WAL: by lz4 if the server was built with it, which takes an eighth of the time of what every
+    /// server has. Kept beside the data, so that a restart and a copy find it.
+    async fn compress_wal(&self) -> Result<()> {
+        let mut connection = self.connect("postgres").await?;
+        let built_with_lz4 = "select 'lz4' = any(enumvals) from pg_settings where name = 'wal_compression'";
+        let method = if sqlx::query_scalar(built_with_lz4).fetch_one(&mut connection).await? { "lz4" } else { "on" };
+        sqlx::raw_sql(sqlx::AssertSqlSafe(format!("alter system set wal_compression = {method}"))).execute(&mut connection).await?;
+        sqlx::raw_sql("select pg_reload_conf()").execute(&mut connection).await?;
+        Ok(connection.close().await?)
     }
 
     async fn wait_until_ready(&mut self) -> Result<()> {

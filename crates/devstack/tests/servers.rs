@@ -74,6 +74,20 @@ async fn postgres_is_durable_private_and_never_root() {
 }
 
 #[tokio::test]
+async fn images_of_pages_are_compressed_by_the_best_the_server_was_built_with() {
+    let folder = TemporaryFolder::create().unwrap();
+    let mut postgres = postgres(folder.path()).await.unwrap();
+    // Where it was set while the server ran it is there at the next start.
+    postgres.stop().await.unwrap();
+    postgres.start_again().await.unwrap();
+    let mut connection = PgConnection::connect(&postgres.url("one")).await.unwrap();
+    let row = sqlx::query("select 'lz4' = any(enumvals), setting from pg_settings where name = 'wal_compression'");
+    let row = row.fetch_one(&mut connection).await.unwrap();
+    let best = if row.get(0) { "lz4" } else { "pglz" };
+    assert_eq!(row.get::<String, _>(1), best);
+}
+
+#[tokio::test]
 async fn a_lock_file_that_names_a_living_stranger_does_not_stop_postgres() {
     let folder = TemporaryFolder::create().unwrap();
     let mut first = postgres(folder.path()).await.unwrap();
