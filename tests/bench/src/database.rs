@@ -48,7 +48,7 @@ impl Bare {
     /// # Errors
     /// When pgbench fails.
     pub async fn pgbench(&self, clients: usize, time: Duration) -> Result<f64> {
-        let (clients, seconds) = (clients.to_string(), time.as_secs_f64().ceil().max(1.0).to_string());
+        let (clients, seconds) = (clients.to_string(), pgbench_seconds(time).to_string());
         let (user, _) = self.url.trim_start_matches("postgres://").split_once('@').unwrap_or(("souk", ""));
         let (user, password) = user.split_once(':').unwrap_or((user, ""));
         let output = Command::new(&self.pgbench)
@@ -107,6 +107,11 @@ impl Bare {
     }
 }
 
+/// How long pgbench runs that is to run for some time.
+pub fn pgbench_seconds(time: Duration) -> f64 {
+    time.as_secs_f64().ceil().max(1.0)
+}
+
 /// A read database without Souk: the view tables with all their indexes.
 #[derive(Debug, Clone)]
 pub struct BareViews {
@@ -134,21 +139,21 @@ impl BareViews {
         Ok(options.disable_statement_logging().connect().await?)
     }
 
-    /// Puts rows of products, as `COPY … TO STDOUT (FORMAT binary)` gave them, into the table of products: rows per second.
+    /// Puts rows of a view, as `COPY … TO STDOUT (FORMAT binary)` gave them, into the table of the same name: how many, and how long it
+    /// took.
     ///
     /// # Errors
     /// When a row is there already.
-    pub async fn copy_products(&self, rows: Vec<Bytes>) -> Result<f64> {
-        let views = self.clone();
+    pub async fn copy(&self, view: &str, rows: Vec<Bytes>) -> Result<(u64, Duration)> {
+        let (views, statement) = (self.clone(), format!("copy {view} from stdin (format binary)"));
         on_own_thread(move || async move {
             let mut connection = views.connect().await?;
             let began = Instant::now();
-            let mut copy = connection.copy_in_raw("copy product_view from stdin (format binary)").await?;
+            let mut copy = connection.copy_in_raw(&statement).await?;
             for part in rows {
                 copy.send(part).await?;
             }
-            let copied = copy.finish().await?;
-            Ok(copied as f64 / began.elapsed().as_secs_f64())
+            Ok((copy.finish().await?, began.elapsed()))
         })
         .await
     }

@@ -46,6 +46,11 @@ impl Effort {
         }
     }
 
+    /// As the record calls it.
+    pub fn name(&self) -> &'static str {
+        self.of("full", "quick", "smoke")
+    }
+
     /// Whether it is long enough to hold the outcome against goals.
     pub fn judges(&self) -> bool {
         self.size != Size::Smoke

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use souk_load::{Load, Reply, Report, Request, Rpc, Schedule, Source, Target, Until};
 use tonic::Code;
 
-use crate::{machine, record::progress};
+use crate::{machine, pairs::Side, record::progress};
 
 /// How often calls of a filling are sent again, and how long after they were refused.
 const FILL_AGAIN: usize = 10;
@@ -151,6 +151,11 @@ where
     let alone = move || -> Result<T> { tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(work()) };
     thread::Builder::new().name("loader".to_owned()).spawn(move || drop(send.send(alone())))?;
     receive.await.map_err(|_| anyhow!("a loader ended by a panic"))?
+}
+
+/// Calls answered with OK, and the CPU time that was used for all of the load.
+pub fn side_of(report: &Report, cpu: Duration) -> Side {
+    Side::new(report.goodput(), report.count(Code::Ok), cpu)
 }
 
 /// Fails unless every call was answered with OK.

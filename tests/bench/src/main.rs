@@ -60,8 +60,9 @@ enum Instead {
         /// Tables; all if none is given
         #[arg(value_name = "TABLE")]
         wanted: Vec<growth::Growth>,
-        #[arg(long, default_value = "tests/load/README.md")]
-        file: PathBuf,
+        /// Where they go; tests/load/README.md if not given, target/bench/growth.md with --quick
+        #[arg(long)]
+        file: Option<PathBuf>,
     },
     /// A server to be measured, started by the benchmarks
     #[command(hide = true)]
@@ -92,7 +93,7 @@ async fn run(args: Args) -> Result<ExitCode> {
     };
     let effort = Effort::new(size);
     match args.instead {
-        Some(Instead::Growth { wanted, file }) => growth::run(&wanted, effort, &file).await.map(|()| ExitCode::SUCCESS),
+        Some(Instead::Growth { wanted, file }) => growth::run(&wanted, effort, file.as_deref()).await.map(|()| ExitCode::SUCCESS),
         _ => benches::run(&args.numbers, effort, &args.into).await,
     }
 }

@@ -1,6 +1,6 @@
 //! Two sides by turns: A B A B …
 
-use std::future::Future;
+use std::{future::Future, time::Duration};
 
 use anyhow::Result;
 
@@ -30,8 +30,40 @@ impl Ratios {
     pub fn too_noisy(&self) -> bool {
         let mut sorted = self.all.clone();
         sorted.sort_by(f64::total_cmp);
-        let quarter = |share: f64| sorted[((sorted.len() - 1) as f64 * share).round() as usize];
-        (quarter(0.75) - quarter(0.25)) / self.median > TOO_NOISY
+        (quantile(&sorted, 0.75) - quantile(&sorted, 0.25)) / self.median > TOO_NOISY
+    }
+}
+
+/// Between two values in proportion, so that of few pairs the outermost count as well.
+fn quantile(sorted: &[f64], share: f64) -> f64 {
+    let place = (sorted.len() - 1) as f64 * share;
+    let (below, above) = (sorted[place.floor() as usize], sorted[place.ceil() as usize]);
+    below + (above - below) * place.fract()
+}
+
+/// What one side of a pair came to.
+#[derive(Debug, Clone, Copy)]
+pub struct Side {
+    /// Operations per second.
+    pub rate: f64,
+    /// CPU time of those who did them, for one, in microseconds.
+    pub cpu_us: f64,
+}
+
+impl Side {
+    /// A rate, and the CPU time of so many operations.
+    pub fn new(rate: f64, operations: u64, cpu: Duration) -> Self {
+        Self { rate, cpu_us: cpu.as_secs_f64() * 1e6 / operations.max(1) as f64 }
+    }
+
+    /// So many operations in some time, and their CPU time.
+    pub fn of(operations: u64, took: Duration, cpu: Duration) -> Self {
+        Self::new(operations as f64 / took.as_secs_f64(), operations, cpu)
+    }
+
+    /// How much faster this side is.
+    pub fn ratio(&self, other: &Self) -> f64 {
+        self.rate / other.rate
     }
 }
 
@@ -84,6 +116,7 @@ mod tests {
         assert!((ratios.median - 1.025).abs() < 1e-9);
         assert!(!ratios.too_noisy());
         assert!(Ratios::of(vec![0.5, 1.0, 1.5, 2.0]).too_noisy());
+        assert!(Ratios::of(vec![0.2, 1.0, 1.0, 5.0]).too_noisy(), "two that agree are not enough");
     }
 
     #[tokio::test]

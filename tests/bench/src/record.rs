@@ -4,7 +4,11 @@ use anyhow::{Context, Result};
 use serde_json::{Map, Value, json};
 use souk_load::{Histogram, Second};
 
-use crate::{pairs::Ratios, report};
+use crate::{
+    effort::Effort,
+    pairs::{Ratios, Side, median_of},
+    report,
+};
 
 /// What is wanted of a ratio.
 #[derive(Debug, Clone, Copy)]
@@ -62,6 +66,17 @@ impl Entry {
         self
     }
 
+    /// The medians of both sides under their names.
+    #[must_use]
+    pub fn sides(mut self, names: [&str; 2], pairs: &[(Side, Side)]) -> Self {
+        for (name, side) in names.into_iter().zip([0, 1]) {
+            let of = |value: fn(&Side) -> f64| median_of(pairs.iter().map(|(a, b)| value([a, b][side])));
+            self =
+                self.figure(&format!("{name}_per_second"), of(|side| side.rate)).figure(&format!("{name}_cpu_us"), of(|side| side.cpu_us));
+        }
+        self
+    }
+
     #[must_use]
     pub fn also(mut self, what: impl Into<String>, holds: bool) -> Self {
         self.also.push((what.into(), holds));
@@ -88,14 +103,14 @@ impl Entry {
     pub fn met(&self) -> Option<bool> {
         let also = self.also.iter().all(|(_, holds)| *holds);
         let ratio = self.ratios.median;
-        match self.goal {
-            _ if !also => Some(false),
-            Goal::None => None,
-            Goal::Exactly(wanted) => Some(self.ratios.all.iter().all(|ratio| (ratio - wanted).abs() < f64::EPSILON)),
-            _ if self.ratios.too_noisy() => None,
-            Goal::AtLeast(wanted) => Some(ratio >= wanted),
-            Goal::AtMost(wanted) => Some(ratio <= wanted),
-        }
+        let met = match self.goal {
+            Goal::None => return None,
+            Goal::Exactly(wanted) => self.ratios.all.iter().all(|ratio| (ratio - wanted).abs() < f64::EPSILON),
+            _ if self.ratios.too_noisy() => return None,
+            Goal::AtLeast(wanted) => ratio >= wanted,
+            Goal::AtMost(wanted) => ratio <= wanted,
+        };
+        Some(met && also)
     }
 
     fn verdict(&self) -> &'static str {
@@ -143,24 +158,26 @@ impl Entry {
     }
 }
 
-/// Adds outcomes to those of earlier runs of other numbers, and draws the report of all.
+/// Adds outcomes to those of earlier runs of other numbers, each marked with the kind of its run, and draws the report of all.
 ///
 /// # Errors
 /// When a file cannot be written.
-pub fn write(folder: &Path, entries: &[Entry]) -> Result<()> {
+pub fn write(folder: &Path, effort: Effort, entries: &[Entry]) -> Result<()> {
     fs::create_dir_all(folder)?;
     let file = folder.join("summary.json");
     let mut summary: Map<String, Value> =
         fs::read_to_string(&file).ok().and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();
     for entry in entries {
-        summary.insert(entry.name.to_owned(), entry.json());
+        let mut json = entry.json();
+        json["run"] = effort.name().into();
+        summary.insert(entry.name.to_owned(), json);
     }
     fs::write(&file, serde_json::to_string_pretty(&summary)?).with_context(|| file.display().to_string())?;
     let page = folder.join("report.html");
     fs::write(&page, report::page(&summary)).with_context(|| page.display().to_string())
 }
 
-/// Says what is measured now, on a line that the next one replaces on a terminal.
+/// Says what is measured now.
 pub fn progress(text: &str) {
     let mut out = std::io::stderr();
     let _ = writeln!(out, "      {text}");

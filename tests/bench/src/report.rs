@@ -56,11 +56,15 @@ fn table(page: &mut String, entries: &[(&String, &Value)]) {
         };
         let figures: Vec<_> = entry["figures"].as_object().into_iter().flatten().map(|(name, value)| format!("{name} = {value}")).collect();
         let failed = entry["also"].as_object().into_iter().flatten().filter(|(_, holds)| **holds == Value::Bool(false));
+        let run = match entry["run"].as_str() {
+            None | Some("full") => String::new(),
+            Some(run) => format!(" ({run} run)"),
+        };
         let failed: String = failed.map(|(what, _)| format!("<br><span class=missed>not: {}</span>", escape(what))).collect();
         let _ = write!(
             page,
             "<tr><td>{name}</td><td class=n>{:.3}</td><td class=n>{:.2}–{:.2}</td><td>{}</td><td class={class}>{verdict}</td>\
-             <td>{}{failed}<br><small>{}</small></td></tr>",
+             <td>{}{run}{failed}<br><small>{}</small></td></tr>",
             number(&entry["ratio"]),
             number(&entry["min"]),
             number(&entry["max"]),

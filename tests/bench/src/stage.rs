@@ -39,6 +39,8 @@ impl Part {
         Self::Postgres,
         Self::Nats,
     ];
+    /// Whom a command costs CPU until its reply.
+    pub const WRITE_SIDE: [Self; 2] = [Self::Service(Service::Command), Self::Postgres];
 }
 
 /// Connections of the loader to each service: one carries 256 calls at a time.
@@ -128,6 +130,14 @@ impl Stage {
         parts.iter().map(|part| self.pid(*part).map(cpu_of)).sum()
     }
 
+    /// CPU time that these parts have used since they had used so much.
+    ///
+    /// # Errors
+    /// When one of them does not run.
+    pub fn cpu_since(&self, parts: &[Part], before: Duration) -> Result<Duration> {
+        Ok(self.cpu(parts)?.saturating_sub(before))
+    }
+
     /// Holds a part to some cores.
     ///
     /// # Errors
@@ -136,7 +146,11 @@ impl Stage {
         machine::pin_process(self.pid(part)?, cores)
     }
 
-    fn pid(&self, part: Part) -> Result<u32> {
+    /// The process of a part, whose children are the part's as well.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn pid(&self, part: Part) -> Result<u32> {
         let stack = &self.system.stack;
         let identity = match part {
             Part::Service(service) => Some(stack.service(service)?.identity()),

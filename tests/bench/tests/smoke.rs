@@ -1,8 +1,9 @@
 //! Every benchmark runs, on a system with hardly any products and for hardly any time. How fast says nothing here.
 
-use std::{fs, process::Command};
+use std::{fs, path::Path, process::Command};
 
 use serde_json::Value;
+use souk_devstack::souk_program;
 
 #[test]
 fn every_benchmark_yields_figures_and_leaves_a_clean_store() {
@@ -13,6 +14,9 @@ fn every_benchmark_yields_figures_and_leaves_a_clean_store() {
 
     let summary: Value = serde_json::from_slice(&fs::read(folder.join("summary.json")).unwrap()).unwrap();
     let summary = summary.as_object().unwrap();
+    if only.is_empty() {
+        planned(&folder);
+    }
     let wanted = if only.is_empty() { (1..=15).map(|number| format!("B{number}")).collect() } else { only };
     for number in wanted {
         let entry = summary.get(&number).unwrap_or_else(|| panic!("no {number}"));
@@ -25,4 +29,18 @@ fn every_benchmark_yields_figures_and_leaves_a_clean_store() {
     assert!(summary.keys().all(|number| report.contains(&format!(">{number}<"))), "each number stands in the report");
     assert!(!report.contains("http://") && !report.contains("https://"), "the report needs no network");
     fs::remove_dir_all(folder).unwrap();
+}
+
+/// `souk plan` finds in the record what it looks for.
+fn planned(folder: &Path) {
+    let record = folder.join("summary.json");
+    // However slow the machine is.
+    let limits = ["--command-p99", "60000", "--query-p99", "60000"];
+    let plan = Command::new(souk_program().unwrap()).args(["plan", "--json"]).args(limits).arg("--record").arg(record).output().unwrap();
+    assert!(plan.status.success(), "souk plan: {}", String::from_utf8_lossy(&plan.stderr));
+    let plan: Value = serde_json::from_slice(&plan.stdout).unwrap();
+    for part in ["write_database", "command", "query", "projector", "read_database"] {
+        let source = plan["capacities"][part]["source"].as_str();
+        assert!(source.is_some_and(|source| source.starts_with("measured")), "{part}: {source:?}");
+    }
 }

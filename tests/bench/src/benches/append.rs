@@ -7,7 +7,8 @@ use souk_event_sourcing::{
     Epoch, EventId, Hlc, LogHash, LogId, Partition, Position, RecordedEvent, Region, RequestId, StreamId, UnixMillis, Version,
 };
 use souk_event_store::{
-    BatchOutcome, Belief, DatabaseConfig, Fingerprint, Lane, LedgerEntry, LogBatch, PostgresLane, PostgresStore, Retention, StreamAdvance,
+    BatchOutcome, Belief, DatabaseConfig, EventLog, Fingerprint, Lane, LedgerEntry, LogBatch, PostgresLane, PostgresStore, Retention,
+    StreamAdvance,
 };
 use sqlx::{Connection, PgConnection};
 use tokio::{sync::Mutex, time::Instant};
@@ -16,9 +17,11 @@ use uuid::Uuid;
 use super::Bench;
 use crate::{
     loader::on_own_thread,
-    pairs::median_of,
+    machine::cpu_of,
+    pairs::Side,
     record::{Entry, Goal, progress},
     rows::Rows,
+    stage::Part,
 };
 
 pub(super) const REGION: Region = Region(1);
@@ -27,6 +30,8 @@ pub(super) const PARTITIONS: u16 = 64;
 pub(super) const BATCH: u16 = 256;
 const PAYLOAD: usize = 1024;
 const RETENTION: Retention = Retention { days: 7 };
+/// Events read at once to look at them.
+const PAGE: usize = 1_000;
 /// Batches made before the clock runs.
 const MADE_AHEAD: usize = 32;
 
@@ -37,19 +42,22 @@ impl Bench {
             return Ok(());
         }
         progress("B5: batches of 256 events, appended and copied");
+        let server = self.stage.pid(Part::Postgres)?;
         let postgres = &self.stage.system.stack.postgres;
         let (appended, copied) = (database(postgres, "bench_append").await?, database(postgres, "bench_copy").await?);
         let (effort, time) = (self.effort, self.effort.time);
         let pairs = on_own_thread(move || async move {
             let (append, copy) = (Mutex::new(Append::open(&appended).await?), Mutex::new(Copy::open(&copied).await?));
-            let (append, copy) = (|| async { append.lock().await.turn(time).await }, || async { copy.lock().await.turn(time).await });
-            effort.pairs(append, copy, |appended, copied| appended / copied).await
+            let turns =
+                (|| async { append.lock().await.turn(time, server).await }, || async { copy.lock().await.turn(time, server).await });
+            let pairs = effort.pairs(turns.0, turns.1, Side::ratio).await?;
+            append.into_inner().audit().await?;
+            Ok(pairs)
         })
         .await?;
-        let ratios = pairs.iter().map(|(appended, copied)| appended / copied).collect();
+        let ratios = pairs.iter().map(|(appended, copied)| appended.ratio(copied)).collect();
         let entry = Entry::new("B5", ratios, Goal::AtLeast(0.6), "events/s of the append, 256 a batch ÷ rows/s of COPY, 256 a commit")
-            .figure("appended_per_second", median_of(pairs.iter().map(|(appended, _)| *appended)))
-            .figure("copied_per_second", median_of(pairs.iter().map(|(_, copied)| *copied)))
+            .sides(["appended", "copied"], &pairs)
             .figure("payload_bytes", PAYLOAD as f64);
         self.record(entry);
         Ok(())
@@ -78,6 +86,7 @@ fn partitions() -> impl Iterator<Item = Partition> {
 
 /// Batches are appended through the door of a committer.
 pub(super) struct Append {
+    store: PostgresStore,
     lane: PostgresLane,
     maker: Maker,
 }
@@ -89,7 +98,7 @@ impl Append {
         let taken = store.ownership("bench").take("w1", &partitions, Duration::ZERO).await?;
         let maker = Maker::new(taken.into_iter().map(|taken| (taken.log, taken.belief)).collect());
         ensure!(maker.beliefs.len() == partitions.len(), "not all logs are there");
-        Ok(Self { lane: store.lane("w1").expect("configured above"), maker })
+        Ok(Self { lane: store.lane("w1").expect("configured above"), store, maker })
     }
 
     /// Where each log ends, and under which epoch.
@@ -112,16 +121,38 @@ impl Append {
         Ok(())
     }
 
-    async fn turn(&mut self, time: Duration) -> Result<f64> {
-        let (mut events, mut spent) = (0, Duration::ZERO);
+    /// Events appended, and CPU of the server whose process this is.
+    async fn turn(&mut self, time: Duration, server: u32) -> Result<Side> {
+        let (mut events, mut spent, cpu) = (0, Duration::ZERO, cpu_of(server));
         while spent < time {
             let batches: Vec<_> = (0..MADE_AHEAD).map(|_| self.maker.batch()).collect();
             let began = Instant::now();
             self.append(&batches).await?;
-            events += batches.len() * usize::from(BATCH);
+            events += (batches.len() * usize::from(BATCH)) as u64;
             spent += began.elapsed();
         }
-        Ok(events as f64 / spent.as_secs_f64())
+        Ok(Side::of(events, spent, cpu_of(server).saturating_sub(cpu)))
+    }
+
+    /// What is stored is what was appended, one hash after the other.
+    ///
+    /// # Errors
+    /// With the first log of which that is not so.
+    pub(super) async fn audit(&self) -> Result<()> {
+        for (log, belief) in &self.maker.beliefs {
+            let (mut position, mut hash) = (Position(0), LogHash::EMPTY);
+            while position < belief.position {
+                let events = self.store.read(*log, position.next(), PAGE).await?;
+                ensure!(!events.is_empty(), "{log} ends at {position} instead of {}", belief.position);
+                for event in events {
+                    hash = hash.after(&event);
+                    ensure!(event.position == position.next() && event.hash == hash, "{log} differs at {}", event.position);
+                    position = event.position;
+                }
+            }
+            ensure!(position == belief.position && hash == belief.hash, "{log} goes on behind {}", belief.position);
+        }
+        Ok(())
     }
 }
 
@@ -136,8 +167,9 @@ impl Copy {
         Ok(Self { connection: PgConnection::connect(url).await?, maker: Maker::of_nothing() })
     }
 
-    async fn turn(&mut self, time: Duration) -> Result<f64> {
-        let (mut rows, mut spent) = (0, Duration::ZERO);
+    /// Rows copied, and CPU of the server whose process this is.
+    async fn turn(&mut self, time: Duration, server: u32) -> Result<Side> {
+        let (mut rows, mut spent, cpu) = (0, Duration::ZERO, cpu_of(server));
         while spent < time {
             let batches: Vec<_> = (0..MADE_AHEAD).map(|_| encoded(&self.maker.batch())).collect();
             let began = Instant::now();
@@ -148,13 +180,8 @@ impl Copy {
             }
             spent += began.elapsed();
         }
-        Ok(rows as f64 / spent.as_secs_f64())
+        Ok(Side::of(rows, spent, cpu_of(server).saturating_sub(cpu)))
     }
-}
-
-/// Parts of one batch, each of another log.
-pub(super) fn sample() -> Vec<LogBatch> {
-    Maker::of_nothing().batch()
 }
 
 fn encoded(batch: &[LogBatch]) -> Vec<u8> {

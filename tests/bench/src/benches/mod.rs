@@ -37,7 +37,7 @@ const ALL: [&str; 17] =
 /// Measures what `numbers` names, everything if it names nothing, and writes what came of it `into` a folder.
 ///
 /// # Errors
-/// When something could not be measured, or the audit after it is not clean. What was measured before that is written all the same.
+/// When something could not be measured, or an audit after it is not clean. What was measured before that is written all the same.
 pub async fn run(numbers: &[String], effort: Effort, into: &Path) -> Result<ExitCode> {
     let wanted: Vec<&str> = match numbers {
         [] => ALL.to_vec(),
@@ -62,17 +62,20 @@ pub async fn run(numbers: &[String], effort: Effort, into: &Path) -> Result<Exit
     if wanted.iter().any(|number| *number != stored::NAME) {
         let mut bench = Bench { stage: Stage::start(effort.products(), |options| effort.adapt(options)).await?, effort, wanted, entries };
         let measured = bench.measure().await;
-        entries = bench.entries;
-        if let Err(error) = measured {
-            write(into, &entries)?;
-            return Err(error.context(format!("not all could be measured; {} has what was", into.display())));
+        write(into, effort, &bench.entries)?;
+        if let Err(error) = &measured {
+            eprintln!("bench: {error:#}; {} has what was measured before", into.display());
         }
+        // What broke off has written to the stores as well.
+        bench.audit().await?;
+        measured?;
+        entries = bench.entries;
     }
     if stored {
         entries.push(stored::measure(effort).await?);
     }
+    write(into, effort, &entries)?;
     println!("audit clean; {:.0} s of CPU in all", busy.elapsed().as_secs_f64());
-    write(into, &entries)?;
     println!();
     entries.iter().for_each(|entry| println!("{}", entry.line()));
     let failed = effort.judges() && entries.iter().any(|entry| entry.met() == Some(false));
@@ -98,7 +101,10 @@ impl Bench {
         self.reply_to_visible().await?;
         self.together().await?;
         self.forwarded().await?;
-        self.bytes().await?;
+        self.bytes().await
+    }
+
+    async fn audit(&mut self) -> Result<()> {
         let audited = self.stage.audit().await?;
         self.record(Entry::on_record("audit", audited, "events/s of souk audit, its start included"));
         Ok(())

@@ -11,7 +11,7 @@ use super::Bench;
 use crate::{
     echo::EchoProcess,
     loader::{Loader, Press, all_ok},
-    machine::{cpu_of, pin_process},
+    machine::{BOTH, LOADER, SERVER, cpu_of, pin_process},
     pairs::{by_turns, median_of},
     record::{Entry, Goal, progress},
     sources::{GET_PRODUCT, Gets, Keys, product_id},
@@ -21,10 +21,6 @@ use crate::{
 const QUERY: Part = Part::Service(Service::Query);
 /// Callers enough to fill one core of a server.
 const READERS: usize = 128;
-/// The server has the first core and the loader the second.
-const SERVER: [usize; 1] = [0];
-const LOADER: [usize; 1] = [1];
-const BOTH: [usize; 2] = [0, 1];
 
 /// One side of a pair.
 #[derive(Debug, Clone)]
@@ -79,8 +75,10 @@ impl Bench {
         progress("B1, B2: queries answered by the cache, by turns with echoes");
         let (hit, echo) = (|| self.hit(&loader, &all, press.clone()), || self.echo(&layered, press.clone()));
         let pairs = self.effort.pairs(hit, echo, |hit, echo| hit.rate / echo.rate).await?;
-        let (bare, empty) = (|| self.echo(&bare, press.clone()), || self.echo(&empty, press.clone()));
-        let besides = by_turns(self.effort.pairs, bare, empty).await?;
+        // Bare and tuned, and one that sends nothing.
+        let hit = || async { Ok(vec![self.hit(&loader, &all, press.clone()).await?]) };
+        let others = || async { Ok(vec![self.echo(&bare, press.clone()).await?, self.echo(&empty, press.clone()).await?]) };
+        let besides = by_turns(self.effort.pairs, hit, others).await?;
         let (hit, echo) = (|| self.hit(&loader, &one, press.clone()), || self.echo(&layered, press.clone()));
         let near = by_turns(self.effort.pairs, hit, echo).await?;
         let of = |value: fn(&Measured) -> f64| pairs.iter().map(move |(hit, echo)| value(hit) / value(echo)).collect::<Vec<_>>();
@@ -88,8 +86,8 @@ impl Bench {
         let cpu = |side: &Measured| side.cpu.as_secs_f64();
         let middle = |value: fn(&Measured) -> f64| median_of(pairs.iter().map(|(hit, _)| value(hit)));
         let echo_rate = median_of(pairs.iter().map(|(_, echo)| echo.rate));
-        let against_bare = middle(rate) / median_of(besides.iter().map(|(bare, _)| bare.rate));
-        let against_empty = middle(cpu) / median_of(besides.iter().map(|(_, empty)| cpu(empty)));
+        let against_bare = median_of(besides.iter().map(|(hit, others)| hit[0].rate / others[0].rate));
+        let against_empty = median_of(besides.iter().map(|(hit, others)| cpu(&hit[0]) / cpu(&others[1])));
         // All of its row lies in the processor's caches, as an echo's bytes do.
         let of_one = |value: fn(&Measured) -> f64| median_of(near.iter().map(|(hit, echo)| value(hit) / value(echo)));
         let entry = Entry::new("B1", of(rate), Goal::AtLeast(0.97), "queries from the cache ÷ echoes of the same size, calls/s")
@@ -135,7 +133,7 @@ impl Bench {
         let before = self.stage.cpu(&[QUERY])?;
         let report = loader.run(&[(0, GET_PRODUCT)], move |rpcs| Gets::new(rpcs[0].clone(), keys, products), press).await?;
         let report = all_ok(report)?;
-        Ok(Measured::of(&report, self.stage.cpu(&[QUERY])? - before))
+        Ok(Measured::of(&report, self.stage.cpu_since(&[QUERY], before)?))
     }
 
     async fn echo(&self, echo: &EchoProcess, press: Press) -> Result<Measured> {
@@ -144,7 +142,7 @@ impl Bench {
         let before = cpu_of(echo.pid()?);
         let report = loader.run(&[(0, GET_PRODUCT)], move |rpcs| Gets::new(rpcs[0].clone(), keys, products), press).await?;
         let report = all_ok(report)?;
-        Ok(Measured::of(&report, cpu_of(echo.pid()?) - before))
+        Ok(Measured::of(&report, cpu_of(echo.pid()?).saturating_sub(before)))
     }
 
     /// Bytes of a reply about one product.

@@ -2,8 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use anyhow::{Result, ensure};
-use nix::sys::statvfs::statvfs;
+use anyhow::{Context, Result, ensure};
 use souk_devstack::{Service, StackOptions};
 use souk_load::Rpc;
 use souk_tests::System;
@@ -12,11 +11,12 @@ use tonic::Code;
 use crate::{
     effort::Effort,
     fill,
-    loader::Press,
-    pairs::median_of,
+    loader::{Press, side_of},
+    machine::require_room,
+    pairs::Side,
     record::{Entry, Goal, progress},
     sources::{DESCRIPTION, UPDATE_PRODUCT, updates},
-    stage::{Stage, WRITERS, recommended, settle},
+    stage::{Part, Stage, WRITERS, recommended, settle},
 };
 
 pub const NAME: &str = "B12";
@@ -36,19 +36,9 @@ fn sizes(effort: Effort) -> (u64, u64) {
 /// # Errors
 /// When there is too little.
 pub fn check_room(effort: Effort) -> Result<()> {
-    let folder = std::env::temp_dir();
-    let disk = statvfs(&folder)?;
-    let free = disk.blocks_available() as u64 * disk.fragment_size() as u64;
     let (small, large) = sizes(effort);
     let wanted = (small + large) * EVENT_BYTES + if effort.judges() { BESIDES } else { 0 };
-    ensure!(
-        free >= wanted,
-        "{NAME} fills a store with {large} events and wants {} GB free in {}, where {} GB are; leave it out by naming others, or set TMPDIR",
-        wanted.div_ceil(1 << 30),
-        folder.display(),
-        free >> 30
-    );
-    Ok(())
+    require_room(wanted).with_context(|| format!("{NAME} fills a store with {large} events; leave it out by naming others"))
 }
 
 /// Commands per second on a full store against those on one that is nearly empty.
@@ -73,7 +63,7 @@ pub async fn measure(effort: Effort) -> Result<Entry> {
         rate(stage, press.clone()).await?;
     }
     let turns = (|| rate(&large, press.clone()), || rate(&small, press.clone()));
-    let pairs = effort.pairs(turns.0, turns.1, |large, small| large.0 / small.0).await?;
+    let pairs = effort.pairs(turns.0, turns.1, |large, small| large.0.ratio(&small.0)).await?;
     for stage in [&mut small, &mut large] {
         stage.system.stack.nats.start_again().await?;
         for service in [Service::Projector, Service::Query] {
@@ -81,11 +71,12 @@ pub async fn measure(effort: Effort) -> Result<Entry> {
         }
         stage.audit().await?;
     }
-    let ratios = pairs.iter().map(|(large, small)| large.0 / small.0).collect();
+    let refused: u64 = pairs.iter().map(|(large, small)| large.1 + small.1).sum();
+    let pairs: Vec<_> = pairs.iter().map(|(large, small)| (large.0, small.0)).collect();
+    let ratios = pairs.iter().map(|(large, small)| large.ratio(small)).collect();
     let entry = Entry::new(NAME, ratios, Goal::AtLeast(0.95), format!("commands/s with {many} events stored ÷ with {few}"))
-        .figure("commands_per_second", median_of(pairs.iter().map(|(large, _)| large.0)))
-        .figure("commands_per_second_nearly_empty", median_of(pairs.iter().map(|(_, small)| small.0)))
-        .figure("refused", pairs.iter().map(|(large, small)| large.1 + small.1).sum::<u64>() as f64)
+        .sides(["commands_full", "commands_nearly_empty"], &pairs)
+        .figure("refused", refused as f64)
         .figure("fill_seconds", took.as_secs_f64())
         .figure("filled_events_per_second", many as f64 / took.as_secs_f64());
     println!("{}", entry.line());
@@ -107,13 +98,15 @@ async fn fill_up(stage: &mut Stage, events: u64) -> Result<Duration> {
     Ok(took)
 }
 
-/// Commands done per second, and how many were refused because too many waited: a full store's checkpoints may hold a disk up for longer
-/// than anybody may wait.
-async fn rate(stage: &Stage, press: Press) -> Result<(f64, u64)> {
+/// Commands done per second, and how many were refused because too many waited: a full store's checkpoints may hold a disk up for
+/// longer than anybody may wait.
+async fn rate(stage: &Stage, press: Press) -> Result<(Side, u64)> {
     let keys = stage.uniform();
     let source = move |rpcs: Vec<Arc<Rpc>>| updates(rpcs[0].clone(), keys);
+    let cpu = stage.cpu(&Part::WRITE_SIDE)?;
     let report = stage.commands().run(&[(0, UPDATE_PRODUCT)], source, press).await?;
+    let cpu = stage.cpu_since(&Part::WRITE_SIDE, cpu)?;
     let refused = report.count(Code::ResourceExhausted);
     ensure!(report.failed() + report.unsent == refused, "calls failed: {:?}", report.errors);
-    Ok((report.goodput(), refused))
+    Ok((side_of(&report, cpu), refused))
 }

@@ -6,8 +6,8 @@ use souk_load::{Report, Rpc};
 use super::{Bench, visible::percentile};
 use crate::{
     echo::EchoProcess,
-    loader::{Loader, Press, all_ok},
-    pairs::median_of,
+    loader::{Loader, Press, all_ok, side_of},
+    pairs::{Side, median_of},
     record::{Entry, Goal, progress},
     sources::{GET_PRODUCT, Gets, Keys, Mix, UPDATE_PRODUCT, updates},
     stage::{CONNECTIONS, Part},
@@ -49,22 +49,34 @@ impl Bench {
         let solo = || async {
             let keys = Keys::zipf(products);
             let gets = move |rpcs: Vec<Arc<Rpc>>| Gets::new(rpcs[0].clone(), keys, products);
-            let queries = all_ok(self.stage.queries().run(&[(0, GET_PRODUCT)], gets, press.clone()).await?)?.rate();
+            let cpu = self.stage.cpu(&Part::ALL)?;
+            let queries = all_ok(self.stage.queries().run(&[(0, GET_PRODUCT)], gets, press.clone()).await?)?;
+            let queries = side_of(&queries, self.stage.cpu_since(&Part::ALL, cpu)?);
             let keys = Keys::zipf(products);
             let source = move |rpcs: Vec<Arc<Rpc>>| updates(rpcs[0].clone(), keys);
-            let commands = all_ok(self.stage.commands().run(&[(0, UPDATE_PRODUCT)], source, press.clone()).await?)?.rate();
+            let cpu = self.stage.cpu(&Part::ALL)?;
+            let commands = all_ok(self.stage.commands().run(&[(0, UPDATE_PRODUCT)], source, press.clone()).await?)?;
             self.stage.caught_up().await?;
-            Ok((queries, commands))
+            Ok([queries, side_of(&commands, self.stage.cpu_since(&Part::ALL, cpu)?)])
         };
-        let mixed = || async { Ok((all_ok(self.mix(press.clone()).await?)?.rate(), 0.0)) };
-        let ideal = |queries: f64, commands: f64| 1.0 / (0.9 / queries + 0.1 / commands);
-        let ratio = |(mixed, _): &(f64, f64), (queries, commands): &(f64, f64)| mixed / ideal(*queries, *commands);
-        let pairs = self.effort.pairs(mixed, solo, ratio).await?;
-        let ratios = pairs.iter().map(|(mixed, solo)| ratio(mixed, solo)).collect();
+        let mixed = || async {
+            let cpu = self.stage.cpu(&Part::ALL)?;
+            let mixed = all_ok(self.mix(press.clone()).await?)?;
+            self.stage.caught_up().await?;
+            // One side, in the shape of the other's two.
+            Ok([side_of(&mixed, self.stage.cpu_since(&Part::ALL, cpu)?); 2])
+        };
+        let ideal = |[queries, commands]: &[Side; 2]| Side {
+            rate: 1.0 / (0.9 / queries.rate + 0.1 / commands.rate),
+            cpu_us: 0.9 * queries.cpu_us + 0.1 * commands.cpu_us,
+        };
+        let pairs = self.effort.pairs(mixed, solo, |[mixed, _], solo| mixed.ratio(&ideal(solo))).await?;
+        let against: Vec<_> = pairs.iter().map(|([mixed, _], solo)| (*mixed, ideal(solo))).collect();
+        let ratios = against.iter().map(|(mixed, ideal)| mixed.ratio(ideal)).collect();
         let entry = Entry::new("B11", ratios, Goal::AtLeast(0.9), "a tenth of commands ÷ the ideal from each alone, calls/s")
-            .figure("mixed_per_second", median_of(pairs.iter().map(|((mixed, _), _)| *mixed)))
-            .figure("queries_per_second_alone", median_of(pairs.iter().map(|(_, (queries, _))| *queries)))
-            .figure("commands_per_second_alone", median_of(pairs.iter().map(|(_, (_, commands))| *commands)));
+            .sides(["mixed", "ideal"], &against)
+            .figure("queries_per_second_alone", median_of(pairs.iter().map(|(_, [queries, _])| queries.rate)))
+            .figure("commands_per_second_alone", median_of(pairs.iter().map(|(_, [_, commands])| commands.rate)));
         self.record(entry);
         Ok(())
     }
@@ -100,7 +112,7 @@ impl Bench {
             let watching = self.visible(time, Duration::from_millis(50));
             let (report, visible) = tokio::join!(self.mix(Press::Rate(rate, time, 8192)), watching);
             let (report, visible) = (report?, percentile(&visible?, 99));
-            let cpu = (self.stage.cpu(&Part::ALL)? - before).as_secs_f64() / time.as_secs_f64();
+            let cpu = self.stage.cpu_since(&Part::ALL, before)?.as_secs_f64() / time.as_secs_f64();
             let p99 = report.kinds[Mix::QUERIES].ok.quantile(0.99);
             if best.as_ref().is_none_or(|(other, ..)| p99 < other.kinds[Mix::QUERIES].ok.quantile(0.99)) {
                 best = Some((report, cpu, visible));

@@ -83,7 +83,9 @@ impl Bench {
 
     async fn single(&self, echo: &EchoProcess, bare: &Bare, press: Press, pause: Option<Duration>, echo_first: bool) -> Result<Single> {
         let (time, once) = (self.effort.time / 2, press.clone());
-        let command = async || Ok::<_, anyhow::Error>(all_ok(self.update(once).await?)?.latency());
+        // Over one connection each.
+        let loader = Loader::new(self.stage.system.stack.urls("command"), 1);
+        let command = async || Ok::<_, anyhow::Error>(all_ok(self.update(&loader, once).await?)?.latency());
         let others = async || {
             let gets = |rpcs: Vec<std::sync::Arc<souk_load::Rpc>>| Gets::new(rpcs[0].clone(), Keys::only(1), 1);
             let echoed = all_ok(Loader::new(echo.url.clone(), 1).run(&[(0, GET_PRODUCT)], gets, press).await?)?;

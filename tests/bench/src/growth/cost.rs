@@ -22,13 +22,14 @@ fn rates(effort: Effort) -> (f64, f64) {
 }
 
 /// CPU of the whole system per command: services, Postgres and NATS, until it is in the views.
-async fn command(stage: &Stage, effort: Effort) -> Result<f64> {
+async fn command(stage: &Stage, effort: Effort, connections: usize) -> Result<f64> {
     let (keys, press) = (stage.uniform(), Press::Rate(rates(effort).0, effort.time, 4096));
+    let loader = Loader::new(stage.system.stack.urls("command"), connections);
     let source = move |rpcs: Vec<Arc<Rpc>>| updates(rpcs[0].clone(), keys);
     let before = stage.cpu(&Part::ALL)?;
-    let report = all_ok(stage.commands().run(&[(0, UPDATE_PRODUCT)], source, press).await?)?;
+    let report = all_ok(loader.run(&[(0, UPDATE_PRODUCT)], source, press).await?)?;
     stage.caught_up().await?;
-    Ok((stage.cpu(&Part::ALL)? - before).as_secs_f64() * 1e6 / report.answered() as f64)
+    Ok(stage.cpu_since(&Part::ALL, before)?.as_secs_f64() * 1e6 / report.answered() as f64)
 }
 
 /// CPU of the query service per query.
@@ -38,16 +39,16 @@ async fn query(stage: &Stage, effort: Effort, connections: usize) -> Result<f64>
     let source = move |rpcs: Vec<Arc<Rpc>>| Gets::new(rpcs[0].clone(), keys, products);
     let before = stage.cpu(&QUERY)?;
     let report = all_ok(loader.run(&[(0, GET_PRODUCT)], source, Press::Rate(rates(effort).1, effort.time, 4096)).await?)?;
-    Ok((stage.cpu(&QUERY)? - before).as_secs_f64() * 1e6 / report.answered() as f64)
+    Ok(stage.cpu_since(&QUERY, before)?.as_secs_f64() * 1e6 / report.answered() as f64)
 }
 
 /// Both, once everything is warm.
-async fn both(stage: &Stage, effort: Effort) -> Result<Vec<String>> {
-    command(stage, effort).await?;
+async fn both(stage: &Stage, effort: Effort, connections: usize) -> Result<Vec<String>> {
+    command(stage, effort, connections).await?;
     stage.warm_up().await?;
-    let command = command(stage, effort).await?;
+    let command = command(stage, effort, connections).await?;
     stage.warm_up().await?;
-    Ok([command, query(stage, effort, CONNECTIONS).await?].map(|cpu| format!("{cpu:.1}")).to_vec())
+    Ok([command, query(stage, effort, connections).await?].map(|cpu| format!("{cpu:.1}")).to_vec())
 }
 
 pub(super) async fn databases(effort: Effort) -> Result<Table> {
@@ -56,7 +57,7 @@ pub(super) async fn databases(effort: Effort) -> Result<Table> {
     for count in effort.of(vec![1, 2, 4, 8], vec![1, 2, 4, 8], vec![2]) {
         progress(&format!("{count} write databases"));
         let stage = filled(effort, effort.of(10_000, 10_000, 200), |options| options.write_shards = Some(count)).await?;
-        let cells = both(&stage, effort).await?;
+        let cells = both(&stage, effort, CONNECTIONS).await?;
         stage.audit().await?;
         table.row([vec![count.to_string()], cells].concat());
     }
@@ -73,7 +74,7 @@ pub(super) async fn entities(effort: Effort) -> Result<Table> {
             options.set("query.cache_bytes", 4_i64 << 30);
         })
         .await?;
-        let cells = both(&stage, effort).await?;
+        let cells = both(&stage, effort, CONNECTIONS).await?;
         stage.audit().await?;
         table.row([vec![count.to_string()], cells].concat());
     }
@@ -81,12 +82,13 @@ pub(super) async fn entities(effort: Effort) -> Result<Table> {
 }
 
 pub(super) async fn connections(effort: Effort) -> Result<Table> {
-    let mut table = Table::new("Connections to the query service", &["connections", "CPU per query, query service, µs"]);
+    const COLUMNS: &[&str] = &["connections", "CPU per command, whole system, µs", "CPU per query, query service, µs"];
+    let mut table = Table::new("Connections to a service", COLUMNS);
     let stage = filled(effort, effort.of(10_000, 10_000, 200), |_| {}).await?;
-    stage.warm_up().await?;
     for count in effort.of(vec![1, 10, 100, 1_000], vec![1, 10, 100, 1_000], vec![1, 20]) {
-        let cpu = query(&stage, effort, count).await?;
-        table.row(vec![count.to_string(), format!("{cpu:.1}")]);
+        let cells = both(&stage, effort, count).await?;
+        table.row([vec![count.to_string()], cells].concat());
     }
+    stage.audit().await?;
     Ok(table)
 }

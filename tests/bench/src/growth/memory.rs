@@ -41,6 +41,7 @@ pub(super) async fn table(effort: Effort) -> Result<Table> {
     }
     let each = (memory(&stage, Service::Query).await? - before) / connections as f64;
     drop(held);
+    stage.audit().await?;
     table.row(vec!["idle connection to the query service".to_owned(), connections.to_string(), format!("{each:.0}")]);
     drop(stage);
 

@@ -80,12 +80,19 @@ impl Growth {
 }
 
 /// Measures what `wanted` names, everything if it names nothing, and writes each table between the markers of a file as soon as it is
-/// known, in place of the one that was there. The file is made unless it is there.
+/// known, in place of the one that was there. The file is made unless it is there; if none is named, it is that of the load files after
+/// a full run, else one beside the record of benchmarks.
 ///
 /// # Errors
 /// When something cannot be measured, an audit is not clean, or the file cannot be written.
-pub async fn run(wanted: &[Growth], effort: Effort, file: &Path) -> Result<()> {
+pub async fn run(wanted: &[Growth], effort: Effort, file: Option<&Path>) -> Result<()> {
+    // What is less than a full run has no business among the figures of one.
+    let file = file.unwrap_or(Path::new(effort.of("tests/load/README.md", "target/bench/growth.md", "target/bench/growth.md")));
+    fs::create_dir_all(file.parent().unwrap_or(Path::new("")))?;
     let wanted = if wanted.is_empty() { Growth::value_variants() } else { wanted };
+    if wanted.contains(&Growth::Starts) {
+        time::check_room(effort)?;
+    }
     for growth in wanted {
         let table = growth.measure(effort).await?;
         let before = fs::read_to_string(file).unwrap_or_else(|_| format!("# Load\n\n{BEGIN}{END}"));

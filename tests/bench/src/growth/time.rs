@@ -1,6 +1,6 @@
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use souk_devstack::Service;
 use souk_proto::catalog::v1::GetProductRequest;
 use souk_tests::{System, until};
@@ -9,6 +9,7 @@ use super::Table;
 use crate::{
     effort::Effort,
     fill,
+    machine::require_room,
     record::progress,
     sources::{DESCRIPTION, product_id, update},
     stage::{APPLIED, PATIENCE, Stage, WRITTEN, recommended, sum},
@@ -16,6 +17,8 @@ use crate::{
 
 /// Bytes of a text where only the number of events matters: ten million of them take 10 GB instead of 32.
 const LITTLE: usize = 40;
+/// What such an event takes with its command, its indexes and its share of WAL.
+const LITTLE_EVENT_BYTES: u64 = 1_200;
 const ALL: [Service; 4] = [Service::Query, Service::Projector, Service::Saga, Service::Command];
 
 /// A store that was filled past the services, which do not run.
@@ -60,12 +63,23 @@ pub(super) async fn streams(effort: Effort) -> Result<Table> {
     Ok(table)
 }
 
+/// Events of the stores that services are started on.
+fn sizes(effort: Effort) -> Vec<u64> {
+    effort.of(vec![10, 1_000_000, 10_000_000], vec![10, 1_000_000], vec![10, 2_000])
+}
+
+/// Refuses what the disk has no room for.
+pub(super) fn check_room(effort: Effort) -> Result<()> {
+    let most = sizes(effort).into_iter().max().unwrap_or_default();
+    require_room(most * LITTLE_EVENT_BYTES).with_context(|| format!("services are started on {most} events"))
+}
+
 pub(super) async fn starts(effort: Effort) -> Result<Table> {
     let mut table = Table::new(
         "From starting a service to its first reply, events of 0.1 KB",
         &["events stored", "command service, s", "query service, s"],
     );
-    for events in effort.of(vec![10, 1_000_000, 10_000_000], vec![10, 1_000_000], vec![10, 2_000]) {
+    for events in sizes(effort) {
         progress(&format!("starting on {events} events"));
         let mut stage = at_rest(events / 10, 10, LITTLE).await?;
         let mut times = Vec::new();
@@ -85,7 +99,7 @@ pub(super) async fn starts(effort: Effort) -> Result<Table> {
 }
 
 pub(super) async fn rebuild(effort: Effort) -> Result<Table> {
-    let mut table = Table::new("Folding all views anew", &["events", "s", "s per million events"]);
+    let mut table = Table::new("Folding all views anew", &["events, all of products", "s", "s per million events"]);
     let events = effort.of(1_000_000, 200_000, 2_000);
     progress(&format!("folding {events} events anew"));
     let mut stage = at_rest(events / 10, 10, DESCRIPTION).await?;
