@@ -87,22 +87,43 @@ impl Queue {
 
     fn enter_at(self: &Arc<Self>, now: Instant) -> Result<Place, TooLong> {
         let mut state = self.state();
+        self.judge(&state, now).inspect_err(|_| self.refusals.increment(1))?;
         let ahead = state.inside;
         if ahead == 0 {
             state.moved = now;
         }
-        if ahead >= self.at_once {
-            let pace = if state.places > 0.0 { state.seconds / state.places } else { 0.0 };
-            let standstill = now.saturating_duration_since(state.moved);
-            let expected = Duration::from_secs_f64(pace * (ahead + 1) as f64).max(standstill);
-            if expected > self.limit {
-                self.refusals.increment(1);
-                return Err(TooLong { expected });
-            }
-        }
         state.inside += 1;
         self.length.set(state.inside as f64);
         Ok(Place { queue: self.clone(), ahead, entered: now })
+    }
+
+    /// Refuses whoever would be refused by each of the queues, before it is known in which one he belongs. It counts for the
+    /// shortest.
+    ///
+    /// # Errors
+    /// [`TooLong`] when no queue would let anybody in.
+    pub fn refuse_all(queues: &[Arc<Self>]) -> Result<(), TooLong> {
+        let now = Instant::now();
+        let mut shortest: Option<(&Self, TooLong)> = None;
+        for queue in queues {
+            let Err(error) = queue.judge(&queue.state(), now) else { return Ok(()) };
+            if shortest.is_none_or(|(_, least)| error.expected < least.expected) {
+                shortest = Some((queue, error));
+            }
+        }
+        let Some((queue, error)) = shortest else { return Ok(()) };
+        queue.refusals.increment(1);
+        Err(error)
+    }
+
+    fn judge(&self, state: &State, now: Instant) -> Result<(), TooLong> {
+        if state.inside < self.at_once {
+            return Ok(());
+        }
+        let pace = if state.places > 0.0 { state.seconds / state.places } else { 0.0 };
+        let standstill = now.saturating_duration_since(state.moved);
+        let expected = Duration::from_secs_f64(pace * (state.inside + 1) as f64).max(standstill);
+        if expected > self.limit { Err(TooLong { expected }) } else { Ok(()) }
     }
 
     fn leave_at(&self, ahead: usize, entered: Instant, now: Instant) {
@@ -205,6 +226,22 @@ mod tests {
         let now = start + LIMIT * 6;
         let crowd: Vec<_> = (0..10).map(|_| queue.enter_at(now).unwrap()).collect();
         crowd.into_iter().for_each(|place| leave(place, now));
+    }
+
+    #[test]
+    fn who_belongs_anywhere_is_refused_only_if_no_queue_has_room() {
+        let queues = [Queue::new("one", LIMIT, 1), Queue::new("two", LIMIT, 1)];
+        let start = Instant::now().checked_sub(LIMIT * 3).expect("some time after the start of the clock");
+        assert_eq!(Queue::refuse_all(&queues), Ok(()));
+        let first = queues[0].enter_at(start).unwrap();
+        assert_eq!(Queue::refuse_all(&queues), Ok(()), "the other has room");
+        let second = queues[1].enter_at(start + LIMIT).unwrap();
+        let refused = Queue::refuse_all(&queues).unwrap_err();
+        assert!((LIMIT * 2..LIMIT * 3).contains(&refused.expected), "the shorter one's: {refused:?}");
+        assert_eq!(Queue::refuse_all(&[]), Ok(()));
+        drop(second);
+        assert_eq!(Queue::refuse_all(&queues), Ok(()));
+        drop(first);
     }
 
     #[test]

@@ -1,6 +1,13 @@
 //! The gRPC server over real sockets: its limits, layers, health, reflection and drain.
 
-use std::{pin::Pin, sync::Arc, time::Duration};
+use std::{
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use futures::{Stream, StreamExt, stream};
 use opentelemetry_proto::tonic::{
@@ -11,12 +18,14 @@ use opentelemetry_proto::tonic::{
     trace::v1::Span,
 };
 use souk_proto::{catalog::v1 as catalog, common::v1::LogPosition, orders::v1 as orders};
-use souk_runtime::{Deadline, GrpcServer, Health, Process, ServiceKind, Settings, Telemetry, limited, ops, settings::TelemetrySettings};
+use souk_runtime::{
+    Deadline, Failure, GrpcServer, Health, Process, ServiceKind, Settings, Telemetry, limited, ops, settings::TelemetrySettings,
+};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     sync::{Notify, mpsc},
-    task::JoinHandle,
+    task::{JoinHandle, JoinSet},
 };
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Response, Status, transport::Channel};
@@ -113,6 +122,8 @@ fn process(grpc: &str) -> Process {
 struct Running {
     url: String,
     subject: Subject,
+    /// Whether there is no room for another call.
+    full: Arc<AtomicBool>,
     process: Process,
     served: JoinHandle<anyhow::Result<()>>,
 }
@@ -123,11 +134,20 @@ impl Running {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let subject = Subject::default();
+        let full = Arc::new(AtomicBool::new(false));
+        let room = {
+            let full = full.clone();
+            move || match full.load(Ordering::Relaxed) {
+                true => Err(Failure::exhausted("OVERLOADED", "full", Duration::from_millis(80))),
+                false => Ok(()),
+            }
+        };
         let server = GrpcServer::new("internal", &process)
+            .while_room(room)
             .add(limited!(catalog::query_service_server::QueryServiceServer::new(subject.clone()), process))
             .add(limited!(orders::query_service_server::QueryServiceServer::new(subject.clone()), process));
         let served = tokio::spawn(server.serve(listener));
-        Self { url, subject, process, served }
+        Self { url, subject, full, process, served }
     }
 
     async fn channel(&self) -> Channel {
@@ -235,6 +255,73 @@ async fn overload_is_shed_with_a_hint_and_health_still_answers() {
     // The permit comes back when the server has seen the reset.
     let again = async { while orders.watch_order(watch("o-2")).await.is_err() {} };
     tokio::time::timeout(Duration::from_secs(10), again).await.unwrap();
+    server.drain().await;
+}
+
+/// Many more refusals, of requests in several frames, than a connection may have streams reset for its errors.
+async fn refused_on_one_connection<F: Future<Output = Status>>(refused: impl Fn(String) -> F) {
+    let texts = [0, 10, 20_000, 100_000].into_iter().cycle().take(2_000).map(|bytes| "x".repeat(bytes));
+    let refused: Vec<_> = stream::iter(texts).map(refused).buffer_unordered(250).collect().await;
+    for status in &refused {
+        assert_eq!((status.code(), reason(status).as_str()), (Code::ResourceExhausted, "OVERLOADED"), "{status:?}");
+        assert!(status.get_error_details().retry_info().unwrap().retry_delay.is_some());
+    }
+}
+
+#[tokio::test]
+async fn calls_and_streams_without_room_are_refused_unread_and_leave_their_connection_as_it_was() {
+    let server = Running::start("max_local_error_resets = 10\nmax_open_streams = 1").await;
+    let (mut client, orders) = (server.catalog().await, server.orders().await);
+    server.full.store(true, Ordering::Relaxed);
+    refused_on_one_connection(|text| {
+        let mut client = client.clone();
+        async move { client.get_product(product(&text)).await.unwrap_err() }
+    })
+    .await;
+    HealthClient::new(server.channel().await).check(HealthCheckRequest::default()).await.unwrap();
+    let _open = server.orders().await.watch_order(watch("o-1")).await.unwrap();
+    refused_on_one_connection(|text| {
+        let mut orders = orders.clone();
+        async move { orders.watch_order(watch(&text)).await.unwrap_err() }
+    })
+    .await;
+    server.full.store(false, Ordering::Relaxed);
+    assert_eq!(asked(&mut client, product("p-1")).await, "p-1");
+    server.drain().await;
+}
+
+#[tokio::test]
+async fn calls_beyond_the_most_under_way_are_refused_unread_too() {
+    const MOST: usize = 250;
+    let server = Running::start(&format!("max_local_error_resets = 10\nmax_concurrent_calls = {MOST}")).await;
+    let (client, mut other) = (server.catalog().await, server.catalog().await);
+    let mut under_way = JoinSet::new();
+    for _ in 0..MOST {
+        let mut other = other.clone();
+        under_way.spawn(async move { drop(other.get_product(product("never")).await) });
+    }
+    while other.get_product(product("p-1")).await.is_ok() {}
+    refused_on_one_connection(|text| {
+        let mut client = client.clone();
+        async move { client.get_product(product(&text)).await.unwrap_err() }
+    })
+    .await;
+    under_way.shutdown().await;
+    server.drain().await;
+}
+
+/// A request that never ends, of a call that is refused.
+#[tokio::test]
+async fn a_refused_request_that_does_not_come_in_is_not_waited_for() {
+    let server = Running::start("").await;
+    server.full.store(true, Ordering::Relaxed);
+    let mut grpc = tonic::client::Grpc::new(server.channel().await);
+    grpc.ready().await.unwrap();
+    let codec = tonic_prost::ProstCodec::<catalog::GetProductRequest, catalog::GetProductResponse>::default();
+    let path = http::uri::PathAndQuery::from_static("/souk.catalog.v1.QueryService/GetProduct");
+    let call = grpc.client_streaming(Request::new(stream::pending::<catalog::GetProductRequest>()), path, codec);
+    let status = tokio::time::timeout(Duration::from_secs(3), call).await.expect("in time").unwrap_err();
+    assert_eq!((status.code(), reason(&status).as_str()), (Code::ResourceExhausted, "OVERLOADED"));
     server.drain().await;
 }
 

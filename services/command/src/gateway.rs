@@ -4,7 +4,7 @@ use bytes::Bytes;
 use souk_domain::{Command, Entity, OrderId, OrderStatus};
 use souk_event_sourcing::{Etag, LogId, Region, RequestId, RoutingKey, StreamId, TokenKey, Topology, UnixMillis, UnknownRegion, Version};
 use souk_event_store::{Fingerprint, PostgresStore, Retention};
-use souk_runtime::{Place, Queue, settings::PeerSettings};
+use souk_runtime::{Place, Queue, TooLong, settings::PeerSettings};
 use tokio::{
     sync::{mpsc, oneshot},
     time::{Instant, timeout_at},
@@ -32,6 +32,8 @@ struct Inner {
     token_key: TokenKey,
     takeover_wait: Duration,
     lanes: Lanes,
+    /// Of all lanes, each once.
+    queues: Vec<Arc<Queue>>,
     watchers: Arc<Watchers>,
     replica: String,
     public_address: AsciiMetadataValue,
@@ -92,6 +94,9 @@ impl Gateway {
     pub fn new(site: Site, lanes: Lanes, watchers: Arc<Watchers>, replicas: Replicas) -> Self {
         let Site { region, topology, peers: peer_settings, copies, retention, payment_window, token_key, takeover_wait } = site;
         let Replicas { name: replica, public_address, held, directory, peers } = replicas;
+        let mut queues: Vec<_> = lanes.values().map(|door| door.waiting.clone()).collect();
+        queues.sort_by_key(Arc::as_ptr);
+        queues.dedup_by(|a, b| Arc::ptr_eq(a, b));
         Self(Arc::new(Inner {
             region,
             topology,
@@ -102,6 +107,7 @@ impl Gateway {
             token_key,
             takeover_wait,
             lanes,
+            queues,
             watchers,
             replica,
             public_address,
@@ -158,6 +164,16 @@ impl Gateway {
     /// Where else a log is owned.
     pub fn home(&self, log: LogId) -> Option<Home> {
         self.0.directory.home(log).filter(|home| home.owner != self.0.replica)
+    }
+
+    /// Whether a command may be taken in before it is known which: not while every lane has too long a queue, and this replica
+    /// owns all logs there are. Else it may be one to be sent elsewhere.
+    ///
+    /// # Errors
+    /// What it would be refused with by the shortest.
+    pub fn room(&self) -> Result<(), TooLong> {
+        let alone = self.0.held.count() == self.0.lanes.len() && self.topology().sites().len() == 1;
+        if alone { Queue::refuse_all(&self.0.queues) } else { Ok(()) }
     }
 
     /// Names this replica in a reply, so that a client that listens sends the next command straight here.

@@ -295,8 +295,10 @@ async fn serve(
     let nudges = Nudges(gateway.directory().clone());
     let (store, topology) = (topologies.store.clone(), topologies.in_force.clone());
     let logs = EventLogs { ends: Ends::of(store.clone()), store, topology, retention: gateway.retention() };
+    let doorkeeper = gateway.clone();
     let public = GrpcServer::new("public", process)
         .shutdown_on(close.clone())
+        .while_room(move || doorkeeper.room().map_err(Into::into))
         .add(limited!(catalog::command_service_server::CommandServiceServer::new(CatalogCommands(gateway.clone())), process))
         .add(limited!(stock::command_service_server::CommandServiceServer::new(StockCommands(gateway.clone())), process))
         .add(limited!(cart::command_service_server::CommandServiceServer::new(CartCommands(gateway.clone())), process))

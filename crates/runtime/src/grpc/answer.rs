@@ -4,6 +4,7 @@ use bytes::Bytes;
 use futures::FutureExt;
 use http::{HeaderMap, Request, Response};
 use http_body::Body as HttpBody;
+use http_body_util::BodyExt;
 use tokio::time::Instant;
 use tonic::{Code, body::Body};
 use tracing::{Instrument, Span, field};
@@ -44,7 +45,7 @@ where
     }
 }
 
-/// Deadline, then load-shed with the limit of calls in flight, then the service.
+/// Deadline, then load-shed with the limit of calls in flight and for want of room, then the service.
 async fn unary<B>(shared: &Shared, method: &Method, mut request: Request<B>) -> Answer
 where
     B: HttpBody<Data = Bytes> + Send + 'static,
@@ -54,10 +55,17 @@ where
     let asked = timeout(request.headers())?.unwrap_or(settings.default_deadline);
     let deadline = Deadline::after(asked.min(settings.max_deadline));
     request.extensions_mut().insert(deadline);
-    let _permit = match shared.calls.try_acquire() {
-        Err(_) if !method.vital => return Err(shed("too many calls in flight", settings.shed_retry_after)),
-        permit => permit.ok(),
+    let permit = shared.calls.try_acquire();
+    let room = match &permit {
+        _ if method.vital => Ok(()),
+        Err(_) => Err(shed("too many calls in flight", settings.shed_retry_after)),
+        Ok(_) => (shared.room)(),
     };
+    if let Err(full) = room {
+        let unread = pin!(pass_over(shared, request.into_body(), deadline));
+        unread.await;
+        return Err(full);
+    }
     let called = pin!(call(shared, request));
     within(deadline, called).await
 }
@@ -73,7 +81,10 @@ where
         let deadline = timeout(request.headers())?.map_or(Deadline::NONE, Deadline::after);
         request.extensions_mut().insert(deadline);
         let permit = match shared.streams.clone().try_acquire_owned() {
-            Err(_) if !method.vital => return Err(shed("too many open streams", shared.settings.shed_retry_after)),
+            Err(_) if !method.vital => {
+                pass_over(shared, request.into_body(), deadline).await;
+                return Err(shed("too many open streams", shared.settings.shed_retry_after));
+            }
             permit => permit.ok(),
         };
         let called = pin!(call(shared, request));
@@ -102,6 +113,28 @@ where
     let incoming = telemetry::incoming(request.headers());
     let called = shared.routes.call(request.map(Body::new)).map(|result| result.unwrap_or_else(|never| match never {}));
     telemetry::with_incoming(incoming, called)
+}
+
+/// Lets the request of a refused call come in unread. HTTP/2 resets a stream that is answered before its request has ended, and what
+/// still comes in for streams that were reset ends the connection when it is too much.
+///
+/// Requests come within milliseconds. One that takes a second, is too large, or comes while as many are coming in as may be under
+/// way, is answered without waiting for its end.
+async fn pass_over<B: HttpBody<Data = Bytes>>(shared: &Shared, body: B, deadline: Deadline) {
+    const PATIENCE: Duration = Duration::from_secs(1);
+    let Ok(_permit) = shared.refused.try_acquire() else { return };
+    let (mut body, mut most) = (pin!(body), shared.settings.max_message_bytes);
+    let ended = async {
+        while let Some(Ok(frame)) = body.frame().await {
+            let bytes = frame.data_ref().map_or(0, Bytes::len);
+            if bytes > most {
+                return;
+            }
+            most -= bytes;
+        }
+    };
+    // Late or not, it is refused.
+    let _ = tokio::time::timeout(deadline.remaining().min(PATIENCE), ended).await;
 }
 
 fn rpc_span(method: &Method, headers: &HeaderMap) -> Span {
@@ -181,7 +214,9 @@ mod tests {
             settings: GrpcSettings::default(),
             routes: Routes::default(),
             methods: Methods::from_descriptors().unwrap(),
+            room: Box::new(|| Ok(())),
             calls: Semaphore::new(1),
+            refused: Semaphore::new(1),
             streams: Arc::new(Semaphore::new(1)),
             closing: CancellationToken::new(),
         };

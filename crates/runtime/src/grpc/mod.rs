@@ -24,7 +24,7 @@ use tonic::{
     server::NamedService,
 };
 
-use crate::{Process, metrics, settings::GrpcSettings};
+use crate::{Failure, Process, metrics, settings::GrpcSettings};
 use methods::Methods;
 pub use methods::code_name;
 use routes::Routes;
@@ -40,14 +40,21 @@ pub struct GrpcServer {
     process: Process,
     shutdown: CancellationToken,
     routes: Routes,
+    room: Room,
 }
+
+/// Whether there is room for one more call, whichever it is.
+type Room = Box<dyn Fn() -> Result<(), Failure> + Send + Sync>;
 
 /// What all connections of one server share.
 struct Shared {
     settings: GrpcSettings,
     routes: Routes,
     methods: Methods,
+    room: Room,
     calls: Semaphore,
+    /// For refused calls whose request is still coming in, as many as may be under way.
+    refused: Semaphore,
     streams: Arc<Semaphore>,
     /// Cancelled when the server drains: streams end then.
     closing: CancellationToken,
@@ -66,7 +73,7 @@ impl GrpcServer {
     /// `name` tells the server apart in logs and readiness: "public", "internal".
     pub fn new(name: &'static str, process: &Process) -> Self {
         let shutdown = process.shutdown.clone();
-        Self { name, process: process.clone(), shutdown, routes: Routes::default() }
+        Self { name, process: process.clone(), shutdown, routes: Routes::default(), room: Box::new(|| Ok(())) }
     }
 
     #[must_use]
@@ -85,6 +92,14 @@ impl GrpcServer {
     #[must_use]
     pub fn shutdown_on(mut self, shutdown: CancellationToken) -> Self {
         self.shutdown = shutdown;
+        self
+    }
+
+    /// Asks `room` before each unary call, those of health and reflection excepted: what it refuses is refused before the
+    /// request is read, at a fraction of the cost.
+    #[must_use]
+    pub fn while_room(mut self, room: impl Fn() -> Result<(), Failure> + Send + Sync + 'static) -> Self {
+        self.room = Box::new(room);
         self
     }
 
@@ -109,9 +124,11 @@ impl GrpcServer {
         let shared = Arc::new(Shared {
             methods: Methods::from_descriptors()?,
             calls: Semaphore::new(settings.max_concurrent_calls),
+            refused: Semaphore::new(settings.max_concurrent_calls),
             streams: Arc::new(Semaphore::new(settings.max_open_streams)),
             closing: CancellationToken::new(),
             routes: self.routes,
+            room: self.room,
             settings,
         });
         let _load = watch_load(format!("{}/{}", self.process.service.name(), self.name), shared.clone());

@@ -65,7 +65,10 @@ pub const CATALOGUE: &[Metric] = &[
     // Queues before databases
     gauge("souk_queue_length", "Who waits or is served, by queue (write/DATABASE, read/DATABASE)"),
     histogram("souk_queue_wait_seconds", "Time in the queue, by queue: of a command until its turn, of a query until its rows are read"),
-    counter("souk_queue_refused_total", "Calls refused because they would have waited too long, by queue"),
+    counter(
+        "souk_queue_refused_total",
+        "Calls refused because they would have waited too long, by queue; those refused unread, by the shortest",
+    ),
     gauge("souk_pool_connections", "Connections of a pool, by pool (write/DATABASE, read/SERVER) and state (used, idle)"),
     gauge("souk_pool_connections_max", "Most connections of a pool, by pool"),
     // Committer
@@ -95,9 +98,9 @@ pub const CATALOGUE: &[Metric] = &[
     ),
     gauge("souk_projection_position", "Position projected, by database, region and partition; 0 where another replica projects"),
     gauge("souk_projection_halted", "1 for a log that stands still at an event, by database, region and partition"),
-    gauge("souk_projector_partitions", "Logs held, by database"),
+    gauge("souk_projector_partitions", "Logs held, by database and writer"),
     gauge("souk_parked_events", "Events set aside, by database, region and partition"),
-    gauge("souk_parked_entities", "Entities with events set aside, by database"),
+    gauge("souk_parked_entities", "Entities with events set aside, by database and writer"),
     counter("souk_projector_events_total", "Events projected, by database"),
     counter("souk_projector_transactions_total", "Batches written, by database"),
     histogram("souk_projector_commit_seconds", "Time of a batch to its commit, with its folding unless that was done ahead; by database"),

@@ -67,6 +67,11 @@ impl Held {
         self.lock().logs.contains_key(&log)
     }
 
+    /// How many logs are owned.
+    pub fn count(&self) -> usize {
+        self.lock().logs.len()
+    }
+
     /// Looks at every owned log.
     pub fn each<T>(&self, look: impl Fn(LogId, &Holding) -> T) -> Vec<T> {
         self.lock().logs.iter().map(|(log, holding)| look(*log, holding)).collect()
