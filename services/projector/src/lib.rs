@@ -50,6 +50,7 @@ use souk_runtime::settings::ProjectorSettings;
 /// How the parts of a projector are set.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Config {
+    pub writers: usize,
     pub batch_events: usize,
     pub batch_bytes: usize,
     pub batch_interval: Duration,
@@ -75,6 +76,7 @@ impl Config {
 impl From<&ProjectorSettings> for Config {
     fn from(settings: &ProjectorSettings) -> Self {
         Self {
+            writers: settings.writers.max(1),
             batch_events: settings.batch_events.max(1),
             batch_bytes: settings.batch_bytes.max(1),
             batch_interval: settings.batch_interval,

@@ -1,6 +1,8 @@
 use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 
-/// What the shard of one read database counts.
+use crate::shard::Writer;
+
+/// What one writer of a read database counts.
 pub(crate) struct Meters {
     pub commits: Histogram,
     pub batches: Histogram,
@@ -12,16 +14,18 @@ pub(crate) struct Meters {
 }
 
 impl Meters {
-    pub fn of(database: &str) -> Self {
-        let labels = [("database", database.to_owned())];
+    pub fn of(writer: &Writer) -> Self {
+        let labels = [("database", writer.database.clone())];
+        // A gauge is not added up: each has its own.
+        let own = [("database", writer.database.clone()), ("writer", writer.number.to_string())];
         Self {
             commits: histogram!("souk_projector_commit_seconds", &labels),
             batches: histogram!("souk_projector_batch_events", &labels),
             transactions: counter!("souk_projector_transactions_total", &labels),
             events: counter!("souk_projector_events_total", &labels),
             claims: counter!("souk_projector_claims_total", &labels),
-            partitions: gauge!("souk_projector_partitions", &labels),
-            parked_entities: gauge!("souk_parked_entities", &labels),
+            partitions: gauge!("souk_projector_partitions", &own),
+            parked_entities: gauge!("souk_parked_entities", &own),
         }
     }
 }

@@ -28,7 +28,7 @@ use crate::{
     log_reader::GrpcLog,
     parked_api::ParkedEntities,
     parking::Errands,
-    shard::{Ports, Shard, now},
+    shard::{Ports, Shard, Writer, now},
 };
 
 /// Time for announcing the last changes when the process ends.
@@ -185,7 +185,7 @@ async fn project(
     Ok(())
 }
 
-/// One loop per read database that holds logs.
+/// As many loops per read database as there are writers, each with its share of the logs.
 fn start_shards(
     process: &Process,
     replica: &Replica,
@@ -199,14 +199,15 @@ fn start_shards(
     shown.send_modify(Vec::clear);
     for database in store.databases() {
         let logs = store.logs_of(database.name());
-        if logs.is_empty() {
-            continue;
+        for number in 0..config.writers.min(logs.len()) {
+            let writer = Writer { database: database.name().to_owned(), number };
+            let share = writer.share(config.writers, &logs);
+            let component = process.health.component(&format!("database {}, writer {number}", database.name()));
+            let views = Arc::new(PostgresViews::new(database.clone(), TABLES));
+            let shard = Shard::new(writer, replica.clone(), views, share, ports.clone(), config, component);
+            shown.send_modify(|shown| shown.push(shard.errands()));
+            shards.spawn(shard.run(until.clone()));
         }
-        let component = process.health.component(&format!("database {}", database.name()));
-        let views = Arc::new(PostgresViews::new(database.clone(), TABLES));
-        let shard = Shard::new(database.name().to_owned(), replica.clone(), views, logs, ports.clone(), config, component);
-        shown.send_modify(|shown| shown.push(shard.errands()));
-        shards.spawn(shard.run(until.clone()));
     }
     shards
 }

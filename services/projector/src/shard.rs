@@ -40,7 +40,22 @@ pub(crate) struct Ports {
     pub board: Board,
 }
 
-/// Projects all logs placed in one read database: one loop, one transaction at a time, over whatever has arrived.
+/// One of those who write to a read database side by side.
+pub(crate) struct Writer {
+    pub database: String,
+    /// Counted from 0.
+    pub number: usize,
+}
+
+impl Writer {
+    /// What falls to one of so many.
+    pub(crate) fn share(&self, writers: usize, logs: &[LogId]) -> Vec<LogId> {
+        logs.iter().copied().skip(self.number).step_by(writers).collect()
+    }
+}
+
+/// Projects logs placed in one read database, all of them or the share of one writer: one loop, one transaction at a time, over
+/// whatever has arrived.
 ///
 /// Seven files: this one (the loop and what it remembers), `batch` (fold and write), `ahead` (what is folded meanwhile),
 /// `recovery` (lost checkpoints, logs that went back, announcements), `membership` (which logs are this replica's), `parking`
@@ -128,7 +143,7 @@ const EVENTS_AT_FIRST: usize = 1024;
 
 impl Shard {
     pub(crate) fn new(
-        database: String,
+        writer: Writer,
         replica: Replica,
         store: Arc<dyn ViewStore>,
         logs: impl IntoIterator<Item = LogId>,
@@ -140,12 +155,14 @@ impl Shard {
         // Enough that the next batch is there when one is written, and no more.
         let (outbox, inbox) = mpsc::channel(2 * config.batch_events);
         let (errand_door, errands) = mpsc::channel(ERRANDS);
-        let room = Arc::new(Semaphore::new((4 * config.batch_bytes / PERMIT_BYTES).max(4096)));
+        // For a batch that is written and another that is gathered. An event has a permit for each of its KiB, begun or not.
+        let room = 2 * (config.batch_bytes / PERMIT_BYTES + config.batch_events);
+        let room = Arc::new(Semaphore::new(room.max(4096)));
         Self {
-            meters: Meters::of(&database),
-            database,
+            meters: Meters::of(&writer),
+            database: writer.database,
             store,
-            folder: Folder::new((config.row_cache_entries / 2).max(1)),
+            folder: Folder::new((config.row_cache_entries / config.writers / 2).max(1)),
             unsynced: BTreeSet::new(),
             seat: Seat::new(replica, config.lease_ttl),
             logs,

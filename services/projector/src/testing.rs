@@ -28,6 +28,7 @@ pub(crate) fn log(partition: u16) -> LogId {
 
 /// Everything happens at once, within milliseconds.
 pub(crate) const CONFIG: Config = Config {
+    writers: 1,
     batch_events: 7,
     batch_bytes: 1024,
     row_cache_entries: 4,

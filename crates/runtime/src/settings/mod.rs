@@ -378,11 +378,15 @@ section! {
 
 section! {
     ProjectorSettings {
-        /// Bounds of one transaction over all partitions of a database: its events, and their bytes. It has fewer events where their
+        /// How many write to each read database side by side, each on a connection of its own and with its share of the
+        /// partitions: while one waits for its rows to be written, another folds or sends. Each has batches of its own under way; the
+        /// rows kept between batches are divided among them.
+        writers: usize = 2,
+        /// Bounds of one transaction over all partitions of a writer: its events, and their bytes. It has fewer events where their
         /// rows are large: more than four times these bytes it is not meant to write.
         batch_events: usize = 4096,
         batch_bytes: usize = 4 * MIB,
-        /// Least time from one transaction of a read database to the next while events come in faster than one at a time: what
+        /// Least time from one transaction of a writer to the next while events come in faster than one at a time: what
         /// arrives in between shares one. A lonely event is written at once, and a backlog without a pause.
         #[serde(with = "humantime_serde")]
         batch_interval: Duration = ms(10),

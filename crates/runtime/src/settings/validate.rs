@@ -186,6 +186,7 @@ fn query(settings: &Settings) -> Checked {
 }
 
 fn background(settings: &Settings) -> Checked {
+    within("projector.writers", settings.projector.writers, 1..=16)?;
     within("projector.batch_events", settings.projector.batch_events, 1..=100_000)?;
     within("projector.batch_bytes", settings.projector.batch_bytes, 64 * 1024..=256 << 20)?;
     batch_interval("projector.batch_interval", settings.projector.batch_interval)?;

@@ -40,7 +40,7 @@ use crate::{
     changes::Changes,
     heads::Heads,
     parking::Errands,
-    shard::{Ports, Shard},
+    shard::{Ports, Shard, Writer},
     testing::{CONFIG, Messy, Truth, hang, log},
 };
 
@@ -115,12 +115,18 @@ impl World {
     }
 
     fn start_as(&self, name: &str) -> Running {
+        self.start_writer(name, 0, 1)
+    }
+
+    fn start_writer(&self, name: &str, number: usize, writers: usize) -> Running {
         let replica = Replica { id: name.to_owned(), address: String::new() };
+        let writer = Writer { database: "r0".to_owned(), number };
+        let share = writer.share(writers, &self.logs);
         let (changes, _) = Changes::start(Arc::new(self.feed.clone()));
         let board = Board::new(self.heads.clone());
         let ports = Ports { source: self.bus.clone(), truth: self.truth.clone(), heads: self.heads.clone(), changes, board: board.clone() };
         let component = self.health.component("database r0");
-        let shard = Shard::new("r0".to_owned(), replica, self.store.clone(), self.logs.clone(), ports, self.config, component);
+        let shard = Shard::new(writer, replica, self.store.clone(), share, ports, self.config, component);
         let (shutdown, errands) = (CancellationToken::new(), shard.errands());
         Running { shard: tokio::spawn(shard.run(shutdown.clone())), shutdown, board, errands }
     }

@@ -79,6 +79,36 @@ async fn projectors_share_logs_and_hand_them_over_without_a_gap_in_the_feed() {
 }
 
 #[tokio::test]
+async fn writers_of_one_projector_have_their_shares_and_leave_in_any_order() {
+    let world = World::new(LOGS, Messy::tidy(), vec![]);
+    let start = |name| [world.start_writer(name, 0, 2), world.start_writer(name, 1, 2)];
+    let [even, odd] = start("one");
+    wait(|| async { even.holds().len() + odd.holds().len() == usize::from(LOGS) }).await;
+    assert!(even.holds().iter().all(|partition| partition % 2 == 0) && odd.holds().iter().all(|partition| partition % 2 == 1));
+    world.all_reach(10).await;
+    // Another that has one writer, and then one that has two.
+    let two = world.start_as("two");
+    let both = ["one", "two"];
+    let held_by_one = || even.holds().union(&odd.holds()).copied().collect::<BTreeSet<_>>();
+    wait(|| async { held_by_one() == share(&both, "one") && two.holds() == share(&both, "two") }).await;
+    world.all_reach(20).await;
+    odd.stop().await;
+    even.stop().await;
+    wait(|| async { two.holds().len() == usize::from(LOGS) }).await;
+    let [even, odd] = start("three");
+    let both = ["two", "three"];
+    let held_by_three = || even.holds().union(&odd.holds()).copied().collect::<BTreeSet<_>>();
+    wait(|| async { held_by_three() == share(&both, "three") && two.holds() == share(&both, "two") }).await;
+    world.all_reach(30).await;
+    even.stop().await;
+    odd.stop().await;
+    wait(|| async { two.holds().len() == usize::from(LOGS) }).await;
+    world.all_reach(40).await;
+    two.stop().await;
+    assert!(world.store.inner.members(Duration::from_secs(60)).await.unwrap() == Members::default(), "the last gives all up");
+}
+
+#[tokio::test]
 async fn who_dies_is_replaced_when_its_heartbeat_is_old() {
     let world = World::new(LOGS, Messy::tidy(), vec![]);
     let (one, two) = (world.start_as("one"), world.start_as("two"));
