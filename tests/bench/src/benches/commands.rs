@@ -20,11 +20,17 @@ use crate::{
 /// Calls per second whose refusals are looked at closely.
 const PROBES: f64 = 50.0;
 /// Connections of a load beyond the capacity, with 256 calls each: what waits for its answer must not keep the next from being sent.
+/// The capacity is measured over as many.
 const CROWD: usize = 32;
 
-/// What came of a load beyond the capacity.
-struct Overload {
+/// How often the rate is lowered, and to what share, until it is within the capacity.
+const RATES: usize = 5;
+const SLOWER: f64 = 0.95;
+
+/// What came of calls that were sent at their times, whatever became of those before.
+struct Offered {
     goodput: Side,
+    done: u64,
     refused: u64,
     /// Of a few refusals all details were seen.
     seen: u64,
@@ -32,6 +38,13 @@ struct Overload {
     late: Duration,
     /// Calls that the loader gave up sending.
     unsent: u64,
+}
+
+impl Offered {
+    /// Whether the load is within the capacity: one call of a hundred was not carried out at most.
+    fn hardly_refuses(&self) -> bool {
+        (self.refused + self.unsent) * 100 <= self.done
+    }
 }
 
 impl Bench {
@@ -122,9 +135,13 @@ impl Bench {
         Part::ALL.into_iter().try_for_each(|part| self.stage.pin(part, cores))
     }
 
+    fn crowd(&self) -> Loader {
+        Loader::new(self.stage.system.stack.urls("command"), CROWD).on(&LOADER)
+    }
+
     /// So many commands per second, whatever becomes of them.
-    async fn overload(&self, rate: f64, time: Duration) -> Result<Overload> {
-        let (loader, cpu) = (Loader::new(self.stage.system.stack.urls("command"), CROWD).on(&LOADER), self.stage.cpu(&Part::ALL)?);
+    async fn offered(&self, rate: f64, time: Duration) -> Result<Offered> {
+        let (loader, cpu) = (self.crowd(), self.stage.cpu(&Part::ALL)?);
         // A few calls more, by a client that sees the details of a refusal.
         let (report, probes) = tokio::join!(self.update(&loader, Press::Rate(rate, time, CROWD * 256)), self.probes(time));
         let (report, probes) = (report?, probes?);
@@ -135,7 +152,7 @@ impl Bench {
         // What is done pays for what is refused.
         let done = report.count(Code::Ok) + probes.accepted.len() as u64;
         let goodput = Side::new(report.goodput(), done, self.stage.cpu_since(&Part::ALL, cpu)?);
-        Ok(Overload { goodput, refused, seen: probes.shed as u64, late: report.lag.quantile(0.99), unsent: report.unsent })
+        Ok(Offered { goodput, done, refused, seen: probes.shed as u64, late: report.lag.quantile(0.99), unsent: report.unsent })
     }
 
     /// A few commands a second through the generated client.
@@ -180,22 +197,33 @@ impl Bench {
         let measure = async || {
             let mut pairs = Vec::new();
             for _ in 0..self.effort.pairs {
-                let cpu = self.stage.cpu(&Part::ALL)?;
-                let report = all_ok(self.update(&self.stage.commands().on(&LOADER), Press::Callers(WRITERS, time)).await?)?;
+                // Callers that wait for their replies send in waves, which costs less: they tell what to begin with.
+                let most = all_ok(self.update(&self.crowd(), Press::Callers(WRITERS, time)).await?)?.rate();
                 self.stage.caught_up().await?;
-                let capacity = side_of(&report, self.stage.cpu_since(&Part::ALL, cpu)?);
-                pairs.push((self.overload(capacity.rate * 2.0, time).await?, capacity));
+                let (mut rate, mut capacity) = (most, self.offered(most, time).await?);
+                for _ in 0..RATES {
+                    if capacity.hardly_refuses() {
+                        break;
+                    }
+                    rate *= SLOWER;
+                    capacity = self.offered(rate, time).await?;
+                }
+                pairs.push((self.offered(rate * 2.0, time).await?, capacity, most));
             }
             Ok(pairs)
         };
-        let pairs = self.effort.steady(measure, |(overload, capacity)| overload.goodput.ratio(capacity)).await?;
-        let sum = |of: fn(&Overload) -> u64| pairs.iter().map(|(overload, _)| of(overload)).sum::<u64>();
+        let pairs = self.effort.steady(measure, |(overload, capacity, _)| overload.goodput.ratio(&capacity.goodput)).await?;
+        let sum = |of: fn(&Offered) -> u64| pairs.iter().map(|(overload, ..)| of(overload)).sum::<u64>();
+        let at_capacity = pairs.iter().map(|(_, capacity, _)| capacity.refused + capacity.unsent).sum::<u64>();
         let (refused, seen, unsent) = (sum(|overload| overload.refused), sum(|overload| overload.seen), sum(|overload| overload.unsent));
-        let late = median_of(pairs.iter().map(|(overload, _)| overload.late.as_secs_f64() * 1e3));
-        let sides: Vec<_> = pairs.iter().map(|(overload, capacity)| (overload.goodput, *capacity)).collect();
+        let late = median_of(pairs.iter().map(|(overload, ..)| overload.late.as_secs_f64() * 1e3));
+        let sides: Vec<_> = pairs.iter().map(|(overload, capacity, _)| (overload.goodput, capacity.goodput)).collect();
         let ratios = sides.iter().map(|(goodput, capacity)| goodput.ratio(capacity)).collect();
         let entry = Entry::new("B13", ratios, Goal::AtLeast(0.9), "goodput at twice the capacity ÷ capacity, commands")
             .sides(["goodput", "capacity"], &sides)
+            .figure("closed_loop_per_second", median_of(pairs.iter().map(|(.., most)| *most)))
+            .figure("ratio_to_closed_loop", median_of(pairs.iter().map(|(overload, _, most)| overload.goodput.rate / most)))
+            .figure("refused_or_not_sent_at_capacity", at_capacity as f64)
             .figure("refused", refused as f64)
             .figure("refused_with_a_hint_seen", seen as f64)
             .figure("sent_late_p99_ms", late)
