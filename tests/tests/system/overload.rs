@@ -8,12 +8,14 @@ use souk_proto::{
     catalog::v1::{ListProductsRequest, query_service_client::QueryServiceClient},
     stock::v1::{ReceiveStockRequest, command_service_client::CommandServiceClient},
 };
-use souk_tests::{Outcome, Shop, System, closed_loop, open_loop};
-use tonic::{Status, transport::Channel};
+use souk_tests::{Outcome, Shop, System, closed_loop, open_loop, until};
+use tokio::task::JoinSet;
+use tonic::{Code, Status, transport::Channel};
 use uuid::Uuid;
 
 const QUEUE_WAIT: Duration = Duration::from_millis(200);
 const WARM_UP: Duration = Duration::from_secs(2);
+const PATIENCE: Duration = Duration::from_secs(10);
 const MEASURED: Duration = Duration::from_secs(4);
 /// Share of the capacity that must be left to those who are let in.
 const LEAST_GOODPUT: f64 = 0.8;
@@ -93,6 +95,33 @@ async fn twice_the_commands_leave_the_capacity_to_those_let_in() -> Result<()> {
         }
     };
     press(32, receive).await?;
+    system.audit_clean().await.map(drop)
+}
+
+/// What is wrong with a command shows whether it was read.
+#[tokio::test(flavor = "multi_thread")]
+async fn while_no_lane_has_room_commands_are_refused_unread() -> Result<()> {
+    let (system, network) = System::start_over_network(little_patience).await?;
+    Shop(system.session()?).sell("p-1", 100, 1).await?;
+    let channel = channels(&system, Door::Command)?[0].clone();
+    let receive = |product_id: &'static str| {
+        let request = ReceiveStockRequest { request_id: Uuid::now_v7().to_string(), product_id: product_id.into(), quantity: 1 };
+        let mut client = CommandServiceClient::new(channel.clone());
+        async move { client.receive_stock(request).await.map(drop) }
+    };
+    let told = || async { receive("no product").await.expect_err("it names none").code() };
+    assert_eq!(told().await, Code::InvalidArgument);
+    network.postgres.set_latency(Duration::from_secs(1));
+    // The first waits for its statement; whoever comes when it has stood still for longer than the limit finds no room.
+    let mut waiting = JoinSet::new();
+    until("a command that is refused unread", PATIENCE, || {
+        waiting.spawn(receive("p-1"));
+        async { Ok((told().await == Code::ResourceExhausted).then_some(())) }
+    })
+    .await?;
+    network.postgres.set_latency(Duration::ZERO);
+    waiting.join_all().await;
+    until("room", PATIENCE, || async { Ok((told().await == Code::InvalidArgument).then_some(())) }).await?;
     system.audit_clean().await.map(drop)
 }
 
