@@ -39,6 +39,9 @@ pub(crate) trait EntityView: Message + Default {
     }
 }
 
+/// Indices of version and time of the last event among the values of such a row.
+const VERSION: usize = 0;
+const UPDATED: usize = 3;
 /// Index of `body` among the values of such a row.
 pub(crate) const BODY: usize = 4;
 
@@ -84,4 +87,9 @@ pub fn changed_body<'a>(view: &str, row: &'a Row) -> Option<(&'a str, Option<&'a
     is_entity.then_some(())?;
     let body = row.values[BODY].as_bytes().filter(|_| mark(row).is_none());
     Some((row.key.key.first()?.as_text()?, body))
+}
+
+/// When the only event of a row of one of the entity views was written; `None` if it holds more than one.
+pub fn first_event(row: &Row) -> Option<UnixMillis> {
+    (row.values[VERSION].as_int() == Some(1)).then(|| row.values[UPDATED].as_int().map(UnixMillis))?
 }

@@ -65,7 +65,7 @@ mod tables;
 mod timeline;
 
 pub use day::{Day, InvalidDay};
-pub use entity_view::changed_body;
+pub use entity_view::{changed_body, first_event};
 pub use folder::Folder;
 pub use migration::ViewsMigrator;
 pub use payload::{Poison, PoisonReason};

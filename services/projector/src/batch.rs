@@ -203,7 +203,7 @@ impl Shard {
         self.meters.commits.record(took);
         self.meters.batches.record(events.len() as f64);
         self.meters.transactions.increment(1);
-        let mut changed = changes::changed_rows(&batch.rows);
+        let mut changed = changes::changed_rows(&batch.rows, now);
         written.lost.iter().for_each(|log| self.lost(*log));
         for checkpoint in written.moved {
             let Some(progress) = self.logs.get_mut(&checkpoint.log) else { continue };

@@ -2,11 +2,11 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use metrics::counter;
 use souk_bus::Feed;
-use souk_event_sourcing::{LogId, Position};
+use souk_event_sourcing::{LogId, Position, UnixMillis};
 use souk_proto::log::v1::{ChangeFeed, ChangedRow};
 use souk_read_store::{Checkpoint, Row};
 use souk_runtime::telemetry;
-use souk_views::changed_body;
+use souk_views::{changed_body, first_event};
 use tokio::{
     sync::{mpsc, oneshot},
     time::timeout,
@@ -19,6 +19,8 @@ const MAX_ROW_BYTES: usize = 64 * 1024;
 const MAX_ROWS_BYTES: usize = 512 * 1024;
 /// Around the key of a row.
 const NAME_BYTES: usize = 32;
+/// So long does whoever wrote wait to see it, unless `query.token_wait` says otherwise.
+const AWAITED_FOR: Duration = Duration::from_secs(5);
 const MAX_TRACEPARENTS: usize = 16;
 /// Messages waiting to be published. A bus that does not take them must not hold up transactions, and losing some makes
 /// answers slower, never wrong.
@@ -105,11 +107,22 @@ pub(crate) fn message(checkpoint: &Checkpoint, from: Position) -> ChangeFeed {
     }
 }
 
+/// Whether caches are given a row beside being told its name. Not if its entity began so long ago that nobody waits for it any more: no
+/// cache has it, and when a catalogue is imported faster than it is projected, each row would be encoded, sent, decoded and kept once
+/// for each replica.
+fn given(row: &Row, now: UnixMillis) -> bool {
+    let began = first_event(row);
+    began.is_none_or(|began| now.0 - began.0 <= AWAITED_FOR.as_millis() as i64)
+}
+
 /// The rows of entities that changed, per log.
-pub(crate) fn changed_rows(rows: &BTreeMap<&'static str, Vec<Row>>) -> BTreeMap<LogId, Vec<ChangedRow>> {
+pub(crate) fn changed_rows(rows: &BTreeMap<&'static str, Vec<Row>>, now: UnixMillis) -> BTreeMap<LogId, Vec<ChangedRow>> {
     let named = || {
         let all = rows.iter().flat_map(|(view, rows)| rows.iter().map(move |row| (*view, row)));
-        all.filter_map(|(view, row)| Some((view, row.key.log, changed_body(view, row)?)))
+        all.filter_map(|(view, row)| {
+            let (key, body) = changed_body(view, row)?;
+            Some((view, row.key.log, (key, body.filter(|_| given(row, now)))))
+        })
     };
     let mut changed: BTreeMap<LogId, (usize, Vec<ChangedRow>)> = BTreeMap::new();
     for (_, log, (key, _)) in named() {
@@ -156,12 +169,26 @@ mod tests {
         Row { key, position: Position(1), revision: 1, values: PRODUCT.value_columns().map(|column| body(&column)).collect() }
     }
 
+    #[test]
+    fn a_row_that_somebody_may_wait_for_is_carried() {
+        let now = UnixMillis(1_700_000_000_000);
+        let carried = |version: i64, age: i64| {
+            let mut row = product(1, 10);
+            (row.values[0], row.values[3]) = (Value::Int(version), Value::Int(now.0 - age));
+            changed_rows(&BTreeMap::from([(PRODUCT.name, vec![row])]), now)[&LOG][0].row.is_some()
+        };
+        // Clocks differ: what is written later than now is new as well.
+        assert!(carried(1, 0) && carried(1, 5_000) && carried(1, -60_000), "it is waited for");
+        assert!(carried(2, 5_001), "it may be in a cache");
+        assert!(!carried(1, 5_001), "nobody asks for it");
+    }
+
     /// The least that a NATS server must let pass is 64 KiB more.
     #[test]
     fn a_message_names_every_row_and_has_as_many_bodies_as_fit() {
         for (count, bytes) in [(4_096, 1_000), (4_096, 10), (100, 60_000), (3, MAX_ROW_BYTES + 1)] {
             let rows = BTreeMap::from([(PRODUCT.name, (0..count).map(|number| product(number, bytes)).collect())]);
-            let rows = changed_rows(&rows).remove(&LOG).expect("of this log");
+            let rows = changed_rows(&rows, UnixMillis::now()).remove(&LOG).expect("of this log");
             let bodies = rows.iter().filter(|row| row.row.is_some()).count();
             assert_eq!(rows.len(), count);
             assert_eq!(bodies > 0, bytes <= MAX_ROW_BYTES, "{count} rows of {bytes}");

@@ -184,7 +184,7 @@ impl Shard {
             return Err(Refused::NotHeld(log));
         };
         let mut message = self.message(moved, moved.position);
-        message.rows = changes::changed_rows(&batch.rows).remove(&log).unwrap_or_default();
+        message.rows = changes::changed_rows(&batch.rows, batch.now).remove(&log).unwrap_or_default();
         self.ports.changes.publish(message);
         if let Some(progress) = self.logs.get_mut(&log) {
             progress.checkpoint = Some(*moved);

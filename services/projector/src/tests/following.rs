@@ -1,3 +1,5 @@
+use std::collections::HashSet;
+
 use futures::StreamExt;
 use proptest::prelude::*;
 use souk_bus::Feed;
@@ -397,6 +399,28 @@ async fn the_feed_follows_every_step_without_a_gap_and_speaks_when_idle() {
     for changed in &last.rows {
         let row = stored.iter().find(|row| row.key.key[0].as_text() == Some(&changed.key)).unwrap();
         assert_eq!((changed.view.as_str(), changed.row.as_deref()), ("availability_view", row.values[4].as_bytes().map(|body| &body[..])));
+    }
+    running.stop().await;
+}
+
+/// Nobody waits any more for what began long ago, and no cache has it; what changed may be in one.
+#[tokio::test]
+async fn caches_are_not_filled_by_a_projector_that_is_far_behind() {
+    let world = World::new(1, Messy::tidy(), vec![]);
+    let mut feed = world.feed.subscribe_changes(Region(1)).await.unwrap();
+    let mut writer = Writer::new(log(0));
+    for product in (0..50).chain(0..50) {
+        writer.receive(product, 1);
+    }
+    world.publish(&writer.events);
+    let running = world.start();
+    let mut known = HashSet::new();
+    let mut told = 0;
+    while told < 100 {
+        for row in feed.next().await.unwrap().rows {
+            told += 1;
+            assert_eq!(row.row.is_some(), !known.insert(row.key.clone()), "{}", row.key);
+        }
     }
     running.stop().await;
 }
