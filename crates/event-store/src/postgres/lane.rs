@@ -10,8 +10,8 @@ use super::{load, row, warnings::Warnings};
 use crate::{BatchOutcome, Belief, Lane, LogBatch, Retention, StoreError, StoredReply, StoredStream};
 
 const APPEND: &str = include_str!("append.sql");
-/// Statements kept prepared: loading has one for each partition.
-const STATEMENTS: usize = 512;
+/// Statements that a connection keeps prepared: loading has one for each partition, as reading the log has.
+pub(super) const STATEMENTS: usize = 512;
 
 /// The dedicated connection of one committer. It is opened when first needed and again after it was lost.
 ///
@@ -30,9 +30,7 @@ pub struct PostgresLane {
 impl PostgresLane {
     pub(super) fn new(region: Region, options: PgConnectOptions) -> Self {
         // The plan is made once, before the tables have statistics; probes by index are right at every size.
-        let options = options
-            .options([("plan_cache_mode", "force_generic_plan"), ("enable_seqscan", "off"), ("jit", "off")])
-            .statement_cache_capacity(STATEMENTS);
+        let options = options.options([("plan_cache_mode", "force_generic_plan"), ("enable_seqscan", "off"), ("jit", "off")]);
         Self { region, options, connection: None, statement: APPEND, retention: Retention { days: 7 }, warnings: Warnings::default() }
     }
 

@@ -122,8 +122,12 @@ async fn behind_in(connection: &mut PgConnection, region: Region, partition: i32
         .bind(tails.iter().map(|tail| tail.position).min())
         .fetch_all(connection)
         .await;
+    of_partition(rows)
+}
+
+/// Rows read from the table of one partition. A log that never had an event here has none.
+pub(super) fn of_partition(rows: Result<Vec<PgRow>, sqlx::Error>) -> Result<Vec<PgRow>, sqlx::Error> {
     match rows {
-        // A log that never had an event here has no table.
         Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some(UNDEFINED_TABLE) => Ok(Vec::new()),
         rows => rows,
     }

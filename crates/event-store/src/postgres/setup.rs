@@ -8,7 +8,7 @@ use sqlx::{
 use uuid::Uuid;
 
 use super::{
-    PostgresLane,
+    PostgresLane, lane,
     migration::{Migrator, migrate_guarded, missing_migrations},
 };
 use crate::StoreError;
@@ -82,7 +82,8 @@ impl PostgresStore {
         let mut databases = Vec::with_capacity(configs.len());
         for config in configs {
             let options = |url: &str| {
-                PgConnectOptions::from_str(url).map(|options| options.application_name("souk-write").disable_statement_logging())
+                let options = PgConnectOptions::from_str(url)?.application_name("souk-write").statement_cache_capacity(lane::STATEMENTS);
+                Ok::<_, sqlx::Error>(options.disable_statement_logging())
             };
             let pooled = options(config.pooled_url.as_ref().unwrap_or(&config.url))?;
             let pool = PgPoolOptions::new()

@@ -48,7 +48,8 @@ impl EventLogService for EventLogs {
                 .with("head", head.position)
                 .into());
         }
-        let events = page(self.store.read(log, from, limit as usize).await.map_err(unavailable)?);
+        let events =
+            if from <= head.position { page(self.store.read(log, from, limit as usize).await.map_err(unavailable)?) } else { Vec::new() };
         Ok(Response::new(ReadRangeResponse { events: events.iter().map(to_wire).collect(), head: Some(wire_head(log, &head)) }))
     }
 
